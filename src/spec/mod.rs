@@ -1,0 +1,469 @@
+//! What a service file means: the [`Unit`], with every default filled in and every name made sure of.
+//!
+//! Pure. `config` hands in what the user typed, [`HostFacts`] what the host is like; nothing here reads either.
+//! A `Unit` is serialised into the run-time state, so that the next supervisor knows what a live run was started with.
+
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Policy;
+
+/// The name of a service: `[A-Za-z0-9][A-Za-z0-9_-]{0,62}`, for an instance of a template followed by `@inst`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnitName(String);
+
+impl UnitName {
+    /// Checks `name` against the grammar above.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the name.
+    pub fn new(name: &str) -> Result<Self, String> {
+        let part = |part: &str| {
+            let mut bytes = part.bytes();
+            let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+            first && part.len() <= 63 && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        };
+        let good = match name.split_once('@') {
+            Some((prefix, instance)) => part(prefix) && part(instance),
+            None => part(name),
+        };
+        match good {
+            true => Ok(Self(name.to_owned())),
+            false => Err(format!(
+                "{name:?} is not a service name: a letter or digit, then up to 62 letters, digits, '_' or '-'"
+            )),
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UnitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything Palisade knows about one service before it is launched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unit {
+    /// The file's name without `.toml`.
+    pub name: UnitName,
+    /// One line for people.
+    pub description: String,
+    /// Where to read more.
+    pub documentation: Vec<String>,
+    /// Started by the supervisor when it comes up.
+    pub enabled: bool,
+    /// Services without which this one is not started.
+    pub requires: Vec<UnitName>,
+    /// Services that must have come so far before this one is started, where they are started at all.
+    pub after: Vec<After>,
+    /// The program and its process attributes.
+    pub service: Service,
+    /// What happens when a run ends.
+    pub restart: Policy,
+    /// Which kernel namespaces are the service's own.
+    pub namespaces: Namespaces,
+    /// What the service sees as `/`.
+    pub rootfs: Rootfs,
+    /// Its link to the world.
+    pub network: Network,
+    /// Where its output goes.
+    pub log: LogPolicy,
+}
+
+/// One ordering edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct After {
+    /// The service that goes first.
+    pub name: UnitName,
+    /// How far it must have come.
+    pub milestone: Milestone,
+}
+
+/// How far a service has come, for `after`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Milestone {
+    /// Its program was executed.
+    Started,
+    /// A oneshot has ended with success.
+    Done,
+}
+
+/// `[service]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// argv; never empty, already expanded.
+    pub command: Vec<String>,
+    /// How the service signals that it has started.
+    pub kind: Kind,
+    /// The whole environment, including what the user and the service type imply (HOME, USER, PATH, ...).
+    pub env: BTreeMap<String, String>,
+    /// Absolute, inside the sandbox.
+    pub working_dir: PathBuf,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Whom it runs as.
+    pub user: UserSpec,
+    /// The primary group, when it is not the user's own.
+    pub group: Option<IdSpec>,
+    /// Supplementary groups beside the user's own.
+    pub extra_groups: Vec<IdSpec>,
+    /// Standard input.
+    pub stdin: Stdin,
+    /// A pseudo-terminal of its own as standard input, output and error.
+    pub tty: bool,
+    /// How it is stopped.
+    pub stop: StopPolicy,
+    /// How it is told to read its configuration again; none: reload is refused.
+    pub reload: Option<Reload>,
+    /// From launch to `started`.
+    pub start_timeout: Option<Duration>,
+    /// From `started` to the end; none is no bound.
+    pub run_timeout: Option<Duration>,
+    /// What counts as success beside exit status 0 (and, for daemons, SIGHUP, SIGINT, SIGTERM, SIGPIPE).
+    pub success_exit: Vec<ExitMatch>,
+    /// A oneshot that ended well counts as active.
+    pub remain_after_exit: bool,
+    /// -20 to 19.
+    pub nice: Option<i32>,
+    /// -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// `service.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Started when the program was executed.
+    Exec,
+    /// Started when the program has ended with success.
+    Oneshot,
+}
+
+/// `service.user`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserSpec {
+    /// An id of its own with no entry on the host.
+    Dynamic,
+    /// A number, or a name that the sandbox's own /etc/passwd must know.
+    Named(IdSpec),
+}
+
+/// A user or group id as the file gives it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum IdSpec {
+    /// Inside the user namespace.
+    Number(u32),
+    /// Looked up in the sandbox's own files by the init.
+    Name(String),
+}
+
+/// `service.stdin`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stdin {
+    /// `/dev/null`.
+    Null,
+    /// What `palisade run` was given; the supervisor has none to give.
+    Inherit,
+    /// A file of the host, opened read-only by the supervisor.
+    File(PathBuf),
+}
+
+/// `service.stop`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StopPolicy {
+    /// The first signal.
+    pub signal: i32,
+    /// A command to run inside instead of the signal; the signal follows when it has ended.
+    pub command: Option<Vec<String>>,
+    /// From the first signal to `cgroup.kill`; none waits for ever.
+    pub timeout: Option<Duration>,
+    /// Whom the first signal goes to.
+    pub mode: StopMode,
+}
+
+/// `service.stop.mode`, named as systemd's `KillMode=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopMode {
+    /// The signal to the main process, SIGKILL to whatever is left when it has ended or the time is up.
+    Mixed,
+    /// The signal to every process of the sandbox.
+    ControlGroup,
+}
+
+/// `service.reload`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reload {
+    /// A signal to the main process.
+    Signal(i32),
+    /// A command run inside.
+    Command(Vec<String>),
+}
+
+/// One entry of `success_exit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExitMatch {
+    /// An exit status, 0 to 255.
+    Code(u8),
+    /// A signal number.
+    Signal(i32),
+}
+
+/// `[namespaces]`. The mount namespace is always the service's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Process ids.
+    pub pid: Namespace,
+    /// Host and domain name.
+    pub uts: Namespace,
+    /// System V IPC and POSIX message queues.
+    pub ipc: Namespace,
+    /// The view of the cgroup tree.
+    pub cgroup: Namespace,
+    /// User and group ids.
+    pub user: UserNamespace,
+    /// Clocks; with the offset of the monotonic and boot-time clocks in seconds.
+    pub clock_offset: Option<i64>,
+    /// What `hostname` prints.
+    pub hostname: String,
+    /// The NIS domain name.
+    pub domainname: String,
+    /// 32 hexadecimal digits for /etc/machine-id; none: derived from the host's and the service's name.
+    pub machine_id: Option<String>,
+}
+
+/// Where a namespace comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    /// Made for this service.
+    Own,
+    /// That of another service, which must be running.
+    Join(UnitName),
+    /// The host's.
+    Host,
+}
+
+/// `namespaces.user`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserNamespace {
+    /// 65536 ids of its own.
+    Auto,
+    /// The id range of another service, in a user namespace of its own.
+    Shared(UnitName),
+    /// The host's ids.
+    Off,
+}
+
+/// `[rootfs]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// What `/` is made from.
+    pub base: Base,
+    /// What becomes of writes to it.
+    pub writable: Writable,
+    /// Host files and directories that the service sees, in the order of the file.
+    pub mounts: Vec<Mount>,
+    /// Memory file systems, /tmp, /run and /dev/shm included.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Paths that the service finds empty.
+    pub hide: Vec<PathBuf>,
+    /// Paths made read-only.
+    pub read_only: Vec<PathBuf>,
+    /// Devices beside the minimal set; `host` is all of /dev.
+    pub dev: Dev,
+    /// /proc is mounted.
+    pub proc: bool,
+    /// /sys is mounted, read-only.
+    pub sys: bool,
+}
+
+/// `rootfs.base`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Base {
+    /// The host's /usr, read-only, and an /etc made for the service.
+    Host,
+    /// A directory tree.
+    Dir(PathBuf),
+    /// An empty directory.
+    None,
+}
+
+/// `rootfs.writable`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writable {
+    /// Read-only.
+    No,
+    /// Writes go to memory and are gone with the run.
+    Ephemeral,
+    /// Writes go to the state directory and stay.
+    Persistent,
+}
+
+/// One entry of `rootfs.mounts`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// On the host.
+    pub src: PathBuf,
+    /// Inside.
+    pub dst: PathBuf,
+    /// Read-only.
+    pub ro: bool,
+    /// Ids are shifted into the service's range.
+    pub idmap: bool,
+    /// Programs in it may be executed.
+    pub exec: bool,
+    /// A missing source is passed over.
+    pub optional: bool,
+}
+
+/// One memory file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Inside.
+    pub dst: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Mode of its root directory.
+    pub mode: u32,
+    /// Programs in it may be executed.
+    pub exec: bool,
+}
+
+/// `rootfs.dev`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dev {
+    /// null zero full random urandom tty pts shm, and these device nodes of the host beside them.
+    Minimal(Vec<PathBuf>),
+    /// The host's /dev.
+    Host,
+}
+
+/// `[network]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// What kind of link.
+    pub mode: NetworkMode,
+    /// A fixed address; none: one is assigned and kept.
+    pub address: Option<Ipv4Addr>,
+    /// Bytes.
+    pub mtu: Option<u32>,
+    /// Ports of the host that lead to the service.
+    pub publish: Vec<Publish>,
+    /// Whether it may talk to the outside.
+    pub egress: Egress,
+}
+
+/// `network.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// A routed point-to-point link.
+    Veth,
+    /// A network namespace with loopback alone.
+    None,
+    /// The host's network.
+    Host,
+}
+
+/// One published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Publish {
+    /// The host's address; `0.0.0.0` is every address it has.
+    pub address: Ipv4Addr,
+    /// On the host.
+    pub host_port: u16,
+    /// Of the service.
+    pub port: u16,
+    /// TCP or UDP.
+    pub proto: Proto,
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}/{}", self.address, self.host_port, self.port, self.proto)
+    }
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proto {
+    /// Transmission Control Protocol.
+    Tcp,
+    /// User Datagram Protocol.
+    Udp,
+}
+
+impl fmt::Display for Proto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Proto::Tcp => "tcp",
+            Proto::Udp => "udp",
+        })
+    }
+}
+
+/// `network.egress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// Nowhere.
+    None,
+    /// Anywhere but to other services and the host itself.
+    Any,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPolicy {
+    /// Bytes after which a log file is rotated.
+    pub max_size: u64,
+    /// How many files are kept, the current one included.
+    pub files: u32,
+}
+
+/// What resolution needs to know about the host; gathered once by `sys`, so that resolution runs anywhere.
+#[derive(Clone, Debug, Default)]
+pub struct HostFacts {
+    /// /etc/passwd of the host: name to (uid, gid, home, shell).
+    pub users: BTreeMap<String, HostUser>,
+    /// /etc/group of the host: name to (gid, members).
+    pub groups: BTreeMap<String, (u32, Vec<String>)>,
+    /// The environment of Palisade itself, for `pass_env` alone.
+    pub env: BTreeMap<String, String>,
+    /// What `%H` stands for.
+    pub hostname: String,
+    /// A cgroup v2 tree in which a process tree can be killed at once (`cgroup.kill`, Linux 5.14).
+    pub cgroup_kill: bool,
+}
+
+/// One line of /etc/passwd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostUser {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Home directory.
+    pub home: String,
+    /// Login shell.
+    pub shell: String,
+}
