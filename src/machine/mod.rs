@@ -1,75 +1,546 @@
-//! The life of one service as a pure, total function.
+//! The life of one service as a pure, total function; [`fleet`] makes many of them one.
+//!
+//! [`step`] takes where a service stands, what has happened and the time, and answers where it stands now and what is
+//! to be done. It knows no pid, no clock, no file and no other service. The supervisor owns those: it feeds events,
+//! carries out actions, and persists the state in between.
+//!
+//! # Specification
+//! A service is at rest in **Stopped** (well so) or **Failed** (wanted up in vain); nothing of it is left then, and
+//! nothing happens to it until somebody asks. In every other state something is under way, and which way it goes is part of the
+//! state, so that there is no desired state beside the current one that could contradict it.
+//!
+//! *Coming up.* `Start` leads to **Waiting**. The fleet answers with `Go` when everything that has to come first is
+//! there: this is the only door to a launch, so no launch, automatic restarts included, passes by a dependency.
+//! `Launch` leads to **Starting**. Of kind exec, a service is **Running** as soon as its program was executed. Of kind
+//! oneshot, it stays Starting while its program works, and has started when that ends with success; then it is
+//! **Done** with `remain_after_exit`, otherwise Stopped.
+//!
+//! *Going down.* Every run ends in **Stopping**, and leaves it by `Gone`, which says that no process of its sandbox is
+//! left; then it is torn down, once. `Terminate` asks politely; at `kill` the rest is killed. When the main process
+//! has ended, the others are killed at once (`stop.mode = "mixed"`) or asked as well and killed in time
+//! (`"control-group"`). A program that was not executed yet is killed without being asked, because nobody is there
+//! who would hear. `ForceStop` kills at once. A run of which one hears nothing but `Gone` has ended with an exit
+//! status unknown to all.
+//!
+//! *Ending by itself.* The end is a success, a failure or abnormal (a signal, a core dump, a time-out, an unknown
+//! status, a launch that failed for want of something). `prevent_exit`, then `force_exit`, then the policy decide whether another run follows. If one
+//! does and `restart.max` allows it, the service is in **Backoff** for [`backoff::delay`] from the moment when the sandbox was gone, and then Waiting.
+//! With `restart.mode = "in-place"` a sandbox whose main process ended by itself is left standing through Backoff and
+//! Waiting, and `RelaunchInPlace` gives it to the next run; when it goes away meanwhile, the next run gets a new one.
+//! A launch that cannot succeed ([`Retry::Never`]) is not repeated. A oneshot that succeeded is not either.
+//!
+//! *Counting.* [`Tally::failures`] counts automatic restarts in a row and sets the delay. It starts again when a
+//! run lived for `reset_after` after it had started, and with `Start`, `Restart` and `SpecChanged`. Independently of it, no more than `max` automatic restarts
+//! are launched within any window of that length; the next one is refused and the service has failed.
+//!
+//! *What is kept.* `Teardown` ends a run, `Release` ends what outlives runs (network namespace, link, ports). A service is released whenever it comes to
+//! rest, and between two runs when its network was changed.
+//!
+//! *Runs.* A [`RunId`] is given to each launch and never again. A report about a run other than the one that stands is
+//! stale and dropped at the head of [`step`].
+//!
+//! # Table
+//! What each event does, for `policy = "on-failure"`, `mode = "fresh"`, `stop.mode = "mixed"` and kind exec where
+//! nothing else is said. What is not listed leaves the state as it is and asks for nothing. A test makes this table
+//! from [`step`] and compares.
+//! ```text
+//! state                      event                becomes                     and asks for
+//! Stopped                    Start                Waiting
+//! Stopped                    Restart              Waiting
+//! Failed                     Start                Waiting
+//! Failed                     Stop                 Stopped
+//! Failed                     ForceStop            Stopped
+//! Failed                     Restart              Waiting
+//! Failed                     SpecChanged          Waiting
+//! Waiting                    Go                   Starting                    Launch
+//! Waiting                    DependencyFailed     Failed                      Release
+//! Waiting                    Stop                 Stopped                     Release
+//! Waiting                    ForceStop            Stopped                     Release
+//! Waiting, sandbox stands    Go                   Starting                    RelaunchInPlace
+//! Waiting, sandbox stands    DependencyFailed     Stopping, then Failed       KillTree
+//! Waiting, sandbox stands    Stop                 Stopping, then Stopped      KillTree
+//! Waiting, sandbox stands    ForceStop            Stopping, then Stopped      KillTree
+//! Waiting, sandbox stands    Restart              Stopping, then Waiting      KillTree
+//! Waiting, sandbox stands    SpecChanged          Stopping, then Waiting      KillTree
+//! Waiting, sandbox stands    Gone                 Waiting                     Teardown
+//! Starting                   Stop                 Stopping, then Stopped      KillTree
+//! Starting                   ForceStop            Stopping, then Stopped      KillTree
+//! Starting                   Restart              Stopping, then Waiting      KillTree
+//! Starting                   SpecChanged          Stopping, then Waiting      KillTree
+//! Starting                   Tick, due            Stopping, then Backoff      KillTree
+//! Starting                   Started              Running
+//! Starting                   LaunchFailed, later  Stopping, then Backoff      KillTree
+//! Starting                   LaunchFailed, never  Stopping, then Failed       KillTree
+//! Starting                   Exited, success      Stopping, then Stopped      KillTree
+//! Starting                   Exited, failure      Stopping, then Backoff      KillTree
+//! Starting                   Gone                 Backoff                     Teardown
+//! Starting, oneshot at work  Stop                 Stopping, then Stopped      Terminate
+//! Starting, oneshot at work  ForceStop            Stopping, then Stopped      KillTree
+//! Starting, oneshot at work  Restart              Stopping, then Waiting      Terminate
+//! Starting, oneshot at work  SpecChanged          Stopping, then Waiting      Terminate
+//! Starting, oneshot at work  Tick, due            Stopping, then Backoff      Terminate
+//! Starting, oneshot at work  LaunchFailed, later  Stopping, then Backoff      KillTree
+//! Starting, oneshot at work  LaunchFailed, never  Stopping, then Failed       KillTree
+//! Starting, oneshot at work  Exited, success      Stopping, then Stopped      KillTree
+//! Starting, oneshot at work  Exited, failure      Stopping, then Backoff      KillTree
+//! Starting, oneshot at work  Gone                 Backoff                     Teardown
+//! Running                    Stop                 Stopping, then Stopped      Terminate
+//! Running                    ForceStop            Stopping, then Stopped      KillTree
+//! Running                    Restart              Stopping, then Waiting      Terminate
+//! Running                    SpecChanged          Stopping, then Waiting      Terminate
+//! Running                    Tick, due            Stopping, then Backoff      Terminate
+//! Running                    LaunchFailed, later  Stopping, then Backoff      KillTree
+//! Running                    LaunchFailed, never  Stopping, then Failed       KillTree
+//! Running                    Exited, success      Stopping, then Stopped      KillTree
+//! Running                    Exited, failure      Stopping, then Backoff      KillTree
+//! Running                    Gone                 Backoff                     Teardown
+//! Done                       Stop                 Stopped                     Release
+//! Done                       ForceStop            Stopped                     Release
+//! Done                       Restart              Waiting
+//! Done                       SpecChanged          Waiting
+//! Stopping, then Waiting     Stop                 Stopping, then Stopped
+//! Stopping, then Waiting     ForceStop            Stopping, then Stopped      KillTree
+//! Stopping, then Waiting     Tick, due            Stopping, then Waiting      KillTree
+//! Stopping, then Waiting     LaunchFailed, later  Stopping, then Waiting      KillTree
+//! Stopping, then Waiting     LaunchFailed, never  Stopping, then Waiting      KillTree
+//! Stopping, then Waiting     Exited, success      Stopping, then Waiting      KillTree
+//! Stopping, then Waiting     Exited, failure      Stopping, then Waiting      KillTree
+//! Stopping, then Waiting     Gone                 Waiting                     Teardown
+//! Backoff                    Start                Waiting
+//! Backoff                    Stop                 Stopped                     Release
+//! Backoff                    ForceStop            Stopped                     Release
+//! Backoff                    Restart              Waiting
+//! Backoff                    SpecChanged          Waiting
+//! Backoff                    Tick, due            Waiting
+//! Backoff, sandbox stands    Start                Waiting
+//! Backoff, sandbox stands    Stop                 Stopping, then Stopped      KillTree
+//! Backoff, sandbox stands    ForceStop            Stopping, then Stopped      KillTree
+//! Backoff, sandbox stands    Restart              Stopping, then Waiting      KillTree
+//! Backoff, sandbox stands    SpecChanged          Stopping, then Waiting      KillTree
+//! Backoff, sandbox stands    Tick, due            Waiting
+//! Backoff, sandbox stands    Gone                 Backoff                     Teardown
+//! ```
+#![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
+pub mod backoff;
+pub mod fleet;
+mod policy;
+mod state;
+
+pub use policy::{Policy, RestartMode, RestartOn, Rules};
+pub use state::{
+    Action, By, End, Event, ExitKind, Failure, Kept, Kill, Life, Main, Mono, Phase, Retry, RunId, Site,
+    State, Tally, Then, Why,
+};
+
+use crate::spec::{Kind, StopMode};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-/// `[restart]`: what happens when a run ends.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Policy {
-    /// Which ends are followed by another run.
-    pub on: RestartOn,
-    /// Before the first restart.
-    pub delay: Duration,
-    /// By which each further delay grows.
-    pub factor: f64,
-    /// Upper bound of the delay.
-    pub max_delay: Duration,
-    /// Share of the delay, 0.0 to 1.0, by which it is varied in both directions.
-    pub jitter: f64,
-    /// A run that lived so long starts the count of failures again.
-    pub reset_after: Duration,
-    /// How many restarts are allowed within how long; none is no bound.
-    pub max: Option<(u32, Duration)>,
-    /// Exit statuses and signals after which there is no restart.
-    pub prevent_exit: Vec<crate::spec::ExitMatch>,
-    /// Exit statuses and signals after which there always is one.
-    pub force_exit: Vec<crate::spec::ExitMatch>,
-    /// Whether the sandbox is made anew.
-    pub mode: RestartMode,
+/// What happens next in the life of one service. Total: every event is answered in every state.
+///
+/// The actions are to be carried out in order, after the new life was persisted.
+pub fn step(rules: &Rules<'_>, life: Life, event: Event, now: Mono) -> (Life, Vec<Action>) {
+    // The one place where reports about a run that is over are dropped: nothing below compares run ids.
+    if event.run().is_some_and(|run| life.state.run() != Some(run)) {
+        return (life, Vec::new());
+    }
+    let Life { state, last, tally } = life;
+    let mut turn = Turn { rules, now, last, tally, actions: Vec::new() };
+    let state = match state {
+        State::Stopped(why) => turn.stopped(why, &event),
+        State::Failed(failure) => turn.failed(failure, event),
+        State::Waiting { site } => turn.waiting(site, event),
+        State::Starting { run, since, phase } => turn.starting(Run { run, since }, phase, event),
+        State::Running { run, since } => turn.running(Run { run, since }, event),
+        State::Done { run, since } => turn.done(Run { run, since }, event),
+        State::Stopping { run, since, main, kill, then } => {
+            turn.stopping(Run { run, since }, Leaving { main, kill, then }, event)
+        }
+        State::Backoff { until, site, after } => turn.backoff(until, site, after, event),
+    };
+    (Life { state, last: turn.last, tally: turn.tally }, turn.actions)
 }
 
-/// `restart.policy`, named as systemd's `Restart=`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RestartOn {
-    /// After every end.
-    Always,
-    /// After an end that is no success.
-    OnFailure,
-    /// After a signal, a core dump or a time-out.
-    OnAbnormal,
-    /// After a success.
-    OnSuccess,
-    /// Not at all.
-    Never,
+/// One call of [`step`]: what it reads, and what it changes beside the state.
+struct Turn<'a> {
+    rules: &'a Rules<'a>,
+    now: Mono,
+    last: RunId,
+    tally: Tally,
+    actions: Vec<Action>,
 }
 
-/// `restart.mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RestartMode {
-    /// A new sandbox on the kept network namespace.
-    Fresh,
-    /// The same sandbox: its PID 1 starts the program again.
-    InPlace,
+/// A run, and since when.
+#[derive(Clone, Copy)]
+struct Run {
+    run: RunId,
+    since: Mono,
 }
 
-/// A point on CLOCK_MONOTONIC, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Mono(pub u64);
-
-/// How a run ended, as far as anybody knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExitKind {
-    /// Exit status of the main process.
-    Code(u8),
-    /// The main process was ended by this signal.
-    Signal(i32),
-    /// As `Signal`, and the kernel dumped core.
-    Core(i32),
-    /// Nobody lived to see it: the init itself was killed.
-    Unknown,
+/// What Stopping knows beside its run.
+struct Leaving {
+    main: Main,
+    kill: Kill,
+    then: Then,
 }
+
+/// The states, and what each event does in them.
+impl Turn<'_> {
+    fn stopped(&mut self, why: Why, event: &Event) -> State {
+        match event {
+            Event::Start | Event::Restart => self.wait(Site::Empty),
+            Event::Go
+            | Event::DependencyFailed(_)
+            | Event::Stop(_)
+            | Event::ForceStop(_)
+            | Event::SpecChanged(_)
+            | Event::Tick
+            | Event::Started(_)
+            | Event::LaunchFailed(..)
+            | Event::Exited(..)
+            | Event::Gone(_) => State::Stopped(why),
+        }
+    }
+
+    fn failed(&mut self, failure: Failure, event: Event) -> State {
+        match event {
+            // Another file is another chance: whoever mended it expects the service to come back.
+            Event::Start | Event::Restart | Event::SpecChanged(_) => self.wait(Site::Empty),
+            Event::Stop(by) | Event::ForceStop(by) => State::Stopped(Why::Asked(by)),
+            Event::Go
+            | Event::DependencyFailed(_)
+            | Event::Tick
+            | Event::Started(_)
+            | Event::LaunchFailed(..)
+            | Event::Exited(..)
+            | Event::Gone(_) => State::Failed(failure),
+        }
+    }
+
+    fn waiting(&mut self, site: Site, event: Event) -> State {
+        match event {
+            Event::Go => self.launch(site),
+            Event::Start => self.wait(site),
+            Event::Restart => self.renew(site, Kept::Network),
+            Event::SpecChanged(kept) => self.renew(site, kept),
+            Event::Stop(by) | Event::ForceStop(by) => self.clear(site, Then::Rest(Why::Asked(by))),
+            Event::DependencyFailed(name) => self.clear(site, Then::Fail(Failure::Dependency(name))),
+            Event::Gone(run) => {
+                self.act(Action::Teardown(run));
+                State::Waiting { site: Site::Empty }
+            }
+            Event::Tick | Event::Started(_) | Event::LaunchFailed(..) | Event::Exited(..) => {
+                State::Waiting { site }
+            }
+        }
+    }
+
+    fn starting(&mut self, run: Run, phase: Phase, event: Event) -> State {
+        match event {
+            Event::Started(_) => match self.rules.kind {
+                Kind::Exec => State::Running { run: run.run, since: self.now },
+                Kind::Oneshot => State::Starting { run: run.run, since: run.since, phase: Phase::Executed },
+            },
+            // Not yet started is no health, however long it took.
+            Event::LaunchFailed(_, retry) => self.end(run, End::Launch(retry), Duration::ZERO),
+            Event::Exited(_, exit) => self.end(run, End::Exit(exit), Duration::ZERO),
+            Event::Gone(_) => self.vanish(run, Duration::ZERO),
+            Event::Stop(by) => self.take_down(run, phase, Then::Rest(Why::Asked(by))),
+            Event::ForceStop(by) => self.kill(run, Main::Alive, Then::Rest(Why::Asked(by))),
+            Event::Restart => self.replace(run, phase, Kept::Network),
+            Event::SpecChanged(kept) => self.replace(run, phase, kept),
+            Event::Tick => match self.overdue(run.since, self.rules.start_timeout) {
+                Some(limit) => {
+                    let then = self.decide(End::StartTimeout(limit), Duration::ZERO);
+                    self.take_down(run, phase, then)
+                }
+                None => State::Starting { run: run.run, since: run.since, phase },
+            },
+            Event::Start | Event::Go | Event::DependencyFailed(_) => {
+                State::Starting { run: run.run, since: run.since, phase }
+            }
+        }
+    }
+
+    fn running(&mut self, run: Run, event: Event) -> State {
+        let lived = self.now.since(run.since);
+        match event {
+            Event::Exited(_, exit) => self.end(run, End::Exit(exit), lived),
+            Event::LaunchFailed(_, retry) => self.end(run, End::Launch(retry), lived),
+            Event::Gone(_) => self.vanish(run, lived),
+            Event::Stop(by) => self.take_down(run, Phase::Executed, Then::Rest(Why::Asked(by))),
+            Event::ForceStop(by) => self.kill(run, Main::Alive, Then::Rest(Why::Asked(by))),
+            Event::Restart => self.replace(run, Phase::Executed, Kept::Network),
+            Event::SpecChanged(kept) => self.replace(run, Phase::Executed, kept),
+            Event::Tick => match self.overdue(run.since, self.rules.run_timeout) {
+                Some(limit) => {
+                    let then = self.decide(End::RunTimeout(limit), lived);
+                    self.take_down(run, Phase::Executed, then)
+                }
+                None => State::Running { run: run.run, since: run.since },
+            },
+            Event::Start | Event::Go | Event::DependencyFailed(_) | Event::Started(_) => {
+                State::Running { run: run.run, since: run.since }
+            }
+        }
+    }
+
+    fn done(&mut self, run: Run, event: Event) -> State {
+        match event {
+            Event::Restart => self.renew(Site::Empty, Kept::Network),
+            Event::SpecChanged(kept) => self.renew(Site::Empty, kept),
+            Event::Stop(by) | Event::ForceStop(by) => self.arrive(Then::Rest(Why::Asked(by))),
+            Event::Start
+            | Event::Go
+            | Event::DependencyFailed(_)
+            | Event::Tick
+            | Event::Started(_)
+            | Event::LaunchFailed(..)
+            | Event::Exited(..)
+            | Event::Gone(_) => State::Done { run: run.run, since: run.since },
+        }
+    }
+
+    fn stopping(&mut self, run: Run, leaving: Leaving, event: Event) -> State {
+        let Leaving { mut main, mut kill, mut then } = leaving;
+        match event {
+            Event::Gone(_) => {
+                self.act(Action::Teardown(run.run));
+                return self.arrive(then);
+            }
+            Event::Exited(..) => {
+                main = Main::Ended;
+                // stop.mode = "mixed": the polite word was for the main process alone.
+                if self.rules.stop_mode == StopMode::Mixed {
+                    kill = self.kill_once(run, kill);
+                }
+            }
+            Event::LaunchFailed(..) => {
+                main = Main::Ended;
+                kill = self.kill_once(run, kill);
+            }
+            Event::Tick => {
+                if let Kill::At(at) = kill
+                    && at <= self.now
+                {
+                    kill = self.kill_once(run, kill);
+                }
+            }
+            Event::Stop(by) => then = rest(then, by),
+            Event::ForceStop(by) => {
+                then = rest(then, by);
+                kill = self.kill_once(run, kill);
+            }
+            Event::Start => {
+                // A oneshot on its way to Done has started.
+                if then != Then::Done {
+                    then = self.again(&then, Kept::Network);
+                }
+            }
+            Event::Restart => then = self.again(&then, Kept::Network),
+            Event::SpecChanged(kept) => {
+                if !matches!(then, Then::Rest(_)) {
+                    then = self.again(&then, kept);
+                }
+            }
+            Event::Go | Event::DependencyFailed(_) | Event::Started(_) => {}
+        }
+        State::Stopping { run: run.run, since: run.since, main, kill, then }
+    }
+
+    fn backoff(&mut self, until: Mono, site: Site, after: End, event: Event) -> State {
+        match event {
+            Event::Tick if until <= self.now => State::Waiting { site },
+            Event::Start => self.wait(site),
+            Event::Restart => self.renew(site, Kept::Network),
+            Event::SpecChanged(kept) => self.renew(site, kept),
+            Event::Stop(by) | Event::ForceStop(by) => self.clear(site, Then::Rest(Why::Asked(by))),
+            Event::Gone(run) => {
+                self.act(Action::Teardown(run));
+                State::Backoff { until, site: Site::Empty, after }
+            }
+            Event::Tick
+            | Event::Go
+            | Event::DependencyFailed(_)
+            | Event::Started(_)
+            | Event::LaunchFailed(..)
+            | Event::Exited(..) => State::Backoff { until, site, after },
+        }
+    }
+}
+
+/// The moves that several states share.
+impl Turn<'_> {
+    fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    /// Somebody wants it up: what was held against the service is forgotten.
+    fn wait(&mut self, site: Site) -> State {
+        self.tally = Tally::default();
+        State::Waiting { site }
+    }
+
+    fn launch(&mut self, site: Site) -> State {
+        // A count above zero marks an automatic restart: whatever somebody asked for has cleared it.
+        if let Some((_, within)) = self.rules.restart.max
+            && self.tally.failures > 0
+        {
+            self.tally.restarts.retain(|at| self.now.since(*at) < within);
+            self.tally.restarts.push(self.now);
+        }
+        self.last = RunId(self.last.0 + 1);
+        let run = self.last;
+        self.act(match site {
+            Site::Empty => Action::Launch(run),
+            Site::Standing(sandbox) => Action::RelaunchInPlace { run, sandbox },
+        });
+        State::Starting { run, since: self.now, phase: Phase::Launching }
+    }
+
+    /// The main process has ended by itself, or will never be.
+    fn end(&mut self, run: Run, end: End, lived: Duration) -> State {
+        let then = self.decide(end, lived);
+        let Run { run, since } = run;
+        match (end, &then) {
+            (End::Exit(_), Then::Backoff(_)) if self.rules.restart.mode == RestartMode::InPlace => {
+                self.back_off(Site::Standing(run), end)
+            }
+            (End::Exit(_), _) if self.rules.stop_mode == StopMode::ControlGroup => {
+                self.act(Action::Terminate(run));
+                State::Stopping { run, since, main: Main::Ended, kill: self.patience(), then }
+            }
+            _ => self.kill(Run { run, since }, Main::Ended, then),
+        }
+    }
+
+    /// The sandbox is gone, and nobody has said how its main process ended.
+    fn vanish(&mut self, run: Run, lived: Duration) -> State {
+        let then = self.decide(End::Exit(ExitKind::Unknown), lived);
+        self.act(Action::Teardown(run.run));
+        self.arrive(then)
+    }
+
+    /// Where to go after `end`; counts the restart if there is to be one.
+    fn decide(&mut self, end: End, lived: Duration) -> Then {
+        if !self.rules.restarts_after(end) {
+            return self.rules.rest_after(end);
+        }
+        let policy = self.rules.restart;
+        if lived >= policy.reset_after {
+            self.tally.failures = 0;
+        }
+        if let Some((max, within)) = policy.max {
+            self.tally.restarts.retain(|at| self.now.since(*at) < within);
+            if self.tally.restarts.len() >= usize::try_from(max).unwrap_or(usize::MAX) {
+                return Then::Fail(Failure::StartLimit { max, within, last: end });
+            }
+        }
+        self.tally.failures = self.tally.failures.saturating_add(1);
+        Then::Backoff(end)
+    }
+
+    fn take_down(&mut self, run: Run, phase: Phase, then: Then) -> State {
+        match phase {
+            Phase::Launching => self.kill(run, Main::Alive, then),
+            Phase::Executed => {
+                self.act(Action::Terminate(run.run));
+                let (kill, Run { run, since }) = (self.patience(), run);
+                State::Stopping { run, since, main: Main::Alive, kill, then }
+            }
+        }
+    }
+
+    /// A new run in a new sandbox is wanted instead of this one.
+    fn replace(&mut self, run: Run, phase: Phase, kept: Kept) -> State {
+        self.tally = Tally::default();
+        self.take_down(run, phase, Then::Wait(kept))
+    }
+
+    fn kill(&mut self, run: Run, main: Main, then: Then) -> State {
+        self.act(Action::KillTree(run.run));
+        State::Stopping { run: run.run, since: run.since, main, kill: Kill::Sent, then }
+    }
+
+    fn kill_once(&mut self, run: Run, kill: Kill) -> Kill {
+        if kill != Kill::Sent {
+            self.act(Action::KillTree(run.run));
+        }
+        Kill::Sent
+    }
+
+    fn patience(&self) -> Kill {
+        match self.rules.stop_timeout.map(|limit| self.now.after(limit)) {
+            None | Some(Mono(u64::MAX)) => Kill::Never,
+            Some(at) => Kill::At(at),
+        }
+    }
+
+    /// No run is under way; a sandbox that still stands is brought down first.
+    fn clear(&mut self, site: Site, then: Then) -> State {
+        match site {
+            Site::Empty => self.arrive(then),
+            Site::Standing(run) => self.kill(Run { run, since: self.now }, Main::Ended, then),
+        }
+    }
+
+    /// No run is under way, and the next one is wanted now and in a new sandbox.
+    fn renew(&mut self, site: Site, kept: Kept) -> State {
+        self.tally = Tally::default();
+        self.clear(site, Then::Wait(kept))
+    }
+
+    /// It is wanted up again while it is on the way down.
+    fn again(&mut self, then: &Then, kept: Kept) -> Then {
+        self.tally = Tally::default();
+        match then {
+            Then::Wait(earlier) => Then::Wait(kept.max(*earlier)),
+            Then::Backoff(_) | Then::Done => Then::Wait(kept),
+            // To rest would have released everything, and what has changed since is not known here.
+            Then::Rest(_) | Then::Fail(_) => Then::Wait(Kept::Nothing),
+        }
+    }
+
+    /// Nothing of the last run is left.
+    fn arrive(&mut self, then: Then) -> State {
+        match then {
+            Then::Rest(why) => {
+                self.act(Action::Release);
+                State::Stopped(why)
+            }
+            Then::Fail(failure) => {
+                self.act(Action::Release);
+                State::Failed(failure)
+            }
+            Then::Wait(kept) => {
+                if kept == Kept::Nothing {
+                    self.act(Action::Release);
+                }
+                State::Waiting { site: Site::Empty }
+            }
+            Then::Backoff(end) => self.back_off(Site::Empty, end),
+            Then::Done => State::Done { run: self.last, since: self.now },
+        }
+    }
+
+    fn back_off(&self, site: Site, after: End) -> State {
+        let delay = backoff::delay(self.rules.restart, self.rules.seed, self.tally.failures);
+        State::Backoff { until: self.now.after(delay), site, after }
+    }
+
+    /// The limit, if it has been reached.
+    fn overdue(&self, since: Mono, limit: Option<Duration>) -> Option<Duration> {
+        limit.filter(|limit| since.after(*limit) <= self.now)
+    }
+}
+
+/// Wanted down while on the way down: the first reason stays.
+fn rest(then: Then, by: By) -> Then {
+    match then {
+        Then::Rest(why) => Then::Rest(why),
+        Then::Fail(_) | Then::Wait(_) | Then::Backoff(_) | Then::Done => Then::Rest(Why::Asked(by)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
