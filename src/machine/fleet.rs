@@ -1,1 +1,634 @@
-//! Not built yet.
+//! Many services: who goes first, who goes with whom, what a new set of files changes. Pure, as [`super::step`] is.
+//!
+//! # Specification
+//! Each [`Entry`] has a [`Goal`] beside its life: what somebody last asked for and what the machine was not told yet,
+//! because others go first. [`Fleet::apply`] takes in one thing that happened, sets goals, and then *settles*: it tells
+//! the machines whatever is due, until nothing is due any more.
+//!
+//! *Up.* `Start` also starts what a service requires (and whose namespaces it joins). A Waiting service gets its `Go` when everything it
+//! requires has started and nothing that it comes `after` is on its way there. A oneshot has started when it ended
+//! with success. When a required service is down and not on its way up, the service fails with "dependency failed"; it waits again as soon as
+//! that one is started. A required service that crashes and is restarted leaves those that run alone; one that is launched meanwhile waits for it.
+//!
+//! *Down.* When somebody stops or restarts a service, everything up that requires it goes down with it (and after a
+//! restart comes up again). Of those that go down, whoever requires another or comes after it is gone before that one is asked
+//! to stop. `Shutdown` stops everything in this order; the second kills everything at once.
+//!
+//! *Reload.* [`diff`] tells what a new file changes: nothing, something that the machine reads anyway, or something
+//! that needs another sandbox. Only in the last case is the service restarted, and it alone. A service whose file is gone is stopped
+//! and forgotten. A service that is new, or newly enabled, is started. A stopped service stays stopped.
+//!
+//! *Cycles* are refused when files are loaded. Were one to come here, one of its edges would be ignored, so that
+//! nothing waits for ever.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Action, By, End, Event, ExitKind, Failure, Kept, Life, Mono, Retry, Rules, RunId, State, Then, Why, step,
+};
+use crate::spec::{Kind, Milestone, Namespace, Unit, UnitName};
+
+mod diff;
+mod verbs;
+
+pub use diff::{Change, Diff, diff};
+
+/// How many past runs an entry remembers.
+pub const HISTORY: usize = 16;
+
+/// One run that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// Which.
+    pub run: RunId,
+    /// When it started, or was launched if it never did.
+    pub started: Mono,
+    /// When its main process ended.
+    pub ended: Mono,
+    /// How: [`End::Exit`] or [`End::Launch`].
+    pub end: End,
+}
+
+/// What is wanted of a service and was not carried to its machine yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// What the machine does by itself is right.
+    Up,
+    /// Down and up again, on request.
+    Restart,
+    /// Down and up again, because the file has changed.
+    Renew(Kept),
+    /// Down; stays so until somebody starts it.
+    Down(By),
+}
+
+/// One service: all that has to survive the supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its configuration, of the next launch at the latest.
+    pub unit: Unit,
+    /// Where it stands.
+    pub life: Life,
+    /// Since when.
+    pub since: Mono,
+    /// What is wanted.
+    pub goal: Goal,
+    /// Its last runs, the oldest first; at most [`HISTORY`].
+    pub history: Vec<Past>,
+    /// What the last launch that failed had to say; cleared by the next start.
+    pub fault: Option<String>,
+}
+
+impl Entry {
+    fn new(unit: Unit, now: Mono) -> Self {
+        let (life, history) = (Life::new(), Vec::new());
+        Self { unit, life, since: now, goal: Goal::Up, history, fault: None }
+    }
+
+    /// Nothing asked for is outstanding: it is up, at rest, or stands where only time or another service moves it.
+    pub fn is_settled(&self) -> bool {
+        let arrived = match &self.life.state {
+            State::Stopped(_)
+            | State::Failed(_)
+            | State::Running { .. }
+            | State::Done { .. }
+            | State::Backoff { .. } => true,
+            State::Waiting { .. } | State::Starting { .. } | State::Stopping { .. } => false,
+        };
+        let asked = match &self.goal {
+            Goal::Up => false,
+            Goal::Restart | Goal::Renew(_) => true,
+            Goal::Down(_) => !self.life.state.is_resting(),
+        };
+        arrived && !asked
+    }
+
+    /// Those without which it is not launched: `requires`, and the owners of namespaces that it joins.
+    fn needs(&self) -> impl Iterator<Item = &UnitName> {
+        let spaces = &self.unit.namespaces;
+        let joined = [&spaces.pid, &spaces.uts, &spaces.ipc, &spaces.cgroup];
+        self.unit.requires.iter().chain(joined.into_iter().filter_map(|space| match space {
+            Namespace::Join(name) => Some(name),
+            Namespace::Own | Namespace::Host => None,
+        }))
+    }
+
+    /// Everybody whom it comes after.
+    fn follows(&self) -> impl Iterator<Item = &UnitName> {
+        self.needs().chain(self.unit.after.iter().map(|after| &after.name))
+    }
+
+    /// Whether it has come as far as `milestone`, and nobody wants it back.
+    fn reached(&self, milestone: Milestone) -> bool {
+        let done = matches!(self.life.state, State::Done { .. } | State::Stopped(Why::Ended(_)));
+        self.goal == Goal::Up
+            && match (self.unit.service.kind, milestone) {
+                (Kind::Oneshot, _) | (Kind::Exec, Milestone::Done) => done,
+                (Kind::Exec, Milestone::Started) => {
+                    matches!(self.life.state, State::Running { .. } | State::Done { .. })
+                }
+            }
+    }
+
+    /// Whether it is up or on its way up.
+    fn is_coming(&self) -> bool {
+        !matches!(self.goal, Goal::Down(_)) && !self.life.state.is_resting()
+    }
+
+    /// Whether it has a sandbox, and is to lose it.
+    fn is_leaving(&self) -> bool {
+        let stopping = matches!(self.life.state, State::Stopping { .. });
+        stopping || (self.goal != Goal::Up && self.life.state.run().is_some())
+    }
+}
+
+/// Something that happened, as the supervisor tells it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// The supervisor is up: start what is enabled and was never started, or was stopped by a shutdown.
+    Boot,
+    /// Somebody wants these up.
+    Start(Vec<UnitName>),
+    /// Somebody wants these down.
+    Stop(Vec<UnitName>),
+    /// Somebody wants these down and up again.
+    Restart(Vec<UnitName>),
+    /// Everything goes down; the second time without being asked.
+    Shutdown,
+    /// The files were read again; this is all there is now.
+    Reload(BTreeMap<UnitName, Unit>),
+    /// News of a run of this service.
+    Report(UnitName, Report),
+    /// Time has passed.
+    Tick,
+}
+
+/// News of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The program was executed.
+    Started(RunId),
+    /// The program will not be executed; what went wrong, in words. [`Report::Gone`] is to follow.
+    LaunchFailed(RunId, Retry, String),
+    /// The main process has ended.
+    Exited(RunId, ExitKind),
+    /// No process of the run is left.
+    Gone(RunId),
+}
+
+/// One thing to be done for one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// Which service.
+    pub name: UnitName,
+    /// What.
+    pub action: Action,
+}
+
+/// One line for the log and for `events`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Notice {
+    /// Which service.
+    pub name: UnitName,
+    /// When.
+    pub at: Mono,
+    /// What.
+    #[serde(flatten)]
+    pub news: News,
+}
+
+/// What there is to tell.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum News {
+    /// It went from one state to another.
+    State {
+        /// See [`State::name`].
+        from: &'static str,
+        /// See [`State::name`].
+        to: &'static str,
+        /// Why; empty where there is nothing to add. For `waiting`: for whom.
+        reason: String,
+        /// The newest run; 0 before the first.
+        run: RunId,
+        /// In backoff: when the next run is due.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<Mono>,
+        /// In backoff: which automatic restart in a row this will be.
+        #[serde(skip_serializing_if = "is_zero")]
+        failures: u32,
+    },
+    /// A run is over.
+    Ended(Past),
+    /// It did not stop in time, and was killed.
+    Killed {
+        /// Which run.
+        run: RunId,
+    },
+    /// Its file has changed.
+    Changed(Diff),
+    /// It has a file now.
+    Added,
+    /// Its file is gone, and so is the service.
+    Removed,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// What [`Fleet::apply`] answers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// To be carried out in this order, after `touched` was persisted.
+    pub effects: Vec<Effect>,
+    /// To be told, in this order.
+    pub notices: Vec<Notice>,
+    /// Entries that are not what they were; those that [`Fleet::entry`] no longer knows are to be forgotten.
+    pub touched: BTreeSet<UnitName>,
+}
+
+/// All services of one supervisor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fleet {
+    seed: u64,
+    entries: BTreeMap<UnitName, Entry>,
+    shutdown: Shutdown,
+    /// Everybody after those whom it comes after; derived from `entries`.
+    order: Vec<UnitName>,
+    /// Place in `order`.
+    rank: BTreeMap<UnitName, usize>,
+    /// Who comes after this one.
+    followers: BTreeMap<UnitName, Vec<UnitName>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shutdown {
+    No,
+    Asked,
+}
+
+/// Whether a Waiting service may go.
+enum Verdict {
+    Go,
+    Wait,
+    Fail(UnitName),
+}
+
+impl Fleet {
+    /// No services yet; `seed` varies the jitter of all of them.
+    pub fn new(seed: u64) -> Self {
+        Self::restore(seed, [])
+    }
+
+    /// Takes over from the supervisor that persisted `entries` during this boot of the host.
+    ///
+    /// Times stay valid, and nothing is decided: feed `Reload` with the files as they are now, then reports about
+    /// every run in [`State::run`], and [`Input::Boot`].
+    pub fn restore(seed: u64, entries: impl IntoIterator<Item = Entry>) -> Self {
+        let entries = entries.into_iter().map(|entry| (entry.unit.name.clone(), entry)).collect();
+        let (order, rank, followers) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let mut fleet = Self { seed, entries, shutdown: Shutdown::No, order, rank, followers };
+        fleet.arrange();
+        fleet
+    }
+
+    /// The services by name.
+    pub fn entries(&self) -> &BTreeMap<UnitName, Entry> {
+        &self.entries
+    }
+
+    /// One of them.
+    pub fn entry(&self, name: &UnitName) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
+    /// When the next [`Input::Tick`] is due; none where only reports and requests move anything.
+    pub fn deadline(&self) -> Option<Mono> {
+        self.entries.values().filter_map(|entry| self.due(entry)).min()
+    }
+
+    /// Everything is down: after a shutdown the supervisor may go.
+    pub fn is_resting(&self) -> bool {
+        self.entries.values().all(|entry| entry.life.state.is_resting())
+    }
+
+    /// For whom a Waiting service waits; empty for any other.
+    pub fn waits_for(&self, name: &UnitName) -> Vec<UnitName> {
+        match self.entry(name) {
+            Some(entry) if matches!(entry.life.state, State::Waiting { .. }) => {
+                let mut names = self.missing(entry);
+                names.sort();
+                names.dedup();
+                names
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes in what happened at `now` and works out everything that follows from it.
+    ///
+    /// Names that no file has are passed over: whoever asks checks them first.
+    pub fn apply(&mut self, input: Input, now: Mono) -> Outcome {
+        let mut out = Outcome::default();
+        match input {
+            Input::Boot => self.boot(now, &mut out),
+            Input::Start(names) => self.start(&names, now, &mut out),
+            Input::Stop(names) => self.stop(&names, &By::User, now, &mut out),
+            Input::Restart(names) => self.restart(&names, now, &mut out),
+            Input::Shutdown => self.shut_down(now, &mut out),
+            Input::Reload(units) => self.reload(units, now, &mut out),
+            Input::Report(name, report) => self.report(&name, report, now, &mut out),
+            Input::Tick => self.tick(now, &mut out),
+        }
+        self.settle(now, &mut out);
+        self.name_the_awaited(&mut out);
+        out
+    }
+
+    fn report(&mut self, name: &UnitName, report: Report, now: Mono, out: &mut Outcome) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let event = match report {
+            Report::Started(run) => Event::Started(run),
+            Report::Exited(run, exit) => Event::Exited(run, exit),
+            Report::Gone(run) => Event::Gone(run),
+            Report::LaunchFailed(run, retry, fault) => {
+                if entry.life.state.run() == Some(run) {
+                    entry.fault = Some(fault);
+                }
+                Event::LaunchFailed(run, retry)
+            }
+        };
+        self.deliver(name, event, now, out);
+    }
+
+    fn tick(&mut self, now: Mono, out: &mut Outcome) {
+        let due: Vec<UnitName> = self
+            .entries
+            .values()
+            .filter(|entry| self.due(entry).is_some_and(|at| at <= now))
+            .map(|entry| entry.unit.name.clone())
+            .collect();
+        for name in due {
+            self.deliver(&name, Event::Tick, now, out);
+        }
+    }
+
+    fn due(&self, entry: &Entry) -> Option<Mono> {
+        entry.life.state.deadline(&Rules::of(&entry.unit, self.seed))
+    }
+
+    /// Works out who comes after whom. An edge that closes a cycle is left out.
+    fn arrange(&mut self) {
+        let mut left: BTreeSet<&UnitName> = self.entries.keys().collect();
+        let mut order: Vec<UnitName> = Vec::with_capacity(left.len());
+        while let Some(&first) = left.first() {
+            let is_free = |name: &&UnitName| self.entries[*name].follows().all(|other| !left.contains(other));
+            let mut free: Vec<&UnitName> = left.iter().copied().filter(is_free).collect();
+            if free.is_empty() {
+                free.push(first);
+            }
+            for name in free {
+                left.remove(name);
+                order.push(name.clone());
+            }
+        }
+        self.rank = order.iter().cloned().zip(0..).collect();
+        let mut followers: BTreeMap<UnitName, Vec<UnitName>> = BTreeMap::new();
+        for entry in self.entries.values() {
+            for other in entry.follows().filter(|other| self.is_before(other, entry)) {
+                followers.entry(other.clone()).or_default().push(entry.unit.name.clone());
+            }
+        }
+        self.followers = followers;
+        self.order = order;
+    }
+
+    /// Whether the edge from `entry` to `other` counts: it does unless it closes a cycle.
+    fn is_before(&self, other: &UnitName, entry: &Entry) -> bool {
+        match (self.rank.get(other), self.rank.get(&entry.unit.name)) {
+            (Some(other), Some(own)) => other < own,
+            (None, _) | (_, None) => true,
+        }
+    }
+
+    /// Tells the machines what is due until nothing is.
+    fn settle(&mut self, now: Mono, out: &mut Outcome) {
+        loop {
+            let mut moved = false;
+            let order = self.order.clone();
+            for name in order.iter().rev() {
+                moved |= self.lower(name, now, out);
+            }
+            for name in &order {
+                moved |= self.raise(name, now, out);
+            }
+            if !moved {
+                break;
+            }
+        }
+        self.forget_the_removed(now, out);
+    }
+
+    /// Tells a service to go down if that is wanted and nobody has to go before it.
+    fn lower(&mut self, name: &UnitName, now: Mono, out: &mut Outcome) -> bool {
+        let Some(entry) = self.entries.get(name) else { return false };
+        let state = &entry.life.state;
+        let event = match &entry.goal {
+            Goal::Up => return false,
+            Goal::Restart => Event::Restart,
+            Goal::Renew(kept) => Event::SpecChanged(*kept),
+            Goal::Down(_) if state.is_resting() => return false,
+            Goal::Down(_) if matches!(state, State::Stopping { then: Then::Rest(_), .. }) => return false,
+            Goal::Down(by) => Event::Stop(by.clone()),
+        };
+        if state.run().is_some() && self.is_held(name) {
+            return false;
+        }
+        if !matches!(entry.goal, Goal::Down(_)) {
+            self.aim(name, Goal::Up, out);
+        }
+        self.deliver(name, event, now, out);
+        true
+    }
+
+    /// Whether somebody who comes after it has to be gone first.
+    fn is_held(&self, name: &UnitName) -> bool {
+        let followers = self.followers.get(name).map(Vec::as_slice).unwrap_or_default();
+        followers.iter().filter_map(|name| self.entries.get(name)).any(Entry::is_leaving)
+    }
+
+    /// Lets a service go, or fail, or try again, according to what it requires and follows.
+    fn raise(&mut self, name: &UnitName, now: Mono, out: &mut Outcome) -> bool {
+        let Some(entry) = self.entries.get(name) else { return false };
+        if entry.goal != Goal::Up || self.shutdown == Shutdown::Asked {
+            return false;
+        }
+        let event = match &entry.life.state {
+            State::Waiting { .. } => match self.verdict(entry) {
+                Verdict::Go => Event::Go,
+                Verdict::Wait => return false,
+                Verdict::Fail(name) => Event::DependencyFailed(name),
+            },
+            State::Failed(Failure::Dependency(_)) if !matches!(self.verdict(entry), Verdict::Fail(_)) => {
+                Event::Start
+            }
+            State::Stopped(_)
+            | State::Failed(_)
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Done { .. }
+            | State::Stopping { .. }
+            | State::Backoff { .. } => return false,
+        };
+        self.deliver(name, event, now, out);
+        true
+    }
+
+    fn verdict(&self, entry: &Entry) -> Verdict {
+        let hopeless = |name: &&UnitName| {
+            let other = self.entries.get(*name);
+            !other.is_some_and(|other| other.is_coming() || other.reached(Milestone::Started))
+        };
+        if let Some(name) = entry.needs().filter(|name| self.is_before(name, entry)).find(hopeless) {
+            return Verdict::Fail(name.clone());
+        }
+        match self.missing(entry).is_empty() {
+            true => Verdict::Go,
+            false => Verdict::Wait,
+        }
+    }
+
+    /// Whom `entry` has to wait for: required ones that have not started, and those before it that are on their way.
+    fn missing(&self, entry: &Entry) -> Vec<UnitName> {
+        let started =
+            |name: &UnitName| self.entries.get(name).is_some_and(|other| other.reached(Milestone::Started));
+        let needs = entry.needs().filter(|name| !started(name));
+        let on_their_way = |name: &UnitName, milestone| {
+            self.entries.get(name).is_some_and(|other| other.is_coming() && !other.reached(milestone))
+        };
+        let after = entry.unit.after.iter().filter(|after| on_their_way(&after.name, after.milestone));
+        let all = needs.chain(after.map(|after| &after.name));
+        all.filter(|name| self.is_before(name, entry)).cloned().collect()
+    }
+
+    /// The one way to a machine: carries the event there, and everything that comes of it into the entry and `out`.
+    fn deliver(&mut self, name: &UnitName, event: Event, now: Mono, out: &mut Outcome) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        // Only the first word about the end of a main process counts, and only of the run that stands.
+        if let (Some(end), Some((run, started))) = (end_in(&event), entry.life.state.alive())
+            && event.run() == Some(run)
+        {
+            let past = Past { run, started, ended: now, end };
+            entry.history.push(past);
+            let surplus = entry.history.len().saturating_sub(HISTORY);
+            entry.history.drain(..surplus);
+            out.notices.push(Notice { name: name.clone(), at: now, news: News::Ended(past) });
+        }
+        if matches!(event, Event::Started(_)) && event.run() == entry.life.state.run() {
+            entry.fault = None;
+        }
+        let before = entry.life.clone();
+        let is_tick = event == Event::Tick;
+        let (life, actions) = step(&Rules::of(&entry.unit, self.seed), before.clone(), event, now);
+        if before != life || !actions.is_empty() {
+            out.touched.insert(name.clone());
+        }
+        entry.life = life;
+        if before.state.name() != entry.life.state.name() {
+            entry.since = now;
+        }
+        if let (true, State::Stopping { run, .. }) = (is_tick && !actions.is_empty(), &before.state) {
+            let news = News::Killed { run: *run };
+            out.notices.push(Notice { name: name.clone(), at: now, news });
+        }
+        tell(name, &before.state, entry, out);
+        out.effects.extend(actions.into_iter().map(|action| Effect { name: name.clone(), action }));
+    }
+
+    fn aim(&mut self, name: &UnitName, goal: Goal, out: &mut Outcome) {
+        if let Some(entry) = self.entries.get_mut(name)
+            && entry.goal != goal
+        {
+            entry.goal = goal;
+            out.touched.insert(name.clone());
+        }
+    }
+
+    /// Says for whom those wait who were left waiting.
+    fn name_the_awaited(&self, out: &mut Outcome) {
+        for notice in &mut out.notices {
+            if let News::State { to: "waiting", reason, .. } = &mut notice.news {
+                let names = self.waits_for(&notice.name);
+                *reason = names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(" ");
+            }
+        }
+    }
+
+    fn forget_the_removed(&mut self, now: Mono, out: &mut Outcome) {
+        let is_over = |entry: &Entry| entry.goal == Goal::Down(By::Removed) && entry.life.state.is_resting();
+        let count = self.entries.len();
+        self.entries.retain(|name, entry| {
+            let keep = !is_over(entry);
+            if !keep {
+                out.touched.insert(name.clone());
+                out.notices.push(Notice { name: name.clone(), at: now, news: News::Removed });
+            }
+            keep
+        });
+        if self.entries.len() != count {
+            self.arrange();
+        }
+    }
+}
+
+/// The end of a main process that an event tells of.
+fn end_in(event: &Event) -> Option<End> {
+    match event {
+        Event::Exited(_, exit) => Some(End::Exit(*exit)),
+        Event::LaunchFailed(_, retry) => Some(End::Launch(*retry)),
+        Event::Gone(_) => Some(End::Exit(ExitKind::Unknown)),
+        Event::Start
+        | Event::Go
+        | Event::DependencyFailed(_)
+        | Event::Stop(_)
+        | Event::ForceStop(_)
+        | Event::Restart
+        | Event::SpecChanged(_)
+        | Event::Tick
+        | Event::Started(_) => None,
+    }
+}
+
+/// Adds the notice of a change of state. A Waiting that is over at once is not worth a line of its own.
+fn tell(name: &UnitName, before: &State, entry: &Entry, out: &mut Outcome) {
+    let (mut from, to) = (before.name(), entry.life.state.name());
+    if from == to {
+        return;
+    }
+    let is_wait =
+        |notice: &Notice| notice.name == *name && matches!(notice.news, News::State { to: "waiting", .. });
+    if from == "waiting"
+        && let Some(at) = out.notices.iter().rposition(is_wait)
+        && let News::State { from: earlier, .. } = out.notices.remove(at).news
+    {
+        from = earlier;
+    }
+    let (until, failures) = match &entry.life.state {
+        State::Backoff { until, .. } => (Some(*until), entry.life.tally.failures),
+        State::Stopped(_)
+        | State::Failed(_)
+        | State::Waiting { .. }
+        | State::Starting { .. }
+        | State::Running { .. }
+        | State::Done { .. }
+        | State::Stopping { .. } => (None, 0),
+    };
+    let (reason, run) = (entry.life.state.reason(), entry.life.last);
+    let news = News::State { from, to, reason, run, until, failures };
+    out.notices.push(Notice { name: name.clone(), at: entry.since, news });
+}

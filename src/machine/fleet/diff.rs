@@ -1,0 +1,85 @@
+//! What a new file changes about a service.
+
+use serde::Serialize;
+
+use crate::spec::{Namespaces, Network, Rootfs, Service, Unit};
+
+/// What it takes to make a new file true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Nothing: the files say the same.
+    None,
+    /// Nothing more: the new values are read when they are needed.
+    Live,
+    /// Another sandbox.
+    Restart,
+}
+
+/// The difference between two files of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Diff {
+    /// The strongest of all.
+    pub change: Change,
+    /// The keys that differ, as a service file spells them.
+    pub keys: Vec<&'static str>,
+}
+
+impl Diff {
+    fn note(&mut self, change: Change, key: &'static str) {
+        self.change = self.change.max(change);
+        if !self.keys.contains(&key) {
+            self.keys.push(key);
+        }
+    }
+}
+
+/// Compares two structs field by field, and says which key of the file each field is and what it takes.
+///
+/// The pattern names every field, so that a new one does not compile before this is said of it.
+macro_rules! compare {
+    ($diff:expr, $old:expr, $new:expr, $of:ident but for [$($other:ident),*] {
+        $($change:ident: $($field:ident => $key:literal),+;)*
+    }) => {{
+        let (old, new, diff) = ($old, $new, $diff);
+        let $of { $($($field: _,)+)* $($other: _,)* } = old;
+        $($(if old.$field != new.$field {
+            diff.note(Change::$change, $key);
+        })+)*
+    }};
+}
+
+/// What `new` changes about a service that was started from `old`.
+pub fn diff(old: &Unit, new: &Unit) -> Diff {
+    let mut diff = Diff { change: Change::None, keys: Vec::new() };
+    compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network] {
+        Live: description => "unit.description", documentation => "unit.documentation",
+            enabled => "unit.enabled", requires => "unit.requires", after => "unit.after",
+            restart => "restart", log => "log";
+    });
+    compare!(&mut diff, &old.service, &new.service, Service but for [] {
+        Restart: command => "service.command", kind => "service.type", env => "service.env",
+            working_dir => "service.working_dir", umask => "service.umask", user => "service.user",
+            group => "service.group", extra_groups => "service.extra_groups", stdin => "service.stdin",
+            tty => "service.tty", nice => "service.nice", oom_score_adj => "service.oom_score_adj";
+        Live: stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
+            run_timeout => "service.timeout", success_exit => "service.success_exit",
+            remain_after_exit => "service.remain_after_exit";
+    });
+    compare!(&mut diff, &old.namespaces, &new.namespaces, Namespaces but for [] {
+        Restart: pid => "namespaces.pid", uts => "namespaces.uts", ipc => "namespaces.ipc",
+            cgroup => "namespaces.cgroup", user => "namespaces.user",
+            clock_offset => "namespaces.clock_offset", hostname => "namespaces.hostname",
+            domainname => "namespaces.domainname", machine_id => "namespaces.machine_id";
+    });
+    compare!(&mut diff, &old.rootfs, &new.rootfs, Rootfs but for [] {
+        Restart: base => "rootfs.base", writable => "rootfs.writable", mounts => "rootfs.mounts",
+            tmpfs => "rootfs.tmpfs", hide => "rootfs.hide", read_only => "rootfs.read_only",
+            dev => "rootfs.dev", proc => "rootfs.proc", sys => "rootfs.sys";
+    });
+    compare!(&mut diff, &old.network, &new.network, Network but for [] {
+        Restart: mode => "network.mode", address => "network.address", mtu => "network.mtu",
+            publish => "network.publish", egress => "network.egress";
+    });
+    diff
+}

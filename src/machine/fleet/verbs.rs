@@ -1,0 +1,217 @@
+//! What people and files ask of the fleet: sets goals, leaves the order of things to [`Fleet::settle`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Change, Entry, Fleet, Goal, News, Notice, Outcome, Shutdown, diff};
+use crate::{
+    machine::{By, Event, Failure, Kept, Mono, State, Then, Why},
+    spec::{Unit, UnitName},
+};
+
+/// Its file is gone: nobody starts it any more.
+const REMOVED: Goal = Goal::Down(By::Removed);
+
+impl Fleet {
+    pub(super) fn boot(&mut self, now: Mono, out: &mut Outcome) {
+        let is_due = |entry: &&Entry| {
+            let down = matches!(
+                entry.life.state,
+                State::Stopped(Why::NeverStarted | Why::Asked(By::Shutdown))
+                    | State::Stopping { then: Then::Rest(Why::Asked(By::Shutdown)), .. }
+            );
+            // Asked, but not told yet: the supervisor was killed in the middle of its own shutdown.
+            let spared = entry.goal == Goal::Down(By::Shutdown) && !entry.life.state.is_resting();
+            entry.unit.enabled && (down || spared)
+        };
+        let names: Vec<UnitName> =
+            self.entries.values().filter(is_due).map(|entry| entry.unit.name.clone()).collect();
+        self.start(&names, now, out);
+    }
+
+    /// Starts the named ones, and those that they require unless they are on their way.
+    pub(super) fn start(&mut self, names: &[UnitName], now: Mono, out: &mut Outcome) {
+        if self.shutdown == Shutdown::Asked {
+            return;
+        }
+        let named: BTreeSet<&UnitName> = names.iter().collect();
+        let mut queue: Vec<UnitName> = names.to_vec();
+        while let Some(name) = queue.pop() {
+            let Some(entry) = self.entries.get(&name).filter(|entry| entry.goal != REMOVED) else { continue };
+            let is_down = is_down(entry);
+            if is_down {
+                queue.extend(entry.needs().cloned());
+            }
+            if matches!(entry.goal, Goal::Down(_)) {
+                self.aim(&name, Goal::Up, out);
+            }
+            // Whoever starts a service in backoff does not want to wait; who merely requires it does.
+            if is_down || named.contains(&name) {
+                self.deliver(&name, Event::Start, now, out);
+            }
+        }
+    }
+
+    /// Takes the named ones down, and before them whatever requires them.
+    pub(super) fn stop(&mut self, names: &[UnitName], by: &By, now: Mono, out: &mut Outcome) {
+        let dependents = self.dependents(names);
+        for name in names {
+            let Some(entry) = self.entries.get(name) else { continue };
+            let (failed, removed) = (matches!(entry.life.state, State::Failed(_)), entry.goal == REMOVED);
+            // At rest already; that somebody has seen to it makes it well.
+            if failed {
+                self.deliver(name, Event::Stop(by.clone()), now, out);
+            }
+            if !removed {
+                self.aim(name, Goal::Down(by.clone()), out);
+            }
+        }
+        for (name, root) in dependents {
+            self.aim(&name, Goal::Down(By::Required(root)), out);
+        }
+    }
+
+    /// Takes the named ones down and up again, and with them whatever requires them; starts those that are down.
+    pub(super) fn restart(&mut self, names: &[UnitName], now: Mono, out: &mut Outcome) {
+        if self.shutdown == Shutdown::Asked {
+            return;
+        }
+        let dependents = self.dependents(names);
+        for name in names {
+            let Some(entry) = self.entries.get(name) else { continue };
+            if is_down(entry) {
+                self.start(std::slice::from_ref(name), now, out);
+            } else {
+                self.aim(name, Goal::Restart, out);
+            }
+        }
+        for (name, _) in dependents {
+            if self.entries.get(&name).is_some_and(|entry| entry.goal == Goal::Up) {
+                self.aim(&name, Goal::Restart, out);
+            }
+        }
+    }
+
+    /// Everything down; at once when that was asked for before.
+    pub(super) fn shut_down(&mut self, now: Mono, out: &mut Outcome) {
+        let names: Vec<UnitName> = self.entries.keys().cloned().collect();
+        for name in &names {
+            let Some(entry) = self.entries.get(name) else { continue };
+            let state = &entry.life.state;
+            match (self.shutdown, state.is_resting()) {
+                (Shutdown::No, true) if matches!(state, State::Failed(_)) => {
+                    self.deliver(name, Event::Stop(By::Shutdown), now, out);
+                    self.aim(name, Goal::Down(By::Shutdown), out);
+                }
+                (Shutdown::No | Shutdown::Asked, true) => {}
+                (Shutdown::No, false) => {
+                    if !matches!(entry.goal, Goal::Down(_)) {
+                        self.aim(name, Goal::Down(By::Shutdown), out);
+                    }
+                }
+                (Shutdown::Asked, false) => self.deliver(name, Event::ForceStop(By::Shutdown), now, out),
+            }
+        }
+        self.shutdown = Shutdown::Asked;
+    }
+
+    /// Takes the difference between what is and `units`.
+    pub(super) fn reload(&mut self, mut units: BTreeMap<UnitName, Unit>, now: Mono, out: &mut Outcome) {
+        if self.shutdown == Shutdown::Asked {
+            return;
+        }
+        let removed: Vec<UnitName> =
+            self.entries.keys().filter(|name| !units.contains_key(*name)).cloned().collect();
+        let mut wanted = Vec::new();
+        let known: Vec<UnitName> = self.entries.keys().cloned().collect();
+        for name in known {
+            if let Some(unit) = units.remove(&name) {
+                wanted.extend(self.change(&name, unit, now, out));
+            }
+        }
+        for (name, unit) in units {
+            if unit.enabled {
+                wanted.push(name.clone());
+            }
+            self.entries.insert(name.clone(), Entry::new(unit, now));
+            out.touched.insert(name.clone());
+            out.notices.push(Notice { name, at: now, news: News::Added });
+        }
+        self.arrange();
+        self.stop(&removed, &By::Removed, now, out);
+        self.start(&wanted, now, out);
+    }
+
+    /// Gives a service its new file. Returns whom to start because of it.
+    fn change(&mut self, name: &UnitName, unit: Unit, now: Mono, out: &mut Outcome) -> Vec<UnitName> {
+        let Some(entry) = self.entries.get_mut(name) else { return Vec::new() };
+        let diff = diff(&entry.unit, &unit);
+        let mut wanted = Vec::new();
+        if unit.enabled && (entry.goal == REMOVED || !entry.unit.enabled) {
+            wanted.push(name.clone());
+        }
+        // The file is back before the service was gone: as new, but with its history.
+        if entry.goal == REMOVED {
+            entry.goal = Goal::Down(By::User);
+        }
+        entry.unit = unit;
+        if diff.change == Change::None {
+            return wanted;
+        }
+        // What it newly requires has to be there the next time it is launched.
+        if !is_down(entry) {
+            wanted.extend(entry.needs().filter(|other| *other != name).cloned());
+        }
+        let kept = diff.kept();
+        let goal = match (&entry.goal, diff.change) {
+            (Goal::Renew(earlier), Change::Restart) => Goal::Renew(kept.max(*earlier)),
+            (Goal::Up | Goal::Restart, Change::Restart) => Goal::Renew(kept),
+            (goal, Change::Restart | Change::Live | Change::None) => goal.clone(),
+        };
+        out.touched.insert(name.clone());
+        out.notices.push(Notice { name: name.clone(), at: now, news: News::Changed(diff) });
+        match &entry.life.state {
+            // A failed dependency is not mended by another file of the one that waits for it.
+            State::Stopped(_) | State::Failed(Failure::Dependency(_)) => {}
+            State::Failed(Failure::Ended(_) | Failure::StartLimit { .. })
+            | State::Waiting { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Done { .. }
+            | State::Stopping { .. }
+            | State::Backoff { .. } => self.aim(name, goal, out),
+        }
+        wanted
+    }
+
+    /// Whatever is up and requires one of `names`, however far away, with the one that it requires.
+    fn dependents(&self, names: &[UnitName]) -> BTreeMap<UnitName, UnitName> {
+        let mut found = BTreeMap::new();
+        let mut queue: Vec<UnitName> = names.to_vec();
+        while let Some(root) = queue.pop() {
+            for entry in self.entries.values() {
+                let name = &entry.unit.name;
+                let is_new = !names.contains(name) && !found.contains_key(name);
+                if is_new && entry.is_coming() && entry.needs().any(|other| *other == root) {
+                    found.insert(name.clone(), root.clone());
+                    queue.push(name.clone());
+                }
+            }
+        }
+        found
+    }
+}
+
+/// At rest, or on the way there.
+fn is_down(entry: &Entry) -> bool {
+    let resting = entry.life.state.is_resting();
+    resting || matches!(entry.life.state, State::Stopping { then: Then::Rest(_) | Then::Fail(_), .. })
+}
+
+impl super::Diff {
+    fn kept(&self) -> Kept {
+        match self.keys.iter().any(|key| key.starts_with("network.")) {
+            true => Kept::Nothing,
+            false => Kept::Network,
+        }
+    }
+}
