@@ -31,6 +31,10 @@ use super::{
 use crate::spec::{Kind, Milestone, Namespace, Unit, UnitName};
 
 mod diff;
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod tests;
 mod verbs;
 
 pub use diff::{Change, Diff, diff};
@@ -287,8 +291,8 @@ impl Fleet {
 
     /// Takes over from the supervisor that persisted `entries` during this boot of the host.
     ///
-    /// Times stay valid, and nothing is decided: feed `Reload` with the files as they are now, then reports about
-    /// every run in [`State::run`], and [`Input::Boot`].
+    /// Times stay valid, and nothing is decided. Feed what became of every run in [`State::run`] first, carry out
+    /// [`State::owed`] for those that stand, then `Reload` with the files as they are now, then [`Input::Boot`].
     pub fn restore(seed: u64, entries: impl IntoIterator<Item = Entry>) -> Self {
         let entries = entries.into_iter().map(|entry| (entry.unit.name.clone(), entry)).collect();
         let (order, rank, followers) = (Vec::new(), BTreeMap::new(), BTreeMap::new());

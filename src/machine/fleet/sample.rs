@@ -1,0 +1,102 @@
+//! A service for tests. Included by `tests/machine_laws.rs` too, so that a new field has one place to be filled in.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use crate::{
+    machine::{Policy, RestartMode, RestartOn},
+    spec::{
+        After, Base, Dev, Egress, Kind, LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode,
+        Rootfs, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
+    },
+};
+
+pub(crate) fn name(text: &str) -> UnitName {
+    UnitName::new(text).unwrap()
+}
+
+pub(crate) fn after(text: &str) -> After {
+    After { name: name(text), milestone: Milestone::Started }
+}
+
+/// An enabled daemon that requires `requires`, is restarted a second after each failure, and has 10 s to stop.
+pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
+    Unit {
+        name: name(text),
+        description: String::new(),
+        documentation: Vec::new(),
+        enabled: true,
+        requires: requires.iter().map(|text| name(text)).collect(),
+        after: Vec::new(),
+        service: service(),
+        restart: Policy {
+            on: RestartOn::OnFailure,
+            delay: Duration::from_secs(1),
+            factor: 2.0,
+            max_delay: Duration::from_secs(60),
+            jitter: 0.0,
+            reset_after: Duration::from_secs(60),
+            max: None,
+            prevent_exit: Vec::new(),
+            force_exit: Vec::new(),
+            mode: RestartMode::Fresh,
+        },
+        namespaces: Namespaces {
+            pid: Namespace::Own,
+            uts: Namespace::Own,
+            ipc: Namespace::Own,
+            cgroup: Namespace::Own,
+            user: UserNamespace::Auto,
+            clock_offset: None,
+            hostname: text.to_owned(),
+            domainname: String::new(),
+            machine_id: None,
+        },
+        rootfs: Rootfs {
+            base: Base::Host,
+            writable: Writable::No,
+            mounts: Vec::new(),
+            tmpfs: Vec::new(),
+            hide: Vec::new(),
+            read_only: Vec::new(),
+            dev: Dev::Minimal(Vec::new()),
+            proc: true,
+            sys: true,
+        },
+        network: Network {
+            mode: NetworkMode::Veth,
+            address: None,
+            mtu: None,
+            publish: Vec::new(),
+            egress: Egress::None,
+        },
+        log: LogPolicy { max_size: 10 << 20, files: 5 },
+    }
+}
+
+fn service() -> Service {
+    Service {
+        command: vec!["/bin/true".to_owned()],
+        kind: Kind::Exec,
+        env: BTreeMap::new(),
+        working_dir: PathBuf::from("/"),
+        umask: 0o077,
+        user: UserSpec::Dynamic,
+        group: None,
+        extra_groups: Vec::new(),
+        stdin: Stdin::Null,
+        tty: false,
+        stop: StopPolicy {
+            signal: 15,
+            command: None,
+            timeout: Some(Duration::from_secs(10)),
+            mode: StopMode::Mixed,
+        },
+        reload: None,
+        start_timeout: Some(Duration::from_secs(90)),
+        run_timeout: None,
+        success_exit: Vec::new(),
+        remain_after_exit: false,
+        nice: None,
+        oom_score_adj: None,
+    }
+}
