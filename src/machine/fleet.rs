@@ -342,7 +342,7 @@ impl Fleet {
         match input {
             Input::Boot => self.boot(now, &mut out),
             Input::Start(names) => self.start(&names, now, &mut out),
-            Input::Stop(names) => self.stop(&names, &By::User, now, &mut out),
+            Input::Stop(names) => self.stop(&names, &By::User, &mut out),
             Input::Restart(names) => self.restart(&names, now, &mut out),
             Input::Shutdown => self.shut_down(now, &mut out),
             Input::Reload(units) => self.reload(units, now, &mut out),
@@ -363,6 +363,7 @@ impl Fleet {
             Report::LaunchFailed(run, retry, fault) => {
                 if entry.life.state.run() == Some(run) {
                     entry.fault = Some(fault);
+                    out.touched.insert(name.clone());
                 }
                 Event::LaunchFailed(run, retry)
             }
@@ -446,7 +447,7 @@ impl Fleet {
             Goal::Up => return false,
             Goal::Restart => Event::Restart,
             Goal::Renew(kept) => Event::SpecChanged(*kept),
-            Goal::Down(_) if state.is_resting() => return false,
+            Goal::Down(_) if matches!(state, State::Stopped(_)) => return false,
             Goal::Down(_) if matches!(state, State::Stopping { then: Then::Rest(_), .. }) => return false,
             Goal::Down(by) => Event::Stop(by.clone()),
         };
@@ -535,6 +536,8 @@ impl Fleet {
         }
         if matches!(event, Event::Started(_)) && event.run() == entry.life.state.run() {
             entry.fault = None;
+            // A run that is being killed may still report that it started, and change nothing else.
+            out.touched.insert(name.clone());
         }
         let before = entry.life.clone();
         let is_tick = event == Event::Tick;

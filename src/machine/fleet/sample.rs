@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(crate) fn name(text: &str) -> UnitName {
-    UnitName::new(text).unwrap()
+    UnitName::new(text).expect("tests use good names")
 }
 
 pub(crate) fn after(text: &str) -> After {

@@ -52,16 +52,11 @@ impl Fleet {
     }
 
     /// Takes the named ones down, and before them whatever requires them.
-    pub(super) fn stop(&mut self, names: &[UnitName], by: &By, now: Mono, out: &mut Outcome) {
+    pub(super) fn stop(&mut self, names: &[UnitName], by: &By, out: &mut Outcome) {
         let dependents = self.dependents(names);
         for name in names {
             let Some(entry) = self.entries.get(name) else { continue };
-            let (failed, removed) = (matches!(entry.life.state, State::Failed(_)), entry.goal == REMOVED);
-            // At rest already; that somebody has seen to it makes it well.
-            if failed {
-                self.deliver(name, Event::Stop(by.clone()), now, out);
-            }
-            if !removed {
+            if entry.goal != REMOVED {
                 self.aim(name, Goal::Down(by.clone()), out);
             }
         }
@@ -93,22 +88,17 @@ impl Fleet {
 
     /// Everything down; at once when that was asked for before.
     pub(super) fn shut_down(&mut self, now: Mono, out: &mut Outcome) {
-        let names: Vec<UnitName> = self.entries.keys().cloned().collect();
+        let is_up = |entry: &&Entry| !matches!(entry.life.state, State::Stopped(_));
+        let names: Vec<UnitName> =
+            self.entries.values().filter(is_up).map(|entry| entry.unit.name.clone()).collect();
         for name in &names {
-            let Some(entry) = self.entries.get(name) else { continue };
-            let state = &entry.life.state;
-            match (self.shutdown, state.is_resting()) {
-                (Shutdown::No, true) if matches!(state, State::Failed(_)) => {
-                    self.deliver(name, Event::Stop(By::Shutdown), now, out);
-                    self.aim(name, Goal::Down(By::Shutdown), out);
-                }
-                (Shutdown::No | Shutdown::Asked, true) => {}
-                (Shutdown::No, false) => {
-                    if !matches!(entry.goal, Goal::Down(_)) {
+            match self.shutdown {
+                Shutdown::Asked => self.deliver(name, Event::ForceStop(By::Shutdown), now, out),
+                Shutdown::No => {
+                    if !self.entries.get(name).is_some_and(|entry| matches!(entry.goal, Goal::Down(_))) {
                         self.aim(name, Goal::Down(By::Shutdown), out);
                     }
                 }
-                (Shutdown::Asked, false) => self.deliver(name, Event::ForceStop(By::Shutdown), now, out),
             }
         }
         self.shutdown = Shutdown::Asked;
@@ -137,7 +127,7 @@ impl Fleet {
             out.notices.push(Notice { name, at: now, news: News::Added });
         }
         self.arrange();
-        self.stop(&removed, &By::Removed, now, out);
+        self.stop(&removed, &By::Removed, out);
         self.start(&wanted, now, out);
     }
 
@@ -152,6 +142,7 @@ impl Fleet {
         // The file is back before the service was gone: as new, but with its history.
         if entry.goal == REMOVED {
             entry.goal = Goal::Down(By::User);
+            out.touched.insert(name.clone());
         }
         entry.unit = unit;
         if diff.change == Change::None {

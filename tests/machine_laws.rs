@@ -1,0 +1,734 @@
+//! The laws of the state machine as properties. Each is named after the bug that it bars.
+//!
+//! Two kinds of input: *noise*, any event in any order, for what must hold whatever a broken supervisor or a lost
+//! message makes of it; and a *world*, which keeps to the contract as the kernel does (a program starts before it ends,
+//! a sandbox goes once), and keeps its own account of what runs. The world is the oracle: it believes what it was told
+//! to do, not what the fleet says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use palisade::{
+    machine::{
+        self, Action, By, End, Event, ExitKind, Failure, Kept, Life, Mono, Policy, RestartMode, RestartOn,
+        Retry, Rules, RunId, State, Tally, Why, backoff,
+        fleet::{Effect, Entry, Fleet, Goal, Input, Outcome, Report},
+        step,
+    },
+    spec::{self, After, ExitMatch, Kind, Milestone, StopMode, Unit, UnitName},
+};
+use proptest::{collection::vec, prelude::*, sample::select};
+
+#[path = "../src/machine/fleet/sample.rs"]
+mod sample;
+
+fn seconds(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
+    range.prop_map(Duration::from_secs)
+}
+
+fn exits() -> impl Strategy<Value = ExitKind> {
+    select(vec![
+        ExitKind::Code(0),
+        ExitKind::Code(1),
+        ExitKind::Code(7),
+        ExitKind::Signal(9),
+        ExitKind::Signal(15),
+        ExitKind::Core(11),
+        ExitKind::Unknown,
+    ])
+}
+
+fn restart_on() -> impl Strategy<Value = RestartOn> {
+    use RestartOn::{Always, Never, OnAbnormal, OnFailure, OnSuccess};
+    select(vec![Always, OnFailure, OnAbnormal, OnSuccess, Never])
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    let bound = prop_oneof![Just(None), (0..4_u32, seconds(1..90)).prop_map(Some)];
+    let matches = || vec(select(vec![ExitMatch::Code(7), ExitMatch::Code(0), ExitMatch::Signal(9)]), 0..2);
+    let modes = select(vec![RestartMode::Fresh, RestartMode::InPlace]);
+    (
+        restart_on(),
+        seconds(0..5),
+        1.0..3.0_f64,
+        0.0..1.0_f64,
+        seconds(1..90),
+        bound,
+        matches(),
+        matches(),
+        modes,
+    )
+        .prop_map(|(on, delay, factor, jitter, reset_after, max, prevent_exit, force_exit, mode)| {
+            let max_delay = Duration::from_secs(60);
+            Policy { on, delay, factor, max_delay, jitter, reset_after, max, prevent_exit, force_exit, mode }
+        })
+}
+
+fn units() -> impl Strategy<Value = Unit> {
+    let limit = || prop_oneof![Just(None), seconds(1..100).prop_map(Some)];
+    let kinds = select(vec![Kind::Exec, Kind::Oneshot]);
+    let modes = select(vec![StopMode::Mixed, StopMode::ControlGroup]);
+    (policies(), kinds, modes, any::<bool>(), limit(), limit(), seconds(1..20)).prop_map(
+        |(restart, kind, mode, remain, start, run, stop)| {
+            let mut unit = Unit { restart, ..sample::unit("web", &[]) };
+            unit.service.kind = kind;
+            unit.service.stop.mode = mode;
+            unit.service.stop.timeout = Some(stop);
+            unit.service.remain_after_exit = remain;
+            unit.service.start_timeout = start;
+            unit.service.run_timeout = run;
+            unit
+        },
+    )
+}
+
+// ---- one service, noise ----
+
+/// Events, and how many milliseconds go by before each. A report of run 0 is about the newest run, of run N about the
+/// one N before it.
+fn noise() -> impl Strategy<Value = Vec<(Event, u64)>> {
+    let back = || prop_oneof![4 => Just(RunId(0)), 1 => (1..4_u64).prop_map(RunId)];
+    let by = || select(vec![By::User, By::Shutdown, By::Removed, By::Required(sample::name("db"))]);
+    let kept = select(vec![Kept::Network, Kept::Nothing]);
+    let retry = select(vec![Retry::Later, Retry::Never]);
+    let event = prop_oneof![
+        3 => Just(Event::Start),
+        6 => Just(Event::Go),
+        1 => Just(Event::DependencyFailed(sample::name("db"))),
+        1 => by().prop_map(Event::Stop),
+        1 => by().prop_map(Event::ForceStop),
+        1 => Just(Event::Restart),
+        1 => kept.prop_map(Event::SpecChanged),
+        6 => Just(Event::Tick),
+        6 => back().prop_map(Event::Started),
+        2 => (back(), retry).prop_map(|(back, retry)| Event::LaunchFailed(back, retry)),
+        6 => (back(), exits()).prop_map(|(back, exit)| Event::Exited(back, exit)),
+        6 => back().prop_map(Event::Gone),
+    ];
+    vec((event, 0..60_000_u64), 0..60)
+}
+
+fn aim(event: Event, life: &Life) -> Event {
+    let run = |back: RunId| RunId(life.last.0.saturating_sub(back.0));
+    match event {
+        Event::Started(back) => Event::Started(run(back)),
+        Event::LaunchFailed(back, retry) => Event::LaunchFailed(run(back), retry),
+        Event::Exited(back, exit) => Event::Exited(run(back), exit),
+        Event::Gone(back) => Event::Gone(run(back)),
+        other => other,
+    }
+}
+
+/// One call of `step`.
+struct Seen<'a> {
+    before: &'a Life,
+    event: &'a Event,
+    after: &'a Life,
+    actions: &'a [Action],
+    now: Mono,
+}
+
+/// Plays `events` from the beginning, shows each step to `see`, and returns what comes of it and when.
+fn play(unit: &Unit, events: Vec<(Event, u64)>, mut see: impl FnMut(&Seen<'_>)) -> (Life, Mono) {
+    let rules = Rules::of(unit, 1);
+    let (mut life, mut now) = (Life::new(), Mono(1_000));
+    for (event, pause) in events {
+        now.0 += pause;
+        let event = aim(event, &life);
+        let (next, actions) = step(&rules, life.clone(), event.clone(), now);
+        see(&Seen { before: &life, event: &event, after: &next, actions: &actions, now });
+        life = next;
+    }
+    (life, now)
+}
+
+proptest! {
+    #[test]
+    fn no_event_in_any_state_is_a_panic_or_makes_the_loop_spin(unit in units(), events in noise()) {
+        play(&unit, events, |seen| {
+            let deadline = seen.after.state.deadline(&Rules::of(&unit, 1));
+            let is_past = deadline.is_some_and(|at| at <= seen.now);
+            assert!(*seen.event != Event::Tick || !is_past, "{:?}", seen.after);
+        });
+    }
+
+    #[test]
+    fn launch_and_teardown_balance_and_no_two_runs_live(unit in units(), events in noise()) {
+        let mut standing: Option<RunId> = None;
+        let mut last = RunId(0);
+        play(&unit, events, |seen| {
+            for action in seen.actions {
+                match *action {
+                    Action::Launch(run) => {
+                        assert_eq!(standing, None, "two live runs");
+                        assert!(run > last, "a run id was used twice");
+                        (standing, last) = (Some(run), run);
+                    }
+                    Action::RelaunchInPlace { run, sandbox } => {
+                        assert_eq!(standing, Some(sandbox));
+                        assert!(run > last, "a run id was used twice");
+                        (standing, last) = (Some(run), run);
+                    }
+                    Action::Terminate(run) | Action::KillTree(run) => assert_eq!(standing, Some(run)),
+                    Action::Teardown(run) => assert_eq!(standing.take(), Some(run)),
+                    Action::Release => assert_eq!(standing, None, "released under a live run"),
+                }
+            }
+            assert_eq!(seen.after.state.run(), standing);
+        });
+    }
+
+    #[test]
+    fn a_service_at_rest_keeps_nothing(unit in units(), events in noise()) {
+        let mut kept = false;
+        play(&unit, events, |seen| {
+            for action in seen.actions {
+                kept = match action {
+                    Action::Launch(_) | Action::RelaunchInPlace { .. } => true,
+                    Action::Release => false,
+                    Action::Terminate(_) | Action::KillTree(_) | Action::Teardown(_) => kept,
+                };
+            }
+            assert!(!(seen.after.state.is_resting() && kept), "{:?} was not released", seen.after);
+        });
+    }
+
+    /// The worst service: only SIGKILL ends it, and nobody reports how.
+    #[test]
+    fn stop_while_anything_ends_stopped(unit in units(), events in noise(), force in any::<bool>()) {
+        let (life, mut now) = play(&unit, events, |_| {});
+        let rules = Rules::of(&unit, 1);
+        let stop = if force { Event::ForceStop(By::User) } else { Event::Stop(By::User) };
+        let (mut life, mut actions) = step(&rules, life, stop, now);
+        // Twice: the deadline, and the end of what was killed.
+        for _ in 0..2 {
+            prop_assert!(!actions.iter().any(|action| matches!(action, Action::Launch(_))));
+            let event = match (life.state.deadline(&rules), life.state.run()) {
+                (Some(at), _) => {
+                    now = now.max(at);
+                    Event::Tick
+                }
+                (None, Some(run)) => Event::Gone(run),
+                (None, None) => break,
+            };
+            (life, actions) = step(&rules, life, event, now);
+        }
+        prop_assert!(matches!(life.state, State::Stopped(_)), "{:?}", life.state);
+    }
+
+    #[test]
+    fn every_exit_leaves_running_signals_included(unit in units(), exit in exits(), lived in 0..200_000_u64) {
+        let rules = Rules::of(&unit, 1);
+        let (run, since) = (RunId(1), Mono(5));
+        let life = Life { state: State::Running { run, since }, last: run, tally: Tally::default() };
+        let now = Mono(5 + lived);
+        let (ended, _) = step(&rules, life.clone(), Event::Exited(run, exit), now);
+        prop_assert_eq!(ended.state.alive(), None);
+        let (over, _) = step(&rules, ended, Event::Gone(run), now);
+        let is_restarted = matches!(over.state, State::Backoff { .. });
+        let is_refused = matches!(over.state, State::Failed(Failure::StartLimit { .. }));
+        prop_assert_eq!(is_restarted || is_refused, rules.restarts_after(End::Exit(exit)));
+        // The same without a word about the end.
+        let (over, _) = step(&rules, life, Event::Gone(run), now);
+        prop_assert_eq!(over.state.run(), None);
+    }
+
+    #[test]
+    fn a_stale_run_id_changes_nothing(unit in units(), events in noise(), exit in exits(), off in 1..5_u64) {
+        let (life, now) = play(&unit, events, |_| {});
+        for run in [RunId(life.last.0.saturating_sub(off)), RunId(life.last.0 + off)] {
+            if life.state.run() == Some(run) {
+                continue;
+            }
+            let reports = [
+                Event::Started(run),
+                Event::LaunchFailed(run, Retry::Never),
+                Event::Exited(run, exit),
+                Event::Gone(run),
+            ];
+            for report in reports {
+                let (after, actions) = step(&Rules::of(&unit, 1), life.clone(), report, now);
+                prop_assert_eq!((&after, actions), (&life, Vec::new()));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_happens_to_a_service_at_rest_that_nobody_asked_for(unit in units(), events in noise()) {
+        play(&unit, events, |seen| {
+            let is_asked = matches!(
+                seen.event,
+                Event::Start | Event::Restart | Event::Stop(_) | Event::ForceStop(_) | Event::SpecChanged(_)
+            );
+            if seen.before.state.is_resting() && !is_asked {
+                assert_eq!((seen.after, seen.actions.len()), (seen.before, 0));
+            }
+        });
+    }
+}
+
+// ---- one service, crash loops ----
+
+/// Lets every run live for the next of `lives` and end by `exit`; returns when each run was launched and the delay
+/// before it, and the life that is left.
+fn crash_loop(unit: &Unit, exit: ExitKind, lives: &[u64]) -> (Vec<(Mono, Duration)>, Life) {
+    let rules = Rules::of(unit, 1);
+    let mut now = Mono(1_000);
+    let (mut life, _) = step(&rules, Life::new(), Event::Start, now);
+    let (mut launches, mut delay) = (Vec::new(), Duration::ZERO);
+    for lived in lives {
+        let run = RunId(life.last.0 + 1);
+        (life, _) = step(&rules, life, Event::Go, now);
+        launches.push((now, delay));
+        (life, _) = step(&rules, life, Event::Started(run), now);
+        now.0 += lived;
+        (life, _) = step(&rules, life, Event::Exited(run, exit), now);
+        (life, _) = step(&rules, life, Event::Gone(run), now);
+        let State::Backoff { until, .. } = life.state else { break };
+        delay = until.since(now);
+        now = until;
+        (life, _) = step(&rules, life, Event::Tick, now);
+    }
+    (launches, life)
+}
+
+/// A daemon that is restarted after every end, in a new sandbox.
+fn daemon(policy: Policy) -> Unit {
+    let restart = Policy { on: RestartOn::Always, mode: RestartMode::Fresh, ..policy };
+    let restart = Policy { prevent_exit: Vec::new(), force_exit: Vec::new(), ..restart };
+    Unit { restart, ..sample::unit("web", &[]) }
+}
+
+proptest! {
+    #[test]
+    fn restarts_never_exceed_the_budget_within_its_window(
+        policy in policies(), exit in exits(), max in 0..5_u32, within in seconds(1..120),
+        lives in vec(0..100_000_u64, 1..40),
+    ) {
+        let unit = daemon(Policy { max: Some((max, within)), ..policy });
+        let (launches, life) = crash_loop(&unit, exit, &lives);
+        // The first launch was asked for; all others are restarts.
+        let restarts: Vec<Mono> = launches.iter().skip(1).map(|(at, _)| *at).collect();
+        for (index, at) in restarts.iter().enumerate() {
+            let count = restarts[..=index].iter().filter(|earlier| at.since(**earlier) < within).count();
+            prop_assert!(count <= max as usize, "{count} restarts within {within:?}");
+        }
+        // And it is not refused without need.
+        if let State::Failed(Failure::StartLimit { .. }) = life.state {
+            let end = Mono(launches[launches.len() - 1].0.0 + lives[launches.len() - 1]);
+            let count = restarts.iter().filter(|at| end.since(**at) < within).count();
+            prop_assert!(count >= max as usize, "refused after {count} restarts");
+        } else {
+            prop_assert_eq!(launches.len(), lives.len());
+        }
+    }
+
+    #[test]
+    fn delays_follow_the_formula_and_start_again_only_after_a_stable_run(
+        policy in policies(), lives in vec(0..100_000_u64, 2..30),
+    ) {
+        let unit = daemon(Policy { max: None, ..policy });
+        let seed = backoff::seed(1, "web");
+        let (launches, _) = crash_loop(&unit, ExitKind::Code(1), &lives);
+        let mut failures = 0;
+        for (lived, (_, delay)) in lives.iter().zip(launches.iter().skip(1)) {
+            let is_stable = Duration::from_millis(*lived) >= unit.restart.reset_after;
+            failures = if is_stable { 1 } else { failures + 1 };
+            prop_assert_eq!(*delay, backoff::delay(&unit.restart, seed, failures));
+        }
+    }
+
+    #[test]
+    fn delays_keep_within_the_jitter_around_the_curve(
+        policy in policies(), seed in any::<u64>(), failures in 1..200_u32,
+    ) {
+        let curve = policy.delay.as_secs_f64() * policy.factor.powi(i32::try_from(failures).unwrap() - 1);
+        let curve = curve.min(policy.max_delay.as_secs_f64());
+        let delay = backoff::delay(&policy, seed, failures).as_secs_f64();
+        // Half a millisecond of rounding.
+        prop_assert!(delay >= curve * (1.0 - policy.jitter) - 0.000_6, "{delay} for {curve}");
+        prop_assert!(delay <= curve * (1.0 + policy.jitter) + 0.000_6, "{delay} for {curve}");
+    }
+
+    #[test]
+    fn in_place_one_sandbox_serves_a_whole_crash_loop(runs in 1..10_u64) {
+        let mut unit = daemon(sample::unit("web", &[]).restart);
+        unit.restart.mode = RestartMode::InPlace;
+        let rules = Rules::of(&unit, 1);
+        let mut now = Mono(0);
+        let (mut life, _) = step(&rules, Life::new(), Event::Start, now);
+        let mut launches = 0;
+        for run in (1..=runs).map(RunId) {
+            let (up, actions) = step(&rules, life, Event::Go, now);
+            launches += actions.iter().filter(|action| matches!(action, Action::Launch(_))).count();
+            let (up, _) = step(&rules, up, Event::Started(run), now);
+            let (ended, actions) = step(&rules, up, Event::Exited(run, ExitKind::Signal(9)), now);
+            prop_assert_eq!(actions, []);
+            now = ended.state.deadline(&rules).unwrap();
+            (life, _) = step(&rules, ended, Event::Tick, now);
+        }
+        prop_assert_eq!(launches, 1);
+    }
+}
+
+// ---- many services in a world that keeps to the contract ----
+
+/// Five services. The alphabet runs against the dependencies, so that an order by name would be found out.
+const NAMES: [&str; 5] = ["e", "d", "c", "b", "a"];
+
+/// What the world knows of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    /// The program was not executed yet.
+    Setup,
+    /// The main process is alive.
+    Alive,
+    /// It has ended; the sandbox stands.
+    Standing,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Start(usize),
+    Stop(usize),
+    Restart(usize),
+    Reload(Vec<Option<Unit>>),
+    /// Something becomes of the run of this service: which of the things that can.
+    Run(usize, u8, ExitKind),
+    Pause(u64),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let service = || 0..NAMES.len();
+    let run = (service(), any::<u8>(), exits());
+    vec(
+        prop_oneof![
+            3 => service().prop_map(Op::Start),
+            1 => service().prop_map(Op::Stop),
+            1 => service().prop_map(Op::Restart),
+            1 => files().prop_map(Op::Reload),
+            12 => run.prop_map(|(service, what, exit)| Op::Run(service, what, exit)),
+            4 => (0..40_000_u64).prop_map(Op::Pause),
+        ],
+        1..80,
+    )
+}
+
+/// A set of files: each service may lack one, and requires or follows some of those before it in `NAMES`.
+fn files() -> impl Strategy<Value = Vec<Option<Unit>>> {
+    let edges = || vec(0..6_u8, NAMES.len());
+    vec((units(), edges(), any::<bool>(), 0..8_u8), NAMES.len()).prop_map(|all| {
+        let file = |(own, (unit, edges, is_other, luck)): (usize, (Unit, Vec<u8>, bool, u8))| {
+            let mut unit = Unit { name: sample::name(NAMES[own]), ..unit };
+            for (other, edge) in NAMES.iter().zip(edges).take(own) {
+                match edge {
+                    0 => unit.requires.push(sample::name(other)),
+                    1 => unit.after.push(sample::after(other)),
+                    2 => unit.after.push(After { name: sample::name(other), milestone: Milestone::Done }),
+                    _ => {}
+                }
+            }
+            if is_other {
+                unit.rootfs.hide.push("/srv".into());
+            }
+            unit.enabled = luck > 2;
+            (luck > 0).then_some(unit)
+        };
+        all.into_iter().enumerate().map(file).collect()
+    })
+}
+
+struct World {
+    fleet: Fleet,
+    now: Mono,
+    runs: BTreeMap<UnitName, (RunId, Body)>,
+    /// Newest run of each service, the forgotten ones left out.
+    last: BTreeMap<UnitName, RunId>,
+    /// Services whose last run ended with success.
+    done: BTreeSet<UnitName>,
+    /// Everything is to go down: no launch any more.
+    is_closed: bool,
+    /// All that was put in, and what came of it.
+    tape: Vec<(Input, Mono, Outcome)>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            fleet: Fleet::new(1),
+            now: Mono(1_000),
+            runs: BTreeMap::new(),
+            last: BTreeMap::new(),
+            done: BTreeSet::new(),
+            is_closed: false,
+            tape: Vec::new(),
+        }
+    }
+
+    /// A world in which all this has happened.
+    fn after(files: Vec<Option<Unit>>, ops: Vec<Op>) -> Self {
+        let mut world = Self::new();
+        world.perform(Op::Reload(files));
+        for op in ops {
+            world.perform(op);
+        }
+        world
+    }
+
+    fn apply(&mut self, input: Input) {
+        let before = self.fleet.clone();
+        let is_repeated = input == Input::Shutdown && self.is_closed;
+        self.is_closed |= input == Input::Shutdown;
+        let out = self.fleet.apply(input.clone(), self.now);
+        for effect in &out.effects {
+            self.obey(effect);
+            // What a service's own time-out or end asks for, and a shutdown that has lost patience, keep no order.
+            let is_own = matches!(&input, Input::Report(name, _) if *name == effect.name);
+            let is_stop = matches!(effect.action, Action::Terminate(_) | Action::KillTree(_));
+            if is_stop && !is_own && !is_repeated && input != Input::Tick {
+                self.check_reverse_order(&effect.name);
+            }
+        }
+        for name in before.entries().keys().chain(self.fleet.entries().keys()) {
+            let is_same = before.entry(name) == self.fleet.entry(name);
+            assert!(is_same || out.touched.contains(name), "{name} changed and would not be persisted");
+        }
+        for (name, entry) in self.fleet.entries() {
+            assert_eq!(entry.life.state.run(), self.runs.get(name).map(|(run, _)| *run), "{name}");
+        }
+        self.last.retain(|name, _| self.fleet.entry(name).is_some());
+        self.done.retain(|name| self.fleet.entry(name).is_some());
+        self.tape.push((input, self.now, out));
+    }
+
+    /// Does what it is told, and checks that it may be told so.
+    fn obey(&mut self, Effect { name, action }: &Effect) {
+        match *action {
+            Action::Launch(run) => {
+                assert!(!self.runs.contains_key(name), "two live runs of {name}");
+                self.launch(name, run);
+            }
+            Action::RelaunchInPlace { run, sandbox } => {
+                assert_eq!(self.runs.get(name), Some(&(sandbox, Body::Standing)));
+                self.launch(name, run);
+            }
+            Action::Terminate(run) | Action::KillTree(run) => {
+                assert_eq!(self.runs.get(name).map(|(run, _)| *run), Some(run));
+            }
+            Action::Teardown(run) => assert_eq!(self.runs.remove(name).map(|(run, _)| run), Some(run)),
+            Action::Release => assert!(!self.runs.contains_key(name), "{name} released under a live run"),
+        }
+    }
+
+    fn launch(&mut self, name: &UnitName, run: RunId) {
+        assert!(!self.is_closed, "{name} launched after a shutdown");
+        assert!(self.last.insert(name.clone(), run) < Some(run), "run {run} of {name} twice");
+        for other in &self.fleet.entries()[name].unit.requires {
+            let is_alive = matches!(self.runs.get(other), Some((_, Body::Alive)));
+            let is_started = match self.fleet.entry(other).map(|entry| entry.unit.service.kind) {
+                // One that has ended well counts where it remains after its exit.
+                Some(Kind::Exec) => is_alive || self.done.contains(other),
+                Some(Kind::Oneshot) => self.done.contains(other),
+                None => false,
+            };
+            assert!(is_started, "{name} was launched before {other}, which it requires, has started");
+        }
+        self.done.remove(name);
+        self.runs.insert(name.clone(), (run, Body::Setup));
+    }
+
+    /// Who requires a service or comes after it, and is to go down as well, is gone before it is told to.
+    fn check_reverse_order(&self, name: &UnitName) {
+        let is_down = |entry: &Entry| matches!(entry.goal, Goal::Down(_));
+        if !self.fleet.entry(name).is_some_and(is_down) {
+            return;
+        }
+        for entry in self.fleet.entries().values().filter(|entry| is_down(entry)) {
+            let mut first =
+                entry.unit.requires.iter().chain(entry.unit.after.iter().map(|after| &after.name));
+            let (is_held, other) = (first.any(|first| first == name), &entry.unit.name);
+            assert!(!(is_held && self.runs.contains_key(other)), "{name} is to stop before {other}");
+        }
+    }
+
+    fn report(&mut self, name: &UnitName, report: Report) {
+        self.apply(Input::Report(name.clone(), report));
+    }
+
+    /// One of the things that can become of a run as it is; `what` chooses.
+    fn run(&mut self, name: &UnitName, what: u8, exit: ExitKind) {
+        let Some((run, body)) = self.runs.get(name).copied() else { return };
+        match (body, what % 8) {
+            (Body::Setup, 0) => {
+                self.runs.insert(name.clone(), (run, Body::Standing));
+                let retry = if what & 8 == 0 { Retry::Later } else { Retry::Never };
+                self.report(name, Report::LaunchFailed(run, retry, "no such file".to_owned()));
+            }
+            (Body::Setup, _) => {
+                self.runs.insert(name.clone(), (run, Body::Alive));
+                self.report(name, Report::Started(run));
+            }
+            (Body::Alive, 0..6) => {
+                self.runs.insert(name.clone(), (run, Body::Standing));
+                let unit = &self.fleet.entries()[name].unit;
+                if Rules::of(unit, 1).is_success(exit) {
+                    self.done.insert(name.clone());
+                }
+                self.report(name, Report::Exited(run, exit));
+            }
+            (Body::Alive | Body::Standing, _) => self.report(name, Report::Gone(run)),
+        }
+    }
+
+    fn pause(&mut self, millis: u64) {
+        self.now.0 += millis;
+        if self.fleet.deadline().is_some_and(|at| at <= self.now) {
+            self.apply(Input::Tick);
+            assert!(self.fleet.deadline().is_none_or(|at| at > self.now), "the loop would spin");
+        }
+    }
+
+    fn perform(&mut self, op: Op) {
+        let name = |index: usize| sample::name(NAMES[index]);
+        match op {
+            Op::Start(index) => self.apply(Input::Start(vec![name(index)])),
+            Op::Stop(index) => self.apply(Input::Stop(vec![name(index)])),
+            Op::Restart(index) => self.apply(Input::Restart(vec![name(index)])),
+            Op::Run(index, what, exit) => self.run(&name(index), what, exit),
+            Op::Pause(millis) => self.pause(millis),
+            Op::Reload(files) => {
+                let units = files.into_iter().flatten().map(|unit| (unit.name.clone(), unit)).collect();
+                self.apply(Input::Reload(units));
+            }
+        }
+    }
+
+    /// Lets time pass and sandboxes that were killed go, as the kernel does, until nothing moves any more.
+    fn drain(&mut self) {
+        for _ in 0..200 {
+            let killed = self.fleet.entries().iter().find_map(|(name, entry)| {
+                let run = entry.life.state.run()?;
+                entry.life.state.owed().contains(&Action::KillTree(run)).then(|| (name.clone(), run))
+            });
+            match (killed, self.fleet.deadline()) {
+                (Some((name, run)), _) => self.report(&name, Report::Gone(run)),
+                (None, Some(at)) => self.pause(at.0.saturating_sub(self.now.0)),
+                (None, None) => return,
+            }
+        }
+        panic!("nothing comes to an end: {:?}", self.fleet);
+    }
+
+    /// A healthy host: whatever was launched starts, and oneshots succeed.
+    fn thrive(&mut self) {
+        for _ in 0..200 {
+            let next = self.fleet.entries().values().find_map(|entry| match entry.life.state {
+                State::Starting { .. } => Some(entry.unit.name.clone()),
+                _ => None,
+            });
+            let Some(name) = next else { return };
+            let what = if self.runs[&name].1 == Body::Setup { 1 } else { 2 };
+            self.run(&name, what, ExitKind::Code(0));
+            // The end of a oneshot is followed by that of its sandbox.
+            if self.runs.get(&name).is_some_and(|(_, body)| *body == Body::Standing) {
+                self.run(&name, 7, ExitKind::Code(0));
+            }
+        }
+        panic!("no end of starting: {:?}", self.fleet);
+    }
+}
+
+proptest! {
+    /// The world's own checks: launches after what they require, stops in reverse, nothing live twice, all persisted.
+    #[test]
+    fn no_story_breaks_the_order_of_dependencies(files in files(), ops in ops()) {
+        let world = World::after(files, ops);
+        prop_assert!(!world.tape.is_empty());
+    }
+
+    #[test]
+    fn a_shutdown_brings_everything_to_rest_and_launches_nothing(
+        files in files(), before in ops(), during in ops(), is_repeated in any::<bool>(),
+    ) {
+        let mut world = World::after(files, before);
+        world.apply(Input::Shutdown);
+        for op in during {
+            world.perform(op);
+        }
+        if is_repeated {
+            world.apply(Input::Shutdown);
+        }
+        world.drain();
+        prop_assert!(world.fleet.is_resting(), "{:?}", world.fleet);
+        prop_assert!(world.runs.is_empty());
+        prop_assert_eq!(world.fleet.deadline(), None);
+    }
+
+    #[test]
+    fn a_stop_of_all_ends_with_all_stopped(files in files(), before in ops()) {
+        let mut world = World::after(files, before);
+        world.apply(Input::Stop(NAMES.iter().map(|text| sample::name(text)).collect()));
+        world.is_closed = true;
+        world.drain();
+        for (name, entry) in world.fleet.entries() {
+            prop_assert!(matches!(entry.life.state, State::Stopped(_)), "{} {:?}", name, entry.life.state);
+            prop_assert!(entry.is_settled());
+        }
+    }
+
+    /// Each that waits waits for another that waits in its turn, for time, or for one that is at work or going away.
+    #[test]
+    fn nobody_waits_for_somebody_who_will_not_come(files in files(), before in ops()) {
+        let mut world = World::after(files, before);
+        world.thrive();
+        let entries = world.fleet.entries();
+        for (name, entry) in entries {
+            if !matches!(entry.life.state, State::Waiting { .. }) || entry.goal != Goal::Up {
+                continue;
+            }
+            let others = world.fleet.waits_for(name);
+            prop_assert!(!others.is_empty(), "{} waits for nobody", name);
+            for other in others {
+                let state = entries.get(&other).map(|entry| &entry.life.state);
+                let is_moving = state.is_some_and(|state| !state.is_resting());
+                prop_assert!(is_moving, "{} waits for {} in {:?}", name, other, state);
+            }
+        }
+    }
+
+    #[test]
+    fn a_restored_fleet_behaves_the_same(files in files(), before in ops(), later in ops()) {
+        let mut world = World::after(files, before);
+        let saved = serde_json::to_vec(&world.fleet.entries().values().collect::<Vec<_>>()).unwrap();
+        let entries: Vec<Entry> = serde_json::from_slice(&saved).unwrap();
+        let mut restored = Fleet::restore(1, entries);
+        prop_assert_eq!(&restored, &world.fleet);
+        let length = world.tape.len();
+        for op in later {
+            world.perform(op);
+        }
+        for (input, now, out) in world.tape.drain(length..) {
+            prop_assert_eq!(restored.apply(input, now), out);
+        }
+        prop_assert_eq!(&restored, &world.fleet);
+    }
+}
+
+/// The world tests nothing if nothing happens in it: it gets services up, restarts them and takes them down.
+#[test]
+fn the_world_is_not_empty() {
+    let files = vec![Some(sample::unit("e", &[])), Some(sample::unit("d", &["e"]))];
+    let mut world = World::after(files, Vec::new());
+    let (db, web) = (sample::name("e"), sample::name("d"));
+    world.thrive();
+    assert_eq!(world.runs[&web], (RunId(1), Body::Alive));
+    world.run(&db, 2, ExitKind::Code(1));
+    world.run(&db, 7, ExitKind::Code(1));
+    world.pause(1_000);
+    assert_eq!(world.runs[&db], (RunId(2), Body::Setup));
+    world.apply(Input::Shutdown);
+    world.drain();
+    assert_eq!(world.fleet.entry(&web).unwrap().life.state, State::Stopped(Why::Asked(By::Shutdown)));
+}
