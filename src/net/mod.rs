@@ -1,1 +1,82 @@
-//! Not built yet.
+//! The host side of a service's network: its namespace, its link, its addresses and the packet filter around it.
+//!
+//! A service's link is a routed point-to-point veth, so there is no segment that two services share: every packet
+//! between a service and anything else passes the host's routing and the one nft table of [`nft`]. What is decided
+//! (addresses, names, MACs) is the pure [`addr`]; the rest is thin code over the kernel's netlink families.
+//!
+//! | module | kernel object | socket |
+//! |---|---|---|
+//! | [`netns`] | network namespace | |
+//! | [`link`] | veth, address, route, neighbour | `NETLINK_ROUTE` |
+//! | [`nft`] | our table and its elements | `NETLINK_NETFILTER` |
+//! | [`conntrack`] | connections that outlive what they were translated for | `NETLINK_NETFILTER` |
+//! | [`sockdiag`] | TCP sockets that nobody owns | `NETLINK_SOCK_DIAG` |
+//! | [`mod@reserve`] | a bound port of the host | |
+//! | [`sysctl`] | `/proc/sys/net` | |
+//!
+//! Called by the supervisor and by `launch`; knows nothing of files, units' lives or clocks.
+
+pub mod addr;
+pub mod conntrack;
+pub mod link;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod reserve;
+pub mod sockdiag;
+pub mod sysctl;
+
+#[cfg(test)]
+mod tests;
+
+use crate::sys::SysError;
+
+/// Why something of a service's network could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetError {
+    /// The kernel refused, with an error number alone.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// The kernel refused a netlink message and said why (NETLINK_EXT_ACK).
+    #[error("{cause}: {text}")]
+    Netlink {
+        /// The message and its error number.
+        cause: SysError,
+        /// The kernel's own words.
+        text: String,
+    },
+    /// The program `nft` is nowhere in the usual places.
+    #[error("nft is not installed: install the package nftables, or use network.mode = \"none\" or \"host\"")]
+    NftMissing,
+    /// `nft` did not take our table.
+    #[error("nft does not load table inet {table}: {text}")]
+    NftText {
+        /// Name of the table.
+        table: String,
+        /// What nft printed on its standard error.
+        text: String,
+    },
+    /// A port of the host belongs to somebody else.
+    #[error("{address}:{port}/{proto} is taken{by}")]
+    Taken {
+        /// The host's address.
+        address: std::net::Ipv4Addr,
+        /// The host's port.
+        port: u16,
+        /// The protocol.
+        proto: crate::spec::Proto,
+        /// ` by nginx (pid 123)`, or what else is known.
+        by: String,
+    },
+}
+
+impl NetError {
+    /// The kernel's error number, where there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            NetError::Sys(cause) | NetError::Netlink { cause, .. } => Some(cause.errno),
+            NetError::NftMissing | NetError::NftText { .. } => None,
+            NetError::Taken { .. } => Some(libc::EADDRINUSE),
+        }
+    }
+}

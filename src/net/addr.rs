@@ -1,0 +1,427 @@
+//! Which address, link name, MAC and group a service has. Pure: no clock, no file, no kernel.
+//!
+//! Everything follows from the supervisor's own [`NetworkSettings`] and the slot of the service, so that two
+//! supervisors with different table names and prefixes never meet, and a restarted service is found where it was.
+
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{Publish, UnitName};
+
+/// The upper half of the link group of every link that any Palisade makes: "PS".
+pub const GROUP_BASE: u32 = 0x5053_0000;
+/// What two supervisors' links have in common in their group.
+pub const GROUP_MASK: u32 = 0xffff_0000;
+/// The service's end of its link, under the name that programs expect.
+pub const GUEST_IF: &str = "eth0";
+
+/// What this supervisor's network is called and where its addresses come from (`[network]` of palisade.toml).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSettings {
+    /// The nft table (`inet NAME`); link names and the link group derive from it.
+    pub name: String,
+    /// Where services' addresses come from.
+    pub prefix4: Prefix4,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self { name: "palisade".to_owned(), prefix4: Prefix4 { addr: Ipv4Addr::new(10, 83, 0, 0), len: 16 } }
+    }
+}
+
+impl NetworkSettings {
+    /// Sixteen bits that stand for the name where there is no room for it (FNV-1a, folded).
+    pub fn tag(&self) -> u16 {
+        let hash = self
+            .name
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let [a, b, c, d] = hash.to_be_bytes();
+        u16::from_be_bytes([a ^ c, b ^ d])
+    }
+
+    /// The link group of this supervisor's links: nft matches it (`iifgroup`), and one message deletes them all.
+    pub fn group(&self) -> u32 {
+        GROUP_BASE | u32::from(self.tag())
+    }
+
+    /// Name of the host's end of a link, at most 15 bytes: `ps1a2b-7c`.
+    ///
+    /// `generation` counts the namespaces that this slot has had. The kernel frees a name some 20 ms after its
+    /// namespace was closed, so two in a row must differ; the letter comes round after 26.
+    pub fn host_if(&self, slot: u32, generation: u32) -> String {
+        let letter = char::from(b'a' + (generation % 26) as u8);
+        format!("ps{:04x}-{slot}{letter}", self.tag())
+    }
+}
+
+/// What is wrong with a prefix or an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddrError {
+    /// Not of the form `10.83.0.0/16`.
+    #[error("{0:?} is not an IPv4 prefix such as \"10.83.0.0/16\"")]
+    Syntax(String),
+    /// Too few addresses for a service, or more than a link name can number.
+    #[error("prefix {0} is not between /12 and /29")]
+    Length(String),
+    /// Bits beyond the length are set.
+    #[error("prefix {given} has host bits set: write \"{meant}\"")]
+    HostBits {
+        /// As written.
+        given: String,
+        /// With the host bits cleared.
+        meant: String,
+    },
+    /// A fixed address that the prefix does not hold.
+    #[error("address {address} is not in {prefix}")]
+    Outside {
+        /// The fixed address.
+        address: Ipv4Addr,
+        /// The supervisor's prefix.
+        prefix: Prefix4,
+    },
+    /// A fixed address that no service can have.
+    #[error("address {address} is the {what} of {prefix}")]
+    Special {
+        /// The fixed address.
+        address: Ipv4Addr,
+        /// What the address is.
+        what: &'static str,
+        /// The supervisor's prefix.
+        prefix: Prefix4,
+    },
+    /// A fixed address that another service has.
+    #[error("address {address} belongs to {holder}")]
+    Clash {
+        /// The fixed address.
+        address: Ipv4Addr,
+        /// Who has it.
+        holder: UnitName,
+    },
+    /// Every address is in use.
+    #[error("no address is left in {0}")]
+    Exhausted(Prefix4),
+}
+
+/// An IPv4 prefix that services' addresses come from: /12 to /29, host bits clear.
+///
+/// The first address is nobody's, the second the gateway's (the host's end of every link), the last nobody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Prefix4 {
+    addr: Ipv4Addr,
+    len: u8,
+}
+
+impl Prefix4 {
+    /// The address that every service has as its only next hop.
+    pub fn gateway(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.addr.to_bits() + 1)
+    }
+
+    /// Bits of the network part.
+    pub fn bits(self) -> u8 {
+        self.len
+    }
+
+    /// How many services fit.
+    pub fn slots(self) -> u32 {
+        (1 << (32 - self.len)) - 3
+    }
+
+    /// Whether `address` is one of the prefix's.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        address.to_bits() >> (32 - self.len) == self.addr.to_bits() >> (32 - self.len)
+    }
+
+    /// The address of a slot; none beyond [`Prefix4::slots`].
+    pub fn address(self, slot: u32) -> Option<Ipv4Addr> {
+        (slot < self.slots()).then(|| Ipv4Addr::from_bits(self.addr.to_bits() + 2 + slot))
+    }
+
+    /// The slot of an address that a file fixes.
+    ///
+    /// # Errors
+    /// [`AddrError::Outside`], or [`AddrError::Special`] for the network, the gateway and the broadcast address.
+    pub fn slot(self, address: Ipv4Addr) -> Result<u32, AddrError> {
+        if !self.contains(address) {
+            return Err(AddrError::Outside { address, prefix: self });
+        }
+        let special = |what| AddrError::Special { address, what, prefix: self };
+        match address.to_bits() - self.addr.to_bits() {
+            0 => Err(special("network address")),
+            1 => Err(special("gateway")),
+            n if n - 2 >= self.slots() => Err(special("broadcast address")),
+            n => Ok(n - 2),
+        }
+    }
+}
+
+impl FromStr for Prefix4 {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        let syntax = || AddrError::Syntax(text.to_owned());
+        let (addr, len) = text.split_once('/').ok_or_else(syntax)?;
+        let addr: Ipv4Addr = addr.parse().map_err(|_| syntax())?;
+        // `u8::from_str` takes "+8" and "08" too, which no other reader of prefixes does.
+        let plain = len.bytes().all(|b| b.is_ascii_digit()) && !(len.len() > 1 && len.starts_with('0'));
+        let len: u8 = len.parse().ok().filter(|len| plain && *len <= 32).ok_or_else(syntax)?;
+        if !(12..=29).contains(&len) {
+            return Err(AddrError::Length(text.to_owned()));
+        }
+        let meant = Self { addr: Ipv4Addr::from_bits(addr.to_bits() & (u32::MAX << (32 - len))), len };
+        match meant.addr == addr {
+            true => Ok(meant),
+            false => Err(AddrError::HostBits { given: text.to_owned(), meant: meant.to_string() }),
+        }
+    }
+}
+
+impl TryFrom<String> for Prefix4 {
+    type Error = AddrError;
+
+    fn try_from(text: String) -> Result<Self, AddrError> {
+        text.parse()
+    }
+}
+
+impl From<Prefix4> for String {
+    fn from(prefix: Prefix4) -> String {
+        prefix.to_string()
+    }
+}
+
+impl fmt::Display for Prefix4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.len)
+    }
+}
+
+/// Who has which slot; kept in the supervisor's state, so that an address survives restarts and reboots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Assignments {
+    slots: BTreeMap<UnitName, u32>,
+}
+
+impl Assignments {
+    /// The slot of `name`: the one that `fixed` stands for, else the one that it had, else the lowest free one.
+    ///
+    /// Services with a fixed address go first, or an automatic one may sit where a file wants another to be.
+    ///
+    /// # Errors
+    /// What [`Prefix4::slot`] says of `fixed`; [`AddrError::Clash`] when somebody else has it;
+    /// [`AddrError::Exhausted`]. Nothing is changed then.
+    pub fn assign(
+        &mut self,
+        prefix: Prefix4,
+        name: &UnitName,
+        fixed: Option<Ipv4Addr>,
+    ) -> Result<u32, AddrError> {
+        let slot = match fixed {
+            Some(address) => self.claim(prefix, name, address)?,
+            None => match self.slots.get(name) {
+                Some(&slot) if slot < prefix.slots() => slot,
+                _ => self.lowest_free(prefix)?,
+            },
+        };
+        self.slots.insert(name.clone(), slot);
+        Ok(slot)
+    }
+
+    /// Forgets a service that is gone for good.
+    pub fn release(&mut self, name: &UnitName) {
+        self.slots.remove(name);
+    }
+
+    /// The slot of a service that has one.
+    pub fn slot(&self, name: &UnitName) -> Option<u32> {
+        self.slots.get(name).copied()
+    }
+
+    fn claim(&self, prefix: Prefix4, name: &UnitName, address: Ipv4Addr) -> Result<u32, AddrError> {
+        let slot = prefix.slot(address)?;
+        match self.slots.iter().find(|(holder, held)| **held == slot && *holder != name) {
+            Some((holder, _)) => Err(AddrError::Clash { address, holder: holder.clone() }),
+            None => Ok(slot),
+        }
+    }
+
+    fn lowest_free(&self, prefix: Prefix4) -> Result<u32, AddrError> {
+        let mut taken: Vec<u32> = self.slots.values().copied().collect();
+        taken.sort_unstable();
+        taken.dedup();
+        // In a sorted list without gaps, entry n is slot n.
+        let free = taken.iter().zip(0..).take_while(|(held, n)| **held == *n).count();
+        u32::try_from(free).ok().filter(|n| *n < prefix.slots()).ok_or(AddrError::Exhausted(prefix))
+    }
+}
+
+/// A hardware address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The service's end. Derived from the address: a restarted service keeps it, so no peer's table goes stale.
+    pub fn guest(address: Ipv4Addr) -> Self {
+        let [a, b, c, d] = address.octets();
+        // 02: locally administered, unicast.
+        Self([0x02, 0x50, a, b, c, d])
+    }
+
+    /// The host's end of that service's link.
+    pub fn host(address: Ipv4Addr) -> Self {
+        let [a, b, c, d] = address.octets();
+        Self([0x02, 0x51, a, b, c, d])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// Whether a local client may come through 127.0.0.1: then the host's end of the link needs `route_localnet`.
+pub fn published_on_loopback(publish: &[Publish]) -> bool {
+    publish.iter().any(|one| one.address.is_loopback() || one.address.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> UnitName {
+        UnitName::new(name).unwrap()
+    }
+
+    fn prefix(text: &str) -> Prefix4 {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_prefix_is_read_and_printed_alike() {
+        for text in ["10.83.0.0/16", "10.80.0.0/12", "192.168.7.8/29"] {
+            assert_eq!(prefix(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_bad_prefix_is_refused_with_the_reason() {
+        let said = |text: &str| text.parse::<Prefix4>().unwrap_err().to_string();
+        assert_eq!(said("10.83.0.0"), "\"10.83.0.0\" is not an IPv4 prefix such as \"10.83.0.0/16\"");
+        for bad in ["", "/16", "10.83.0.0/", "10.83.0.0/+16", "10.83.0.0/016", "10.83.0.0/33", "fd00::/16"] {
+            assert_eq!(bad.parse::<Prefix4>(), Err(AddrError::Syntax(bad.to_owned())));
+        }
+        assert_eq!(said("10.0.0.0/8"), "prefix 10.0.0.0/8 is not between /12 and /29");
+        assert_eq!(said("10.83.0.0/30"), "prefix 10.83.0.0/30 is not between /12 and /29");
+        assert_eq!(said("10.83.0.1/16"), "prefix 10.83.0.1/16 has host bits set: write \"10.83.0.0/16\"");
+    }
+
+    #[test]
+    fn the_gateway_is_the_first_host_and_services_follow() {
+        let p = prefix("10.83.0.0/16");
+        assert_eq!(p.gateway(), Ipv4Addr::new(10, 83, 0, 1));
+        assert_eq!(p.address(0), Some(Ipv4Addr::new(10, 83, 0, 2)));
+        assert_eq!(p.address(300), Some(Ipv4Addr::new(10, 83, 1, 46)));
+        assert_eq!(p.address(65_532), Some(Ipv4Addr::new(10, 83, 255, 254)));
+        assert_eq!(p.address(65_533), None);
+        for slot in [0, 1, 300, 65_532] {
+            assert_eq!(p.slot(p.address(slot).unwrap()), Ok(slot));
+        }
+    }
+
+    #[test]
+    fn a_fixed_address_must_be_one_that_a_service_can_have() {
+        let p = prefix("10.83.0.0/29");
+        let said = |last| p.slot(Ipv4Addr::new(10, 83, 0, last)).unwrap_err().to_string();
+        assert_eq!(said(0), "address 10.83.0.0 is the network address of 10.83.0.0/29");
+        assert_eq!(said(1), "address 10.83.0.1 is the gateway of 10.83.0.0/29");
+        assert_eq!(said(7), "address 10.83.0.7 is the broadcast address of 10.83.0.0/29");
+        assert_eq!(said(8), "address 10.83.0.8 is not in 10.83.0.0/29");
+        assert_eq!(p.slot(Ipv4Addr::new(10, 83, 0, 6)), Ok(4));
+    }
+
+    #[test]
+    fn a_service_keeps_its_slot_and_a_new_one_takes_the_lowest_free() {
+        let (p, mut all) = (prefix("10.83.0.0/16"), Assignments::default());
+        for (n, who) in (0..).zip(["a", "b", "c"]) {
+            assert_eq!(all.assign(p, &name(who), None), Ok(n));
+        }
+        all.release(&name("b"));
+        assert_eq!(all.assign(p, &name("c"), None), Ok(2));
+        assert_eq!(all.assign(p, &name("d"), None), Ok(1));
+        assert_eq!(all.assign(p, &name("e"), None), Ok(3));
+    }
+
+    #[test]
+    fn a_fixed_address_clashes_with_its_holder_by_name_and_changes_nothing() {
+        let (p, mut all) = (prefix("10.83.0.0/16"), Assignments::default());
+        let fixed = Ipv4Addr::new(10, 83, 0, 9);
+        assert_eq!(all.assign(p, &name("db"), Some(fixed)), Ok(7));
+        let before = all.clone();
+        let error = all.assign(p, &name("web"), Some(fixed)).unwrap_err();
+        assert_eq!(error.to_string(), "address 10.83.0.9 belongs to db");
+        assert_eq!(all, before);
+        assert_eq!(all.assign(p, &name("db"), Some(fixed)), Ok(7));
+    }
+
+    #[test]
+    fn a_full_prefix_is_an_error_and_a_smaller_one_moves_whom_it_cannot_hold() {
+        let (p, mut all) = (prefix("10.83.0.0/29"), Assignments::default());
+        for n in 0..5 {
+            assert_eq!(all.assign(p, &name(&format!("s{n}")), None), Ok(n));
+        }
+        let error = all.assign(p, &name("late"), None).unwrap_err();
+        assert_eq!(error.to_string(), "no address is left in 10.83.0.0/29");
+        let mut wide = Assignments::default();
+        wide.assign(prefix("10.83.0.0/16"), &name("far"), Some(Ipv4Addr::new(10, 83, 9, 9))).unwrap();
+        assert_eq!(wide.assign(p, &name("far"), None), Ok(0));
+    }
+
+    #[test]
+    fn assignments_survive_the_state_file() {
+        let (p, mut all) = (prefix("10.83.0.0/16"), Assignments::default());
+        all.assign(p, &name("web@1"), None).unwrap();
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(text, r#"{"web@1":0}"#);
+        assert_eq!(serde_json::from_str::<Assignments>(&text).unwrap(), all);
+    }
+
+    #[test]
+    fn link_names_fit_and_differ_between_slots_generations_and_supervisors() {
+        let one = NetworkSettings::default();
+        let two = NetworkSettings { name: "staging".to_owned(), ..one.clone() };
+        let longest = one.host_if(prefix("10.80.0.0/12").slots() - 1, 25);
+        assert!(longest.len() <= 15, "{longest}");
+        assert_ne!(one.host_if(1, 0), one.host_if(1, 1));
+        assert_ne!(one.host_if(1, 0), one.host_if(2, 0));
+        assert_ne!(one.host_if(1, 0), two.host_if(1, 0));
+        assert_ne!(one.group(), two.group());
+        assert_eq!(one.group() & GROUP_MASK, GROUP_BASE);
+    }
+
+    #[test]
+    fn macs_are_locally_administered_and_tell_the_ends_apart() {
+        let address = Ipv4Addr::new(10, 83, 0, 2);
+        assert_eq!(Mac::guest(address).to_string(), "02:50:0a:53:00:02");
+        assert_eq!(Mac::host(address).to_string(), "02:51:0a:53:00:02");
+    }
+
+    #[test]
+    fn loopback_and_wildcard_ports_need_local_routing() {
+        let at = |address: [u8; 4]| Publish {
+            address: address.into(),
+            host_port: 80,
+            port: 80,
+            proto: crate::spec::Proto::Tcp,
+        };
+        assert!(published_on_loopback(&[at([192, 0, 2, 1]), at([127, 0, 0, 1])]));
+        assert!(published_on_loopback(&[at([0, 0, 0, 0])]));
+        assert!(!published_on_loopback(&[at([192, 0, 2, 1])]));
+    }
+}

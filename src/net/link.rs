@@ -1,0 +1,370 @@
+//! A service's link: a routed point-to-point veth, and what the host's own interfaces must let through for it.
+//!
+//! ```text
+//!   host                                    service's network namespace
+//!   ps1a2b-0a  10.83.0.1/32  02:51:..  <->  eth0  10.83.0.2/32  02:50:..
+//!   route 10.83.0.2/32 src 10.83.0.1        default via 10.83.0.1 onlink
+//!   neighbour 10.83.0.2 permanent           neighbour 10.83.0.1 permanent
+//! ```
+//! The peer is made where it will live and under its final name: moving and renaming a link costs 20 ms of waiting for
+//! RCU. Neighbours are permanent on both ends, so that nobody waits for an ARP answer and nobody can forge one.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsFd, AsRawFd},
+};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage, AddressScope},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    NetError,
+    addr::{self, GROUP_BASE, GROUP_MASK, GUEST_IF, Mac, NetworkSettings},
+    netlink::Netlink,
+    netns::NetNs,
+    sysctl,
+};
+use crate::{spec::Publish, sys::SysError};
+
+/// Everything that a link needs to be made; plain values, so that a plan can print them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkPlan {
+    /// Name of the host's end.
+    pub host_if: String,
+    /// The service's address.
+    pub address: Ipv4Addr,
+    /// The host's end's address, the service's only next hop.
+    pub gateway: Ipv4Addr,
+    /// Bytes; none: the kernel's 1500.
+    pub mtu: Option<u32>,
+    /// Link group of the host's end.
+    pub group: u32,
+    /// Hardware address of the host's end.
+    pub host_mac: Mac,
+    /// Hardware address of the service's end.
+    pub guest_mac: Mac,
+    /// Local clients come from 127.0.0.1 (`route_localnet` on the host's end; the nft table guards it).
+    pub route_localnet: bool,
+}
+
+impl LinkPlan {
+    /// The link of the service in `slot`; none when the prefix has no such slot. `generation` as in
+    /// [`NetworkSettings::host_if`].
+    pub fn new(
+        settings: &NetworkSettings,
+        (slot, generation): (u32, u32),
+        mtu: Option<u32>,
+        publish: &[Publish],
+    ) -> Option<Self> {
+        let address = settings.prefix4.address(slot)?;
+        Some(Self {
+            host_if: settings.host_if(slot, generation),
+            address,
+            gateway: settings.prefix4.gateway(),
+            mtu,
+            group: settings.group(),
+            host_mac: Mac::host(address),
+            guest_mac: Mac::guest(address),
+            route_localnet: addr::published_on_loopback(publish),
+        })
+    }
+}
+
+/// Makes the link of `plan` between the namespace of `host` and `netns`, both ends up.
+///
+/// # Errors
+/// The first message that failed; what had been made is gone again. EEXIST on RTM_NEWLINK: the name is taken.
+pub fn create(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), NetError> {
+    let args = format!("{:?}, veth, peer {GUEST_IF:?}", plan.host_if);
+    host.request(
+        RouteNetlinkMessage::NewLink(veth(netns, plan)),
+        NLM_F_CREATE | NLM_F_EXCL,
+        ("RTM_NEWLINK", &args),
+    )?;
+    let done = host_side(host, plan).and_then(|()| netns.within(|| guest_side(plan))?);
+    if done.is_err() {
+        // The first cause is what counts; a link that stays is found again by its group.
+        let _ = remove(host, &plan.host_if);
+    }
+    done
+}
+
+fn veth(netns: &NetNs, plan: &LinkPlan) -> LinkMessage {
+    let end = |name: &str, mac: Mac| {
+        let mut end = LinkMessage::default();
+        end.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        end.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+        end.attributes.extend(plan.mtu.map(LinkAttribute::Mtu));
+        end
+    };
+    let mut peer = end(GUEST_IF, plan.guest_mac);
+    peer.attributes.push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
+    // Both ends stay down: the peer cannot go up before the pair is one (ENOTCONN), and the host's end would make itself
+    // an IPv6 address before its settings are written.
+    let mut host = end(&plan.host_if, plan.host_mac);
+    host.attributes.push(LinkAttribute::Group(plan.group));
+    host.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+    ]));
+    host
+}
+
+fn host_side(host: &mut Netlink, plan: &LinkPlan) -> Result<(), NetError> {
+    let name = &plan.host_if;
+    let ipv4 = |key: &str, value: &str| sysctl::set(&format!("ipv4/conf/{name}/{key}"), value);
+    sysctl::set_ipv6(&format!("conf/{name}/disable_ipv6"), "1")?;
+    ipv4("forwarding", "1")?;
+    ipv4("rp_filter", "1")?;
+    ipv4("accept_redirects", "0")?;
+    ipv4("send_redirects", "0")?;
+    if plan.route_localnet {
+        ipv4("route_localnet", "1")?;
+    }
+    let index = index(host, name)?;
+    set_up(host, index, name)?;
+    add_address(host, index, plan.gateway)?;
+    let mut route = route();
+    route.header.destination_prefix_length = 32;
+    route.header.scope = RouteScope::Link;
+    route.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(plan.address)),
+        RouteAttribute::PrefSource(RouteAddress::Inet(plan.gateway)),
+        RouteAttribute::Oif(index),
+    ];
+    // REPLACE: the route over the service's link before this one is there until the kernel has taken that link away,
+    // some 20 ms after its namespace was closed. A link that goes takes only the routes over itself.
+    host.request(
+        RouteNetlinkMessage::NewRoute(route),
+        NLM_F_CREATE | NLM_F_REPLACE,
+        ("RTM_NEWROUTE", &format!("{}/32, {name:?}", plan.address)),
+    )?;
+    add_neighbour(host, index, plan.address, plan.guest_mac)
+}
+
+/// Runs with the calling thread in the service's namespace.
+fn guest_side(plan: &LinkPlan) -> Result<(), NetError> {
+    let mut guest = Netlink::route()?;
+    let index = index(&guest, GUEST_IF)?;
+    set_up(&mut guest, index, GUEST_IF)?;
+    add_address(&mut guest, index, plan.address)?;
+    let mut default = route();
+    // onlink: the gateway is in no network of the link's, there is none.
+    default.header.flags = RouteFlags::Onlink;
+    default.attributes =
+        vec![RouteAttribute::Gateway(RouteAddress::Inet(plan.gateway)), RouteAttribute::Oif(index)];
+    guest.request(
+        RouteNetlinkMessage::NewRoute(default),
+        NLM_F_CREATE | NLM_F_EXCL,
+        ("RTM_NEWROUTE", &format!("default, via {}, {GUEST_IF:?}", plan.gateway)),
+    )?;
+    add_neighbour(&mut guest, index, plan.gateway, plan.host_mac)
+}
+
+fn route() -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.protocol = RouteProtocol::Static;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = RouteType::Unicast;
+    route
+}
+
+fn add_address(socket: &mut Netlink, index: u32, address: Ipv4Addr) -> Result<(), NetError> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = index;
+    message.attributes =
+        vec![AddressAttribute::Local(IpAddr::V4(address)), AddressAttribute::Address(IpAddr::V4(address))];
+    socket.request(
+        RouteNetlinkMessage::NewAddress(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+        ("RTM_NEWADDR", &format!("{address}/32")),
+    )
+}
+
+fn add_neighbour(socket: &mut Netlink, index: u32, address: Ipv4Addr, mac: Mac) -> Result<(), NetError> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+    ];
+    socket.request(
+        RouteNetlinkMessage::NewNeighbour(message),
+        NLM_F_CREATE | NLM_F_REPLACE,
+        ("RTM_NEWNEIGH", &format!("{address}, {mac}, permanent")),
+    )
+}
+
+fn set_up(socket: &mut Netlink, index: u32, name: &str) -> Result<(), NetError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    socket.request(RouteNetlinkMessage::SetLink(message), 0, ("RTM_SETLINK", &format!("{name:?}, up")))
+}
+
+/// The kernel looks in the namespace of the socket; a dump would cost as much as there are services.
+fn index(socket: &Netlink, name: &str) -> Result<u32, NetError> {
+    rustix::net::netdevice::name_to_index(socket, name)
+        .map_err(|errno| SysError::new("ioctl", format!("SIOCGIFINDEX, {name:?}"), errno).into())
+}
+
+/// An interface of the namespace that a socket was opened in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number, unique at any one time.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its group; 0 unless somebody set it.
+    pub group: u32,
+    /// Every packet comes back.
+    pub is_loopback: bool,
+}
+
+/// Every interface.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn links(socket: &mut Netlink) -> Result<Vec<Link>, NetError> {
+    let all = socket.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()), "RTM_GETLINK")?;
+    Ok(all.into_iter().filter_map(link).collect())
+}
+
+fn link(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else { return None };
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let group = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Group(group) => Some(*group),
+        _ => None,
+    });
+    let is_loopback = message.header.flags.contains(LinkFlags::Loopback);
+    Some(Link { index: message.header.index, name, group: group.unwrap_or(0), is_loopback })
+}
+
+/// Takes a link away, both ends; one that is gone already is no error. Waits for RCU, some 15 ms: many at once go by
+/// [`remove_group`], and the link of a namespace that is closed goes by itself.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn remove(host: &mut Netlink, host_if: &str) -> Result<(), NetError> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(host_if.to_owned()));
+    delete(host, message, &format!("{host_if:?}"))
+}
+
+/// Takes all links of a group away with one message; none is no error.
+///
+/// # Errors
+/// The kernel's answer; EINVAL for group 0, which is everybody's.
+pub fn remove_group(host: &mut Netlink, group: u32) -> Result<(), NetError> {
+    let args = format!("group {group:#x}");
+    if group == 0 {
+        return Err(SysError::new("RTM_DELLINK", args, libc::EINVAL).into());
+    }
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::Group(group));
+    delete(host, message, &args)
+}
+
+fn delete(host: &mut Netlink, message: LinkMessage, args: &str) -> Result<(), NetError> {
+    match host.request(RouteNetlinkMessage::DelLink(message), 0, ("RTM_DELLINK", args)) {
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+        done => done,
+    }
+}
+
+/// The names of a group's links, for finding what a supervisor that died has left.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn list_group(host: &mut Netlink, group: u32) -> Result<Vec<String>, NetError> {
+    let all = links(host)?;
+    Ok(all.into_iter().filter(|link| link.group == group).map(|link| link.name).collect())
+}
+
+/// The interfaces of the host's default routes (IPv4, main table), where egress leaves.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn uplinks(host: &mut Netlink) -> Result<Vec<String>, NetError> {
+    let mut wanted = RouteMessage::default();
+    wanted.header.address_family = AddressFamily::Inet;
+    let routes = host.dump(&RouteNetlinkMessage::GetRoute(wanted), "RTM_GETROUTE")?;
+    let indices: Vec<u32> = routes.into_iter().flat_map(default_route).collect();
+    let all = links(host)?;
+    Ok(all.into_iter().filter(|link| indices.contains(&link.index)).map(|link| link.name).collect())
+}
+
+/// The output interfaces of a default route of the main table; none of any other route.
+fn default_route(message: RouteNetlinkMessage) -> Vec<u32> {
+    let RouteNetlinkMessage::NewRoute(route) = message else { return Vec::new() };
+    let header = &route.header;
+    if header.destination_prefix_length != 0
+        || header.table != RouteHeader::RT_TABLE_MAIN
+        || header.kind != RouteType::Unicast
+    {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => out.push(*index),
+            RouteAttribute::MultiPath(hops) => out.extend(hops.iter().map(|hop| hop.interface_index)),
+            _ => (),
+        }
+    }
+    out
+}
+
+/// The interfaces on which clients of a published address arrive: for `0.0.0.0` all with an IPv4 address, else the one
+/// that has the address. Neither loopback nor any Palisade's own links.
+///
+/// Packets that arrive there for a service are forwarded, which the kernel does only where `forwarding` is on
+/// ([`sysctl::set_forwarding`]).
+///
+/// # Errors
+/// The kernel's answer.
+pub fn doors(host: &mut Netlink, address: Ipv4Addr) -> Result<Vec<String>, NetError> {
+    let mut wanted = AddressMessage::default();
+    wanted.header.family = AddressFamily::Inet;
+    let addresses = host.dump(&RouteNetlinkMessage::GetAddress(wanted), "RTM_GETADDR")?;
+    let mut by_index: BTreeMap<u32, Vec<Ipv4Addr>> = BTreeMap::new();
+    for message in addresses {
+        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+        let local = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
+            _ => None,
+        });
+        by_index.entry(message.header.index).or_default().extend(local);
+    }
+    let all = links(host)?;
+    let is_door = |link: &Link| {
+        !link.is_loopback
+            && link.group & GROUP_MASK != GROUP_BASE
+            && by_index.get(&link.index).is_some_and(|has| address.is_unspecified() || has.contains(&address))
+    };
+    Ok(all.into_iter().filter(is_door).map(|link| link.name).collect())
+}

@@ -1,0 +1,404 @@
+//! The packet filter around services: one table of our own, `inet NAME`.
+//!
+//! The table is loaded once as text through the program `nft` (16 ms, most of it its exit); what changes from service
+//! to service are elements of its maps and sets, added and deleted as raw nfnetlink batches on a socket that stays open
+//! (5 us). A batch is one transaction: all of it holds or nothing.
+//!
+//! Only packets that come from or go to a link of our group are judged, published ports apart; everything else passes
+//! as if the table were not there.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    io::{self, Write},
+    net::Ipv4Addr,
+    process::{Command, Stdio},
+};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST};
+
+use super::{
+    NetError,
+    addr::{GROUP_BASE, NetworkSettings},
+    netlink::{Encoder, NLA_F_NESTED, Netlink, messages},
+};
+use crate::{
+    spec::{Proto, Publish},
+    sys::SysError,
+};
+
+// linux/netfilter/nfnetlink.h and nf_tables.h
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+const NFNL_MSG_BATCH_END: u16 = 17;
+const NFT_MSG_DELTABLE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 2;
+const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
+const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3 | NLA_F_NESTED;
+const NFTA_LIST_ELEM: u16 = 1 | NLA_F_NESTED;
+const NFTA_SET_ELEM_KEY: u16 = 1 | NLA_F_NESTED;
+const NFTA_SET_ELEM_DATA: u16 = 2 | NLA_F_NESTED;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFPROTO_INET: u8 = 1;
+
+/// A thousand services with a handful of ports each in one batch.
+const SEND_BUFFER: usize = 8 << 20;
+/// The sets and maps that elements go to.
+const SETS: [&str; 4] = ["exact", "wildcard", "egress", "opened"];
+
+/// The text of the table; the same for the same settings.
+///
+/// Loading it again replaces the rules and keeps the elements, in one transaction: a new supervisor brings the rules
+/// of a table with live services up to date without a moment in which they do not hold.
+pub fn text(settings: &NetworkSettings) -> String {
+    let table = &settings.name;
+    let mut flush = String::new();
+    for line in OBJECTS.lines().filter_map(|line| line.trim().strip_prefix("chain ")) {
+        let chain = line.split(' ').next().unwrap_or_default();
+        flush.push_str(&format!("flush chain inet {table} {chain}\n"));
+    }
+    format!("table inet {table} {{\n{OBJECTS}}}\n{flush}table inet {table} {{\n{}}}\n", rules(settings))
+}
+
+const OBJECTS: &str = "\t# What was refused, and why: nft list counters
+	counter spoofed { }
+	counter to_loopback { }
+	counter to_host { }
+	counter to_metadata { }
+	counter to_service { }
+	counter no_egress { }
+	counter unpublished { }
+	counter not_routed { }
+
+	# Ports of one address of the host, and of all of them, and the service's address and port behind each.
+	map exact { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+	map wildcard { type inet_proto . inet_service : ipv4_addr . inet_service; }
+	# Services that may go out.
+	set egress { type ipv4_addr; }
+	# Interfaces on which forwarding was off until we needed it.
+	set opened { type ifname; }
+
+	chain raw { type filter hook prerouting priority raw; policy accept; }
+	chain publish { type nat hook prerouting priority dstnat; policy accept; }
+	chain publish_local { type nat hook output priority -100; policy accept; }
+	chain translate { }
+	chain source { type nat hook postrouting priority srcnat; policy accept; }
+	chain input { type filter hook input priority filter; policy accept; }
+	chain forward { type filter hook forward priority filter; policy accept; }
+	chain from_service { }
+	chain to_service { }
+";
+
+fn rules(settings: &NetworkSettings) -> String {
+    let (ours, any, prefix) = (settings.group(), GROUP_BASE, settings.prefix4);
+    format!(
+        "\tchain raw {{
+		# Before connection tracking and translation, so that nothing later is fooled by a source.
+		iifgroup {ours} meta nfproto != ipv4 counter name spoofed drop
+		iifgroup {ours} fib saddr . iif oif missing counter name spoofed drop
+		# The links' route_localnet is for answers to local clients alone, and those go to the gateway's address.
+		iifgroup {ours} ip daddr 127.0.0.0/8 counter name to_loopback drop
+	}}
+	chain publish {{
+		# No service reaches another by way of a published port.
+		iifgroup & 0xffff0000 == {any} accept
+		# 127.0.0.1 from outside is a forgery that must not be translated before routing refuses it.
+		ip daddr 127.0.0.0/8 accept
+		meta nfproto ipv4 fib daddr type local jump translate
+	}}
+	chain publish_local {{
+		meta nfproto ipv4 fib daddr type local jump translate
+	}}
+	chain translate {{
+		meta l4proto {{ tcp, udp }} dnat ip to ip daddr . meta l4proto . th dport map @exact
+		meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @wildcard
+	}}
+	chain source {{
+		# A local client is seen as the gateway: an answer to 127.0.0.1 would never leave the service.
+		oifgroup {ours} ct status dnat fib saddr type local masquerade
+		oifgroup & 0xffff0000 != {any} ip saddr @egress masquerade
+	}}
+	chain input {{
+		iifgroup {ours} ct state established,related accept
+		iifgroup {ours} counter name to_host drop
+	}}
+	chain forward {{
+		iifgroup {ours} jump from_service
+		oifgroup {ours} jump to_service
+		# What was not routed before we switched forwarding on is not routed now.
+		iifname @opened ct state new,invalid,untracked ct status ! dnat counter name not_routed drop
+	}}
+	chain from_service {{
+		oifgroup & 0xffff0000 == {any} counter name to_service drop
+		ip daddr {prefix} counter name to_service drop
+		ip daddr 169.254.0.0/16 counter name to_metadata drop
+		ct state established,related accept
+		ip saddr @egress accept
+		counter name no_egress drop
+	}}
+	chain to_service {{
+		ct state established,related accept
+		ct status dnat accept
+		counter name unpublished drop
+	}}
+"
+    )
+}
+
+/// Something that holds for one service or one interface, as an element of a map or set of the table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Element {
+    /// A port of the host leads to a service.
+    Publish(Publish, Ipv4Addr),
+    /// The service with this address may go out.
+    Egress(Ipv4Addr),
+    /// Forwarding was off on this interface of the host and was switched on for services: it goes on routing nothing
+    /// else.
+    Opened(String),
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Element::Publish(p, to) => {
+                write!(f, "{}:{}/{} to {to}:{}", p.address, p.host_port, p.proto, p.port)
+            }
+            Element::Egress(address) => write!(f, "egress of {address}"),
+            Element::Opened(name) => write!(f, "forwarding on {name}"),
+        }
+    }
+}
+
+impl Element {
+    fn set(&self) -> &'static str {
+        match self {
+            Element::Publish(publish, _) if publish.address.is_unspecified() => "wildcard",
+            Element::Publish(..) => "exact",
+            Element::Egress(_) => "egress",
+            Element::Opened(_) => "opened",
+        }
+    }
+
+    /// Key and data as the kernel compares them: each part in network order, padded to four bytes.
+    fn bytes(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let port = |port: u16| {
+            let [a, b] = port.to_be_bytes();
+            [a, b, 0, 0]
+        };
+        match self {
+            Element::Publish(publish, to) => {
+                let proto = match publish.proto {
+                    Proto::Tcp => 6,
+                    Proto::Udp => 17,
+                };
+                let mut key = Vec::new();
+                if !publish.address.is_unspecified() {
+                    key.extend(publish.address.octets());
+                }
+                key.extend([proto, 0, 0, 0]);
+                key.extend(port(publish.host_port));
+                (key, Some([to.octets(), port(publish.port)].concat()))
+            }
+            Element::Egress(address) => (address.octets().to_vec(), None),
+            Element::Opened(name) => {
+                let mut key = name.as_bytes().to_vec();
+                key.resize(libc::IFNAMSIZ, 0);
+                (key, None)
+            }
+        }
+    }
+}
+
+/// One message of a batch: what it says, and what is called so in an error.
+struct Part {
+    kind: u16,
+    flags: u16,
+    body: Encoder,
+    name: String,
+}
+
+/// Our table in the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Table {
+    socket: Netlink,
+    name: String,
+}
+
+impl Table {
+    /// Loads the table of `settings`, or brings the rules of the one that is there up to date and keeps its elements.
+    ///
+    /// # Errors
+    /// [`NetError::NftMissing`], [`NetError::NftText`] with what nft says, or from opening the socket.
+    pub fn open(settings: &NetworkSettings) -> Result<Self, NetError> {
+        load(settings)?;
+        let socket = Netlink::open(netlink_sys::protocols::NETLINK_NETFILTER)?;
+        socket.set_send_buffer(SEND_BUFFER)?;
+        Ok(Self { socket, name: settings.name.clone() })
+    }
+
+    /// Adds elements, all or none. Those that are there already stay.
+    ///
+    /// # Errors
+    /// The first element that the kernel refuses: EEXIST or EBUSY, the port leads somewhere else already; ENOENT, somebody
+    /// has removed the table ([`Table::open`] again, then [`Table::replace`]).
+    pub fn add(&mut self, elements: &[Element]) -> Result<(), NetError> {
+        let parts: Vec<Part> =
+            elements.iter().map(|element| self.element(NFT_MSG_NEWSETELEM, element)).collect();
+        self.commit(&parts).map_err(|(_, error)| error)
+    }
+
+    /// Deletes elements; those that are gone already do not matter, nor does a table that is gone.
+    ///
+    /// # Errors
+    /// The first element that the kernel refuses.
+    pub fn remove(&mut self, elements: &[Element]) -> Result<(), NetError> {
+        let distinct: BTreeSet<&Element> = elements.iter().collect();
+        let mut parts: Vec<Part> =
+            distinct.into_iter().map(|element| self.element(NFT_MSG_DELSETELEM, element)).collect();
+        while let Err((part, error)) = self.commit(&parts) {
+            // Linux 6.3 has a message that does not mind; before it, the batch goes again without the missing one.
+            match part.filter(|_| error.errno() == Some(libc::ENOENT)) {
+                Some(part) => drop(parts.remove(part)),
+                None => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `elements` the only ones of the table, in one step: a supervisor that takes over states what it found
+    /// alive, and what its predecessor left is gone.
+    ///
+    /// # Errors
+    /// As [`Table::add`]; nothing is changed then.
+    pub fn replace(&mut self, elements: &[Element]) -> Result<(), NetError> {
+        let flush = |set: &str| {
+            let mut body = Encoder::default();
+            body.text(NFTA_SET_ELEM_LIST_TABLE, &self.name);
+            body.text(NFTA_SET_ELEM_LIST_SET, set);
+            Part { kind: NFT_MSG_DELSETELEM, flags: 0, body, name: format!("all of {set}") }
+        };
+        let mut parts: Vec<Part> = SETS.into_iter().map(flush).collect();
+        parts.extend(elements.iter().map(|element| self.element(NFT_MSG_NEWSETELEM, element)));
+        self.commit(&parts).map_err(|(_, error)| error)
+    }
+
+    /// Takes the table away with everything in it.
+    ///
+    /// # Errors
+    /// The kernel's answer; that it is gone already is none.
+    pub fn delete(mut self) -> Result<(), NetError> {
+        let mut body = Encoder::default();
+        body.text(NFTA_TABLE_NAME, &self.name);
+        let part = Part { kind: NFT_MSG_DELTABLE, flags: 0, body, name: "the table".to_owned() };
+        match self.commit(&[part]) {
+            Err((_, error)) if error.errno() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn element(&self, kind: u16, element: &Element) -> Part {
+        let (key, data) = element.bytes();
+        let mut body = Encoder::default();
+        body.text(NFTA_SET_ELEM_LIST_TABLE, &self.name);
+        body.text(NFTA_SET_ELEM_LIST_SET, element.set());
+        body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+            list.nest(NFTA_LIST_ELEM, |one| {
+                one.nest(NFTA_SET_ELEM_KEY, |k| k.attribute(NFTA_DATA_VALUE, &key));
+                if let Some(data) = &data {
+                    one.nest(NFTA_SET_ELEM_DATA, |d| d.attribute(NFTA_DATA_VALUE, data));
+                }
+            });
+        });
+        let flags = if kind == NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 };
+        Part { kind, flags, body, name: element.to_string() }
+    }
+
+    /// Sends one transaction; an error comes with the number of the part that it is about, where it is about one.
+    fn commit(&mut self, parts: &[Part]) -> Result<(), (Option<usize>, NetError)> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let count = u32::try_from(parts.len()).expect("a batch is far below 4 billion parts");
+        let begin = self.socket.take_sequence(count + 2);
+        self.socket.send(batch(parts, begin).bytes()).map_err(|error| (None, error.into()))?;
+        // Only the last part asks for an acknowledgement; an error is always told. So an answer to any other is one.
+        let last = begin.wrapping_add(count);
+        let mut first: Option<(Option<usize>, NetError)> = None;
+        let mut is_done = false;
+        let args = |part: &str| format!("table inet {}, {part}", self.name);
+        while let Some(datagram) = self.socket.receive().map_err(|error| (None, error.into()))? {
+            for ack in messages(datagram).filter_map(|message| message.ack()) {
+                let offset = ack.sequence.wrapping_sub(begin);
+                let part =
+                    usize::try_from(offset).ok().filter(|n| (1..=parts.len()).contains(n)).map(|n| n - 1);
+                is_done |= ack.sequence == last && ack.errno == 0;
+                // Everything else is the remainder of a batch whose error was reported long ago.
+                let is_ours = offset <= count + 1;
+                let name = part.map_or("the batch", |n| &parts[n].name);
+                if let Some(error) = ack.result("nft", &args(name)).err().filter(|_| is_ours) {
+                    first.get_or_insert((part, error));
+                }
+            }
+        }
+        match (first, is_done) {
+            (Some(error), _) => Err(error),
+            (None, true) => Ok(()),
+            (None, false) => Err((None, SysError::new("nft", args("no answer"), libc::EPROTO).into())),
+        }
+    }
+}
+
+fn batch(parts: &[Part], begin: u32) -> Encoder {
+    // nfgenmsg: family, version, and in network order the subsystem that the batch is for, or nothing.
+    let [sub_a, sub_b] = NFNL_SUBSYS_NFTABLES.to_be_bytes();
+    let mut out = Encoder::default();
+    out.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, begin, |m| m.raw(&[0, 0, sub_a, sub_b]));
+    let mut sequence = begin;
+    for (n, part) in parts.iter().enumerate() {
+        sequence = sequence.wrapping_add(1);
+        let ack = if n + 1 == parts.len() { NLM_F_ACK } else { 0 };
+        out.message(part.kind, NLM_F_REQUEST | part.flags | ack, sequence, |m| {
+            m.raw(&[NFPROTO_INET, 0, 0, 0]);
+            m.raw(part.body.bytes());
+        });
+    }
+    out.message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, sequence.wrapping_add(1), |m| {
+        m.raw(&[0, 0, sub_a, sub_b]);
+    });
+    out
+}
+
+/// Hands the table's text to nft(8), in the calling thread's network namespace.
+fn load(settings: &NetworkSettings) -> Result<(), NetError> {
+    let failed = |text: String| NetError::NftText { table: settings.name.clone(), text };
+    // A search path of our own: that of a user's shell often lacks sbin, and none of theirs is to be trusted.
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => NetError::NftMissing,
+            _ => SysError::new("execve", "\"nft\"", error).into(),
+        })?;
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    // The text fits the pipe; should nft end before reading it, its own message says more than our EPIPE.
+    let written = stdin.write_all(text(settings).as_bytes());
+    drop(stdin);
+    let out = child.wait_with_output().map_err(|error| SysError::new("waitid", "\"nft\"", error))?;
+    match (out.status.success(), written) {
+        (true, Ok(())) => Ok(()),
+        (true, Err(error)) => Err(SysError::new("write", "pipe to nft", error).into()),
+        (false, _) => {
+            let said = String::from_utf8_lossy(&out.stderr);
+            // nft 1.0.6 crashes without a word on a set whose type has changed.
+            Err(failed(format!("{}: {}", out.status, said.trim())))
+        }
+    }
+}

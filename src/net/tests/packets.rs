@@ -1,0 +1,262 @@
+//! Which packets pass and which do not.
+
+use super::*;
+use crate::net::{conntrack::Conntrack, sysctl};
+
+const DB: u16 = 5432;
+
+#[test]
+fn a_port_published_on_loopback_answers_local_clients_who_are_seen_as_the_gateway() {
+    on_a_host(|world| {
+        let ports = [publish("127.0.0.1:8080:80/tcp"), publish("127.0.0.1:5353:53/udp")];
+        let guest = world.guest(0, &ports);
+        world.table().add(&ports.map(|port| Element::Publish(port, guest.address))).unwrap();
+        let (web, dns) = (guest.tcp(80), guest.udp(53));
+        assert_eq!(talk(&web, &world.host, (Ipv4Addr::LOCALHOST, 8080)), GATEWAY);
+        assert_eq!(ask(&dns, &world.host, (Ipv4Addr::LOCALHOST, 5353)), GATEWAY);
+        // Its own address works from the host too, without any port published.
+        assert_eq!(talk(&web, &world.host, (guest.address, 80)), GATEWAY);
+    });
+}
+
+#[test]
+fn a_port_published_everywhere_answers_outside_clients_who_are_seen_as_themselves() {
+    on_a_host(|world| {
+        let ports = [publish("0.0.0.0:8080:80/tcp"), publish("0.0.0.0:5353:53/udp")];
+        let guest = world.guest(0, &ports);
+        let mut table = world.table();
+        table.add(&ports.map(|port| Element::Publish(port, guest.address))).unwrap();
+        for door in link::doors(&mut world.socket, ports[0].address).unwrap() {
+            assert!(!sysctl::set_forwarding(&door, true).unwrap());
+            table.add(&[Element::Opened(door)]).unwrap();
+        }
+        let (web, dns) = (guest.tcp(80), guest.udp(53));
+        assert_eq!(talk(&web, &world.outside, (HOST, 8080)), OUTSIDE);
+        assert_eq!(ask(&dns, &world.outside, (HOST, 5353)), OUTSIDE);
+        for at in [Ipv4Addr::LOCALHOST, HOST] {
+            assert_eq!(talk(&web, &world.host, (at, 8080)), GATEWAY);
+            assert_eq!(ask(&dns, &world.host, (at, 5353)), GATEWAY);
+        }
+    });
+}
+
+#[test]
+fn a_port_published_on_one_address_answers_there_alone() {
+    on_a_host(|world| {
+        run("ip addr add 192.0.2.9/24 dev up0");
+        let port = publish("192.0.2.1:5353:53/udp");
+        let guest = world.guest(0, &[port]);
+        world.table().add(&[Element::Publish(port, guest.address)]).unwrap();
+        assert_eq!(link::doors(&mut world.socket, HOST).unwrap(), ["up0"]);
+        sysctl::set_forwarding("up0", true).unwrap();
+        let dns = guest.udp(53);
+        assert_eq!(ask(&dns, &world.outside, (HOST, 5353)), OUTSIDE);
+        for (at, client, seen) in [
+            (Ipv4Addr::new(192, 0, 2, 9), &world.outside, OUTSIDE),
+            (Ipv4Addr::LOCALHOST, &world.host, Ipv4Addr::LOCALHOST),
+        ] {
+            let other = udp(&world.host, SocketAddrV4::new(at, 5353));
+            assert_eq!(ask(&other, client, (at, 5353)), seen);
+        }
+    });
+}
+
+#[test]
+fn a_service_reaches_neither_another_service_nor_the_host_nor_the_outside() {
+    on_a_host(|world| {
+        let port = publish("0.0.0.0:5432:5432/udp");
+        let (web, db) = (world.guest(0, &[]), world.guest(1, &[port]));
+        let mut table = world.table();
+        table.add(&[Element::Publish(port, db.address)]).unwrap();
+        sysctl::set_forwarding("up0", true).unwrap();
+        let guarded = [
+            db.udp(DB),
+            udp(&world.host, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 53)),
+            udp(&world.outside, SocketAddrV4::new(OUTSIDE, 53)),
+        ];
+        shout(&web.netns, (db.address, DB));
+        until_counted("to_service", 1);
+        for (n, host) in (1..).zip([(HOST, 53), (GATEWAY, 53), (HOST, DB), (GATEWAY, DB)]) {
+            shout(&web.netns, host);
+            until_counted("to_host", n);
+        }
+        shout(&web.netns, (OUTSIDE, 53));
+        until_counted("no_egress", 1);
+        // Going out is no way to another service or to its own published port either.
+        table.add(&[Element::Egress(web.address)]).unwrap();
+        shout(&web.netns, (db.address, DB));
+        shout(&web.netns, (Ipv4Addr::new(10, 83, 200, 1), DB));
+        until_counted("to_service", 3);
+        shout(&web.netns, (HOST, DB));
+        until_counted("to_host", 5);
+        shout(&web.netns, (Ipv4Addr::new(169, 254, 169, 254), 80));
+        until_counted("to_metadata", 1);
+        guarded.iter().for_each(assert_empty);
+    });
+}
+
+#[test]
+fn egress_goes_out_under_the_hosts_address_and_ends_when_it_is_taken_away() {
+    on_a_host(|world| {
+        let guest = world.guest(0, &[]);
+        let mut table = world.table();
+        table.add(&[Element::Egress(guest.address)]).unwrap();
+        assert_eq!(link::uplinks(&mut world.socket).unwrap(), ["up0"]);
+        sysctl::set_forwarding("up0", true).unwrap();
+        let (web, dns) = (
+            tcp(&world.outside, SocketAddrV4::new(OUTSIDE, 80)),
+            udp(&world.outside, SocketAddrV4::new(OUTSIDE, 53)),
+        );
+        assert_eq!(talk(&web, &guest.netns, (OUTSIDE, 80)), HOST);
+        assert_eq!(ask(&dns, &guest.netns, (OUTSIDE, 53)), HOST);
+        table.remove(&[Element::Egress(guest.address)]).unwrap();
+        shout(&guest.netns, (OUTSIDE, 53));
+        until_counted("no_egress", 1);
+        assert_empty(&dns);
+    });
+}
+
+#[test]
+fn a_forged_source_is_dropped() {
+    on_a_host(|world| {
+        let (liar, other) = (world.guest(0, &[]), world.guest(1, &[]));
+        let mut table = world.table();
+        table.add(&[Element::Egress(liar.address), Element::Egress(other.address)]).unwrap();
+        let host = udp(&world.host, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 53));
+        for (n, forged) in (1..).zip([other.address, GATEWAY, OUTSIDE]) {
+            run_in(&liar.netns, &format!("ip addr add {forged}/32 dev lo"));
+            let socket = udp(&liar.netns, SocketAddrV4::new(forged, 0));
+            // The gateway's address is its own now, so ask for the host by another.
+            socket.send_to(b"?", (HOST, 53)).unwrap();
+            until_counted("spoofed", n);
+        }
+        assert_empty(&host);
+    });
+}
+
+#[test]
+fn a_service_does_not_reach_the_loopback_of_the_host() {
+    on_a_host(|world| {
+        let port = publish("127.0.0.1:8080:80/tcp");
+        let guest = world.guest(0, &[port]);
+        let _table = world.table();
+        let host = udp(&world.host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 53));
+        send_loopback_over_the_wire(&guest.netns, GATEWAY);
+        let liar = udp(&guest.netns, SocketAddrV4::new(guest.address, 0));
+        liar.send_to(b"?", (Ipv4Addr::LOCALHOST, 53)).unwrap();
+        until_counted("to_loopback", 1);
+        assert_empty(&host);
+    });
+}
+
+#[test]
+fn a_port_published_on_loopback_is_not_reached_from_outside() {
+    on_a_host(|world| {
+        let (inner, outer) = (publish("127.0.0.1:5353:53/udp"), publish("0.0.0.0:5354:54/udp"));
+        let guest = world.guest(0, &[inner, outer]);
+        world.table().add(&[inner, outer].map(|port| Element::Publish(port, guest.address))).unwrap();
+        sysctl::set_forwarding("up0", true).unwrap();
+        let (closed, open) = (guest.udp(53), guest.udp(54));
+        send_loopback_over_the_wire(&world.outside, HOST);
+        let liar = udp(&world.outside, SocketAddrV4::new(OUTSIDE, 0));
+        liar.send_to(b"?", (Ipv4Addr::LOCALHOST, 5353)).unwrap();
+        liar.send_to(b"?", (HOST, 5353)).unwrap();
+        // The wire keeps the order: when the third has come, the first two were decided about.
+        liar.send_to(b"?", (HOST, 5354)).unwrap();
+        assert_eq!(open.recv(&mut [0; 8]).unwrap(), 1);
+        assert_empty(&closed);
+    });
+}
+
+/// Makes 127.0.0.0/8 of a namespace a matter of its only neighbour.
+fn send_loopback_over_the_wire(netns: &NetNs, next: Ipv4Addr) {
+    run_in(netns, "ip addr del 127.0.0.1/8 dev lo");
+    netns.within(|| sysctl::set("ipv4/conf/eth0/route_localnet", "1")).unwrap().unwrap();
+    run_in(netns, &format!("ip route add 127.0.0.0/8 via {next} dev eth0 onlink"));
+}
+
+#[test]
+fn a_service_is_not_reached_by_its_own_address_from_outside() {
+    on_a_host(|world| {
+        let port = publish("0.0.0.0:5353:53/udp");
+        let guest = world.guest(0, &[port]);
+        world.table().add(&[Element::Publish(port, guest.address)]).unwrap();
+        sysctl::set_forwarding("up0", true).unwrap();
+        let dns = guest.udp(53);
+        run_in(&world.outside, "ip route add 10.83.0.0/16 via 192.0.2.1");
+        shout(&world.outside, (guest.address, 53));
+        until_counted("unpublished", 1);
+        assert_empty(&dns);
+    });
+}
+
+#[test]
+fn forwarding_that_was_switched_on_for_services_routes_nothing_else() {
+    on_a_host(|world| {
+        let other = NetNs::create().unwrap();
+        let at = format!("/proc/{}/fd/{}", std::process::id(), other.as_fd().as_raw_fd());
+        run(&format!("ip link add lan0 type veth peer name eth0 netns {at}"));
+        run("ip addr add 198.51.100.1/24 dev lan0");
+        run("ip link set lan0 up");
+        for line in
+            ["addr add 198.51.100.2/24 dev eth0", "link set eth0 up", "route add default via 198.51.100.1"]
+        {
+            run_in(&other, &format!("ip {line}"));
+        }
+        run_in(&world.outside, "ip route add default via 192.0.2.1");
+        let mut table = world.table();
+        let target = Ipv4Addr::new(198, 51, 100, 2);
+        let (inside, outside) =
+            (udp(&other, SocketAddrV4::new(target, 53)), udp(&world.outside, SocketAddrV4::new(OUTSIDE, 53)));
+        assert!(!sysctl::set_forwarding("up0", true).unwrap());
+        table.add(&[Element::Opened("up0".to_owned())]).unwrap();
+        shout(&world.outside, (target, 53));
+        until_counted("not_routed", 1);
+        assert_empty(&inside);
+        // An administrator's own forwarding is none of ours.
+        table.remove(&[Element::Opened("up0".to_owned())]).unwrap();
+        sysctl::set_forwarding("lan0", true).unwrap();
+        inside.set_nonblocking(false).unwrap();
+        assert_eq!(ask(&inside, &world.outside, (target, 53)), OUTSIDE);
+        assert_eq!(ask(&outside, &other, (OUTSIDE, 53)), target);
+    });
+}
+
+#[test]
+fn a_udp_client_that_asked_too_early_is_heard_once_it_is_forgotten() {
+    on_a_host(|world| {
+        let port = publish("127.0.0.1:5353:53/udp");
+        let guest = world.guest(0, &[port]);
+        let (mut table, mut conntrack) = (world.table(), Conntrack::open().unwrap());
+        let early = udp(&world.host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+        let nobody = udp(&world.host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5353));
+        early.send_to(b"?", (Ipv4Addr::LOCALHOST, 5353)).unwrap();
+        assert_eq!(nobody.recv(&mut [0; 8]).unwrap(), 1);
+        // Somebody's conversation with the same port elsewhere is left alone.
+        let far = udp(&world.outside, SocketAddrV4::new(OUTSIDE, 5353));
+        ask(&far, &world.host, (OUTSIDE, 5353));
+        let server = guest.udp(53);
+        table.add(&[Element::Publish(port, guest.address)]).unwrap();
+        assert_eq!(conntrack.forget_clients(&port).unwrap(), 1);
+        early.send_to(b"?", (Ipv4Addr::LOCALHOST, 5353)).unwrap();
+        assert_eq!(server.recv(&mut [0; 8]).unwrap(), 1);
+    });
+}
+
+#[test]
+fn a_udp_client_follows_its_port_from_one_service_to_the_next() {
+    on_a_host(|world| {
+        let port = publish("127.0.0.1:5353:53/udp");
+        let (one, two) = (world.guest(0, &[port]), world.guest(1, &[port]));
+        let (mut table, mut conntrack) = (world.table(), Conntrack::open().unwrap());
+        let client = udp(&world.host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+        for guest in [&one, &two] {
+            let server = guest.udp(53);
+            table.add(&[Element::Publish(port, guest.address)]).unwrap();
+            client.send_to(b"?", (Ipv4Addr::LOCALHOST, 5353)).unwrap();
+            assert_eq!(server.recv(&mut [0; 8]).unwrap(), 1);
+            table.remove(&[Element::Publish(port, guest.address)]).unwrap();
+            assert_eq!(conntrack.forget_service(guest.address).unwrap(), 1);
+        }
+    });
+}
