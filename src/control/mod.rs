@@ -1,1 +1,15 @@
-//! Not built yet.
+//! The control socket: how the outside talks to a supervisor.
+//!
+//! The protocol is [Varlink](https://varlink.org): JSON messages, each ended by a NUL byte, over a Unix stream socket.
+//! [`proto`] and [`frame`] are pure and say what a message means; [`server`] is the supervisor's end, [`client`] the
+//! caller's. Only the kernel's word counts for who is calling (unix(7), SO_PEERCRED).
+
+pub mod client;
+pub mod frame;
+pub mod proto;
+pub mod server;
+pub mod types;
+mod wire;
+
+/// Name of the socket in the supervisor's run-time directory.
+pub const SOCKET_NAME: &str = "control.sock";

@@ -1,0 +1,248 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::control::types::*;
+
+fn parse(text: &str) -> Parsed {
+    parse_call(text.as_bytes()).unwrap()
+}
+
+fn all_methods() -> Vec<Method> {
+    let names = || Names { names: vec!["web*".into()] };
+    let exec = Exec {
+        name: "web".into(),
+        command: vec!["ls".into()],
+        tty: true,
+        cols: Some(80),
+        rows: Some(25),
+        env: vec!["A=b=c".into()],
+        user: Some("www".into()),
+    };
+    vec![
+        Method::Ping,
+        Method::List,
+        Method::Status(names()),
+        Method::Start(names()),
+        Method::Stop(names()),
+        Method::Restart(names()),
+        Method::Reload(names()),
+        Method::Kill(Kill { names: vec!["web".into()], signal: 15 }),
+        Method::Logs(Logs { names: vec!["web".into()], lines: 10, follow: true }),
+        Method::Events,
+        Method::Exec(exec),
+        Method::DaemonReload,
+    ]
+}
+
+/// The words of the interface between `type NAME (` and its closing parenthesis that stand before a colon.
+fn fields_of(opening: &str) -> BTreeSet<String> {
+    let text: String = INTERFACE.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
+    let body = text.split_once(opening).unwrap_or_else(|| panic!("{opening} is not in the interface")).1;
+    let mut depth = 1;
+    let end = body.find(|c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth == 0
+    });
+    let words = body[..end.unwrap()].split([',', '(', '\n']);
+    words.filter_map(|word| Some(word.split_once(':')?.0.trim().to_owned())).collect()
+}
+
+fn keys(value: impl serde::Serialize) -> BTreeSet<String> {
+    match serde_json::to_value(value).unwrap() {
+        Value::Object(map) => map.keys().cloned().collect(),
+        other => panic!("{other} is no object"),
+    }
+}
+
+#[test]
+fn every_method_survives_the_wire() {
+    for method in all_methods() {
+        let message = method.to_message();
+        let (nul, text) = message.split_last().unwrap();
+        assert_eq!(*nul, 0);
+        let parsed = parse_call(text).unwrap();
+        assert_eq!(parsed.call, Ok(Call::Palisade(method.clone())));
+        assert_eq!(parsed.more, method.needs_more());
+    }
+}
+
+#[test]
+fn the_interface_has_exactly_the_methods_that_are_built() {
+    let built: BTreeSet<&str> = all_methods().iter().map(Method::name).collect();
+    let said: BTreeSet<&str> = INTERFACE
+        .lines()
+        .filter_map(|line| line.strip_prefix("method ")?.split_once('('))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(built, said);
+    for method in all_methods() {
+        let message = method.to_message();
+        let request: Value = serde_json::from_slice(message.strip_suffix(b"\0").unwrap()).unwrap();
+        assert_eq!(
+            keys(&request["parameters"]),
+            fields_of(&format!("method {}(", method.name())),
+            "{}",
+            method.name()
+        );
+    }
+}
+
+#[test]
+fn the_interface_has_exactly_the_fields_that_are_sent() {
+    let moment = Moment { unix: 1, mono: 2 };
+    let exit = ExitRecord {
+        run: 1,
+        kind: EndKind::Exited,
+        code: Some(0),
+        signal: Some(9),
+        started: Some(moment),
+        ended: moment,
+    };
+    let port =
+        Port { address: [127, 0, 0, 1].into(), host_port: 8080, port: 80, proto: crate::spec::Proto::Tcp };
+    let fault = Fault { step: "s".into(), object: "o".into(), error: "e".into(), hint: Some("h".into()) };
+    let status = ServiceStatus {
+        name: "web".into(),
+        state: ServiceState::Active,
+        reason: String::new(),
+        description: String::new(),
+        enabled: true,
+        run: 1,
+        restarts: 0,
+        failures: 0,
+        pid: Some(7),
+        init_pid: Some(6),
+        addresses: vec![],
+        ports: vec![port.clone()],
+        since: Some(moment),
+        until: Some(moment),
+        exits: vec![exit],
+        fault: Some(fault.clone()),
+        cgroup: Some("c".into()),
+        log: Some("l".into()),
+        config: Some("f".into()),
+    };
+    let event = Event {
+        time: moment,
+        name: "web".into(),
+        kind: "backoff".into(),
+        state: ServiceState::Backoff,
+        run: 1,
+        failures: 1,
+        until: Some(moment),
+        exit: Some(exit),
+        text: String::new(),
+    };
+    let entry = LogEntry {
+        name: "web".into(),
+        time: String::new(),
+        stream: Stream::Stderr,
+        partial: false,
+        text: String::new(),
+    };
+    let change = Change { name: "web".into(), what: "started".into(), ok: true };
+    let session = Session { pid: Some(1), code: Some(0), signal: Some(1) };
+    assert_eq!(keys(moment), fields_of("type Moment ("));
+    assert_eq!(keys(exit), fields_of("type ExitRecord ("));
+    assert_eq!(keys(port), fields_of("type Port ("));
+    assert_eq!(keys(fault), fields_of("type Fault ("));
+    assert_eq!(keys(status), fields_of("type ServiceStatus ("));
+    assert_eq!(keys(event), fields_of("type Event ("));
+    assert_eq!(keys(entry), fields_of("type LogEntry ("));
+    assert_eq!(keys(change), fields_of("type Change ("));
+    assert_eq!(keys(session), fields_of("\n) -> ("));
+}
+
+#[test]
+fn every_error_survives_the_wire_and_is_in_the_interface() {
+    let errors = [
+        Error::NoSuchService { names: vec!["a".into(), "b".into()] },
+        Error::Refused { reason: "no".into() },
+        Error::NotAllowed,
+        Error::NotRunning { name: "web".into() },
+        Error::Failed { reason: "it broke".into() },
+        Error::InvalidParameter { parameter: "signal".into() },
+        Error::MethodNotFound { method: "io.palisade.Fly".into() },
+        Error::InterfaceNotFound { interface: "io.other".into() },
+        Error::ExpectedMore,
+    ];
+    for error in errors {
+        let message = error_message(&error);
+        let reply: varlink::Reply = serde_json::from_slice(message.strip_suffix(b"\0").unwrap()).unwrap();
+        let name = reply.error.unwrap();
+        let declared = format!("error {} (", name.rsplit_once('.').unwrap().1);
+        assert!(INTERFACE.contains(&declared) || SERVICE_INTERFACE.contains(&declared), "{declared}");
+        assert_eq!(Error::from_wire(&name, reply.parameters), error);
+    }
+}
+
+#[test]
+fn what_is_unknown_is_refused_by_name() {
+    let wrong = [
+        (r#"{"method":"io.palisade.Fly"}"#, "no such method: io.palisade.Fly"),
+        (r#"{"method":"io.systemd.Ping"}"#, "no such interface: io.systemd"),
+        (r#"{"method":"Ping"}"#, "no such method: Ping"),
+        (r#"{"method":"io.palisade.Start","parameters":{"names":["a"],"force":true}}"#, "force"),
+        (r#"{"method":"io.palisade.Ping","parameters":{"x":1}}"#, "x"),
+        (r#"{"method":"io.palisade.Start","parameters":{"names":"a"}}"#, "names"),
+        (r#"{"method":"io.palisade.Start","parameters":{}}"#, "missing field `names`"),
+        (r#"{"method":"io.palisade.Start","parameters":{"names":[]}}"#, "names"),
+        (r#"{"method":"io.palisade.Start","parameters":{"names":["a\u0000"]}}"#, "names"),
+        (r#"{"method":"io.palisade.Start","parameters":[]}"#, "invalid parameter"),
+        (r#"{"method":"io.palisade.Kill","parameters":{"names":["a"],"signal":65}}"#, "signal"),
+        (r#"{"method":"io.palisade.Kill","parameters":{"names":["a"],"signal":0}}"#, "signal"),
+        (r#"{"method":"io.palisade.Kill","parameters":{"names":["a"],"signal":1e99}}"#, "signal"),
+        (r#"{"method":"io.palisade.Exec","more":true,"parameters":{"name":"a","command":[]}}"#, "command"),
+        (
+            r#"{"method":"io.palisade.Exec","more":true,"parameters":{"name":"a","command":["x"],"env":["=b"]}}"#,
+            "env",
+        ),
+        (r#"{"method":"io.palisade.Events"}"#, "the call needs `more`"),
+        (r#"{"method":"io.palisade.Ping","upgrade":true}"#, "invalid parameter: upgrade"),
+    ];
+    for (text, expected) in wrong {
+        let error = parse(text).call.unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_is_no_call_is_told_apart() {
+    for text in ["", "{", "[]", "{}", "null", "GET / HTTP/1.1", "\u{1}", "{\"method\":1}"] {
+        assert_eq!(parse_call(text.as_bytes()), Err(NotVarlink), "{text}");
+    }
+    let deep = [b"{\"method\":\"a.b\",\"parameters\":".as_slice(), &vec![b'['; 500_000]].concat();
+    assert_eq!(parse_call(&deep), Err(NotVarlink));
+}
+
+#[test]
+fn those_who_may_look_may_not_touch() {
+    let root = Peer { uid: 0, gid: 0, pid: 1 };
+    let member = Peer { uid: 1000, gid: 1000, pid: 1 };
+    let looks: Vec<&str> =
+        all_methods().iter().filter(|method| method.is_allowed(member, 0)).map(Method::name).collect();
+    assert_eq!(looks, ["Ping", "List", "Status", "Logs", "Events"]);
+    assert!(all_methods().iter().all(|method| method.is_allowed(root, 1000)));
+    assert!(all_methods().iter().all(|method| method.is_allowed(member, 1000)));
+}
+
+proptest! {
+    #[test]
+    fn bytes_from_anybody_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = parse_call(&bytes);
+    }
+
+    #[test]
+    fn json_from_anybody_does_no_harm(
+        method in "(io\\.palisade\\.)?(Kill|Exec|Logs|Status|org|\\.)?.{0,8}",
+        key in "(names|signal|command|.{0,4})",
+        value in prop_oneof![any::<i64>().prop_map(Value::from), ".{0,9}".prop_map(Value::from),
+            prop::collection::vec(".{0,9}", 0..4).prop_map(Value::from), Just(Value::Null)],
+        more in any::<bool>(),
+    ) {
+        let text = json!({ "method": method, "more": more, "parameters": { key: value } }).to_string();
+        prop_assert_eq!(parse_call(text.as_bytes()).unwrap().more, more);
+    }
+}

@@ -1,0 +1,611 @@
+//! The supervisor's end of the control socket: non-blocking, for a single-threaded poll loop.
+//!
+//! It owns the listening socket and every connection, and never waits. A turn of the loop:
+//! ```text
+//! tick(now) -> when to wake        interests() -> poll(2)        ready(source, readiness) for each that is ready
+//! while let Some(incoming) = next() { ... reply() / error() ... }
+//! ```
+//! Whoever connects is bounded in everything: the length of a request (1 MiB), the time that half a request may take
+//! (10 s), the descriptors that it may pass, the output that it does not read (4 MiB, 30 s), and the number of connections:
+//! when all are taken, the one that has been silent for longest makes room, so that idle connections cannot lock root out.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType},
+};
+use serde::Serialize;
+
+use super::{
+    SOCKET_NAME,
+    frame::{FrameError, Frames, MESSAGE_MAX, Message},
+    proto::{self, Call, Error, Method, Peer},
+    wire,
+};
+use crate::{machine::Mono, sys::SysError};
+
+/// Name of the group whose members may look.
+pub const GROUP: &str = "palisade";
+
+/// The most connections at a time.
+const CLIENTS_MAX: usize = 256;
+/// Milliseconds from the first byte of a request to its last.
+const REQUEST_TIMEOUT: u64 = 10_000;
+/// Milliseconds that a caller may read nothing while there is something to read.
+const REPLY_TIMEOUT: u64 = 30_000;
+/// Bytes that may wait for a caller to read them; who lets more pile up is disconnected.
+const OUTPUT_MAX: usize = 4 << 20;
+/// With so many bytes waiting, no further request of this caller is looked at.
+const OUTPUT_PAUSE: usize = 64 << 10;
+/// Connections accepted, and bytes read from each, in one turn of the loop.
+const ACCEPT_BATCH: usize = 64;
+const READ_SIZE: usize = 64 << 10;
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another supervisor has it.
+    #[error("{}: another supervisor answers here", .0.display())]
+    Live(PathBuf),
+    /// Others than the supervisor's user could put something in its place.
+    #[error("{}: {reason}", path.display())]
+    Unsafe {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The kernel's word.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+/// One connection; the number is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientId(u64);
+
+/// A descriptor to poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The listening socket.
+    Listener,
+    /// A connection.
+    Client(ClientId),
+}
+
+/// What to poll a descriptor for. Hang-ups are to be looked for always; poll(2) does that by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Interest<'a> {
+    /// Names it in [`Server::ready`].
+    pub source: Source,
+    /// The descriptor.
+    pub fd: BorrowedFd<'a>,
+    /// POLLIN.
+    pub read: bool,
+    /// POLLOUT.
+    pub write: bool,
+}
+
+/// What poll(2) said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// POLLIN.
+    pub readable: bool,
+    /// POLLOUT.
+    pub writable: bool,
+    /// POLLHUP or POLLERR.
+    pub hangup: bool,
+}
+
+/// What the supervisor has to deal with.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Somebody who may do so asks for something.
+    Request(Request),
+    /// Whoever asked for this has hung up before the last reply; replies to it are dropped from now on.
+    Gone(ClientId),
+    /// A caller who awaits more replies has read everything that was sent so far.
+    Drained(ClientId),
+}
+
+/// A call that awaits [`Server::reply`] or [`Server::error`].
+#[derive(Debug)]
+pub struct Request {
+    /// Whom to answer. There is one call at a time of each.
+    pub client: ClientId,
+    /// Who asks.
+    pub peer: Peer,
+    /// What for.
+    pub method: Method,
+    /// The descriptors of an `Exec`: three without a terminal, none with one.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// The control socket and everybody who is connected to it.
+#[derive(Debug)]
+pub struct Server {
+    listener: OwnedFd,
+    path: PathBuf,
+    /// Locked as long as this supervisor lives.
+    lock: (File, PathBuf),
+    owner: u32,
+    /// Given up for a moment when the process has no descriptor left; otherwise the waiting caller would keep poll(2) awake.
+    reserve: Option<File>,
+    clients: BTreeMap<ClientId, Connection>,
+    next_id: u64,
+    /// Counts activity, to know who has been silent for longest.
+    turn: u64,
+    incoming: VecDeque<Incoming>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    peer: Peer,
+    frames: Frames,
+    call: Option<Outstanding>,
+    output: VecDeque<Outgoing>,
+    /// Bytes in `output`.
+    queued: usize,
+    /// Nothing more will come; the replies are still read.
+    is_finished: bool,
+    last_active: u64,
+    /// What the other side keeps us waiting for, and since which tick.
+    wait: Option<(Wait, Mono)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Outstanding {
+    oneway: bool,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+    fds: Vec<OwnedFd>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    RestOfRequest,
+    RoomForReply,
+}
+
+/// The connection has come to its end.
+struct Closed;
+
+impl Server {
+    /// Listens on `control.sock` in `run_dir`, which is made if it is not there.
+    ///
+    /// `group` is the id of the group [`GROUP`], whose members may connect and look; none: only root may.
+    ///
+    /// # Errors
+    /// [`BindError`]; a live supervisor's socket is left alone, a dead one's is replaced.
+    pub fn bind(run_dir: &Path, group: Option<u32>) -> Result<Self, BindError> {
+        let owner = rustix::process::geteuid().as_raw();
+        prepare_directory(run_dir, owner)?;
+        let path = run_dir.join(SOCKET_NAME);
+        let lock = lock(&run_dir.join("control.lock"), &path)?;
+        remove_dead(&path)?;
+        let sys = |call: &'static str| {
+            let args = format!("{:?}", path.display());
+            move |errno: Errno| SysError::new(call, args, errno)
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(sys("socket"))?;
+        let address = SocketAddrUnix::new(&path).map_err(sys("bind"))?;
+        rustix::net::bind(&listener, &address).map_err(sys("bind"))?;
+        // Nobody can connect before listen(2): the mode and the group are right from the first moment on.
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o660)).map_err(sys("chmod"))?;
+        let group = group.map(rustix::fs::Gid::from_raw);
+        rustix::fs::chown(&path, None, group).map_err(sys("chown"))?;
+        rustix::net::listen(&listener, 128).map_err(sys("listen"))?;
+        Ok(Self {
+            listener,
+            path,
+            lock,
+            owner,
+            reserve: File::open("/dev/null").ok(),
+            clients: BTreeMap::new(),
+            next_id: 0,
+            turn: 0,
+            incoming: VecDeque::new(),
+        })
+    }
+
+    /// Everything to poll.
+    pub fn interests(&self) -> impl Iterator<Item = Interest<'_>> {
+        let listener =
+            Interest { source: Source::Listener, fd: self.listener.as_fd(), read: true, write: false };
+        std::iter::once(listener).chain(self.clients.iter().map(|(&id, client)| Interest {
+            source: Source::Client(id),
+            fd: client.socket.as_fd(),
+            read: client.wants_input(),
+            write: !client.output.is_empty(),
+        }))
+    }
+
+    /// Disconnects whoever takes too long; when to call this again, if nothing else happens before.
+    ///
+    /// To be called once in each turn of the loop.
+    pub fn tick(&mut self, now: Mono) -> Option<Mono> {
+        let mut nearest = None;
+        let mut overdue = Vec::new();
+        for (&id, client) in &mut self.clients {
+            let Some(deadline) = client.deadline(now) else { continue };
+            match deadline <= now {
+                true => overdue.push(id),
+                false => nearest = Some(nearest.map_or(deadline, |other: Mono| other.min(deadline))),
+            }
+        }
+        for id in overdue {
+            self.drop_client(id);
+        }
+        nearest
+    }
+
+    /// Does what poll(2) says can be done; what comes of it is to be had from [`Server::next`].
+    pub fn ready(&mut self, source: Source, readiness: Readiness) {
+        match source {
+            Source::Listener => self.accept(),
+            Source::Client(id) => {
+                if self.serve(id, readiness).is_err() {
+                    self.drop_client(id);
+                }
+            }
+        }
+    }
+
+    /// What there is to deal with, in the order in which it came.
+    #[expect(clippy::should_implement_trait, reason = "more may come after None: no iterator")]
+    pub fn next(&mut self) -> Option<Incoming> {
+        self.incoming.pop_front()
+    }
+
+    /// Answers a call. With `continues` another reply will follow; without, the call is over.
+    ///
+    /// A caller who is gone, or has got the last reply, is passed over.
+    pub fn reply(&mut self, client: ClientId, value: &impl Serialize, continues: bool) {
+        self.reply_with(client, value, continues, Vec::new());
+    }
+
+    /// As [`Server::reply`], with up to three descriptors.
+    pub fn reply_with(
+        &mut self,
+        client: ClientId,
+        value: &impl Serialize,
+        continues: bool,
+        fds: Vec<OwnedFd>,
+    ) {
+        let message = match serde_json::to_value(value) {
+            Ok(value) => proto::reply_message(value, continues),
+            Err(error) => proto::error_message(&Error::Failed { reason: error.to_string() }),
+        };
+        self.answer(client, message, continues, fds);
+    }
+
+    /// Answers a call with an error: it is over.
+    pub fn error(&mut self, client: ClientId, error: &Error) {
+        self.answer(client, proto::error_message(error), false, Vec::new());
+    }
+
+    /// How many bytes this caller has yet to read; none: it is gone.
+    pub fn backlog(&self, client: ClientId) -> Option<usize> {
+        self.clients.get(&client).map(|client| client.queued)
+    }
+
+    /// Disconnects a caller, whatever it has yet to read. [`Incoming::Gone`] follows if a call was open.
+    pub fn close(&mut self, client: ClientId) {
+        self.drop_client(client);
+    }
+
+    fn answer(&mut self, id: ClientId, message: Vec<u8>, continues: bool, fds: Vec<OwnedFd>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(call) = client.call else { return };
+        if !continues {
+            client.call = None;
+        }
+        let sent = match call.oneway {
+            true => Ok(()),
+            false => client.send(message, fds),
+        };
+        let advanced = sent.and_then(|()| self.advance(id));
+        if advanced.is_err() {
+            self.drop_client(id);
+        }
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        for _ in 0..ACCEPT_BATCH {
+            match rustix::net::accept_with(&self.listener, flags) {
+                Ok(socket) => self.admit(socket),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::MFILE | Errno::NFILE) => {
+                    self.turn_away();
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Hangs up on one caller for want of descriptors.
+    fn turn_away(&mut self) {
+        self.reserve = None;
+        drop(rustix::net::accept(&self.listener));
+        self.reserve = File::open("/dev/null").ok();
+    }
+
+    fn admit(&mut self, socket: OwnedFd) {
+        // nix, because rustix has no room for the pid 0 of a caller from another pid namespace.
+        let Ok(credentials) = getsockopt(&socket, PeerCredentials) else { return };
+        let peer = Peer { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
+        if self.clients.len() >= CLIENTS_MAX && !self.make_room(peer) {
+            return;
+        }
+        self.turn += 1;
+        self.next_id += 1;
+        let connection = Connection {
+            socket,
+            peer,
+            frames: Frames::default(),
+            call: None,
+            output: VecDeque::new(),
+            queued: 0,
+            is_finished: false,
+            last_active: self.turn,
+            wait: None,
+        };
+        self.clients.insert(ClientId(self.next_id), connection);
+    }
+
+    /// Disconnects one caller in favour of `peer`: an idle one, or, for who may do everything, one who may only look.
+    fn make_room(&mut self, peer: Peer) -> bool {
+        let is_trusted = |peer: Peer| peer.uid == 0 || peer.uid == self.owner;
+        let least = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.call.is_none() || (is_trusted(peer) && !is_trusted(client.peer)))
+            .min_by_key(|(_, client)| (client.call.is_some(), is_trusted(client.peer), client.last_active))
+            .map(|(&id, _)| id);
+        match least {
+            // Who may only look does not push out who may do everything.
+            Some(id) if is_trusted(peer) || !is_trusted(self.clients[&id].peer) => {
+                self.drop_client(id);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn serve(&mut self, id: ClientId, readiness: Readiness) -> Result<(), Closed> {
+        let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
+        if readiness.writable && !client.output.is_empty() {
+            client.flush()?;
+            if client.output.is_empty() && client.call.is_some() {
+                self.incoming.push_back(Incoming::Drained(id));
+            }
+        }
+        if readiness.readable || readiness.hangup {
+            self.turn += 1;
+            client.last_active = self.turn;
+            while client.wants_input() && client.fill()? && readiness.hangup {}
+        }
+        self.advance(id)?;
+        // Nobody is left to read a reply; what was asked for before the hang-up is still done.
+        match readiness.hangup {
+            true => Err(Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the next requests of a caller, until one has to be dealt with outside.
+    fn advance(&mut self, id: ClientId) -> Result<(), Closed> {
+        let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
+        while client.call.is_none() && client.queued < OUTPUT_PAUSE {
+            let Some(message) = client.frames.take().map_err(|_: FrameError| Closed)? else { break };
+            client.wait = None;
+            if let Some(request) = client.take(id, message, self.owner)? {
+                self.incoming.push_back(Incoming::Request(request));
+            }
+        }
+        match client.is_finished && client.call.is_none() && client.output.is_empty() {
+            true => Err(Closed),
+            false => Ok(()),
+        }
+    }
+
+    fn drop_client(&mut self, id: ClientId) {
+        if self.clients.remove(&id).is_some_and(|client| client.call.is_some()) {
+            self.incoming.push_back(Incoming::Gone(id));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Under the lock, hence nobody else's. A supervisor that was killed leaves both; the next one takes them over.
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(&self.lock.1);
+    }
+}
+
+impl Connection {
+    fn wants_input(&self) -> bool {
+        !self.is_finished && self.frames.len() < MESSAGE_MAX + READ_SIZE && self.queued < OUTPUT_PAUSE
+    }
+
+    /// Reads once; false: there is nothing more for now.
+    fn fill(&mut self) -> Result<bool, Closed> {
+        let mut buffer = [0; READ_SIZE];
+        match wire::receive(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => {
+                self.is_finished = true;
+                Ok(false)
+            }
+            Ok((length, fds)) => self.frames.push(&buffer[..length], fds).map(|()| true).map_err(|_| Closed),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(_) => Err(Closed),
+        }
+    }
+
+    /// Reads one message; a request that others have to answer comes back.
+    fn take(&mut self, id: ClientId, message: Message, owner: u32) -> Result<Option<Request>, Closed> {
+        let Message { text, mut fds } = message;
+        let parsed = proto::parse_call(&text).map_err(|_| Closed)?;
+        let answer = match parsed.call {
+            Ok(Call::Palisade(method)) if !method.is_allowed(self.peer, owner) => Err(Error::NotAllowed),
+            Ok(Call::Palisade(method)) if fds.len() < method.fd_count() => {
+                Err(Error::InvalidParameter { parameter: "three descriptors go with this call".to_owned() })
+            }
+            Ok(Call::Palisade(method)) => {
+                fds.truncate(method.fd_count());
+                self.call = Some(Outstanding { oneway: parsed.oneway });
+                return Ok(Some(Request { client: id, peer: self.peer, method, fds }));
+            }
+            Ok(Call::Answered(value)) => Ok(value),
+            Err(error) => Err(error),
+        };
+        if !parsed.oneway {
+            let message = match answer {
+                Ok(value) => proto::reply_message(value, false),
+                Err(error) => proto::error_message(&error),
+            };
+            self.send(message, Vec::new())?;
+        }
+        Ok(None)
+    }
+
+    /// Queues a message and sends what can be sent.
+    fn send(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Closed> {
+        // What is queued already counts, not the message: a single long answer always fits.
+        if self.queued > OUTPUT_MAX {
+            return Err(Closed);
+        }
+        self.queued += bytes.len();
+        self.output.push_back(Outgoing { bytes, sent: 0, fds });
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), Closed> {
+        while let Some(outgoing) = self.output.front_mut() {
+            let rest = &outgoing.bytes[outgoing.sent..];
+            let count = match wire::send(&self.socket, rest, &outgoing.fds, SendFlags::DONTWAIT) {
+                Ok(count) => count,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(_) => return Err(Closed),
+            };
+            // They went with the first byte.
+            outgoing.fds.clear();
+            outgoing.sent += count;
+            self.queued -= count;
+            self.wait = None;
+            if outgoing.sent == outgoing.bytes.len() {
+                self.output.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// When the other side will have kept us waiting for too long.
+    fn deadline(&mut self, now: Mono) -> Option<Mono> {
+        let wait = match (self.output.is_empty(), self.call.is_none() && self.frames.is_mid_message()) {
+            (false, _) => Some((Wait::RoomForReply, REPLY_TIMEOUT)),
+            (true, true) => Some((Wait::RestOfRequest, REQUEST_TIMEOUT)),
+            (true, false) => None,
+        };
+        let Some((wait, patience)) = wait else {
+            self.wait = None;
+            return None;
+        };
+        let since = match self.wait {
+            Some((same, since)) if same == wait => since,
+            _ => now,
+        };
+        self.wait = Some((wait, since));
+        Some(Mono(since.0 + patience))
+    }
+}
+
+/// Makes the directory, and sees to it that nobody but its owner could put another socket in our place.
+fn prepare_directory(path: &Path, owner: u32) -> Result<(), BindError> {
+    let failed = |call: &'static str| {
+        move |error: io::Error| SysError::new(call, format!("{:?}", path.display()), error)
+    };
+    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed("mkdir"))?;
+    let metadata = fs::symlink_metadata(path).map_err(failed("stat"))?;
+    let unsafe_because = |reason| Err(BindError::Unsafe { path: path.to_owned(), reason });
+    if !metadata.is_dir() {
+        return unsafe_because("is not a directory");
+    }
+    if metadata.uid() != owner && metadata.uid() != 0 {
+        return unsafe_because("belongs to another user");
+    }
+    if metadata.permissions().mode() & 0o022 != 0 {
+        return unsafe_because("others than its owner may write to it; chmod go-w");
+    }
+    Ok(())
+}
+
+/// Takes the lock that says which supervisor this directory belongs to. The kernel gives it up when the process ends.
+fn lock(path: &Path, socket: &Path) -> Result<(File, PathBuf), BindError> {
+    let failed = |call: &'static str| {
+        move |error: io::Error| SysError::new(call, format!("{:?}", path.display()), error)
+    };
+    loop {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            // Others must not be able to open it: whoever can could hold the lock.
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(failed("open"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(BindError::Live(socket.to_owned())),
+            Err(fs::TryLockError::Error(error)) => return Err(failed("flock")(error).into()),
+        }
+        // Its last owner may have removed the file between our open and our lock.
+        let ours = file.metadata().map_err(failed("fstat"))?.ino();
+        if fs::metadata(path).is_ok_and(|there| there.ino() == ours) {
+            return Ok((file, path.to_owned()));
+        }
+    }
+}
+
+/// Removes a socket that nobody listens on.
+fn remove_dead(path: &Path) -> Result<(), BindError> {
+    match fs::symlink_metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(metadata) if metadata.file_type().is_socket() => {}
+        Ok(_) => return Err(BindError::Unsafe { path: path.to_owned(), reason: "is not a socket" }),
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            let args = format!("{:?}", path.display());
+            fs::remove_file(path).map_err(|error| SysError::new("unlink", args, error))?;
+            Ok(())
+        }
+        Err(error) => Err(SysError::new("connect", format!("{:?}", path.display()), error).into()),
+        Ok(_) => Err(BindError::Live(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,320 @@
+//! What travels in replies. Field for field the types of `io.palisade.varlink`; a test compares them.
+
+use std::{fmt, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{machine::ExitKind, spec::Proto};
+
+/// A point in time, on two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Moment {
+    /// Seconds since 1970, CLOCK_REALTIME.
+    pub unix: i64,
+    /// Milliseconds, CLOCK_MONOTONIC.
+    pub mono: u64,
+}
+
+/// What a service is doing, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceState {
+    /// Its program runs, or it is a oneshot that ended well and counts as active.
+    Active,
+    /// Being launched.
+    Starting,
+    /// For what it requires or comes after.
+    Waiting,
+    /// Told to stop, not gone yet.
+    Stopping,
+    /// Ended, and started again at a known time.
+    Backoff,
+    /// Ended badly, and is not started again.
+    Failed,
+    /// Not running, as it should be.
+    Stopped,
+    /// A oneshot that ended well.
+    Done,
+    /// Its file is a link to `/dev/null`.
+    Masked,
+    /// Its file has errors.
+    Broken,
+}
+
+impl ServiceState {
+    /// The word, as in the JSON form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ServiceState::Active => "active",
+            ServiceState::Starting => "starting",
+            ServiceState::Waiting => "waiting",
+            ServiceState::Stopping => "stopping",
+            ServiceState::Backoff => "backoff",
+            ServiceState::Failed => "failed",
+            ServiceState::Stopped => "stopped",
+            ServiceState::Done => "done",
+            ServiceState::Masked => "masked",
+            ServiceState::Broken => "broken",
+        }
+    }
+}
+
+impl fmt::Display for ServiceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A published port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The host's address; `0.0.0.0` is every one.
+    pub address: IpAddr,
+    /// On the host.
+    pub host_port: u16,
+    /// Of the service.
+    pub port: u16,
+    /// TCP or UDP.
+    pub proto: Proto,
+}
+
+impl From<crate::spec::Publish> for Port {
+    fn from(publish: crate::spec::Publish) -> Self {
+        let crate::spec::Publish { address, host_port, port, proto } = publish;
+        Self { address: address.into(), host_port, port, proto }
+    }
+}
+
+/// In which way a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndKind {
+    /// By exit(2).
+    Exited,
+    /// By a signal.
+    Killed,
+    /// By a signal, with a core dump.
+    Dumped,
+    /// Nobody lived to see it.
+    Unknown,
+}
+
+/// One run that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Which launch it was, counted from 1.
+    pub run: u64,
+    /// In which way.
+    pub kind: EndKind,
+    /// The exit status, when it exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+    /// The signal number, when it was killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// When its program was executed; none: it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Moment>,
+    /// When that was noticed.
+    pub ended: Moment,
+}
+
+impl ExitRecord {
+    /// Puts the end of a run down.
+    pub fn new(run: u64, exit: ExitKind, started: Option<Moment>, ended: Moment) -> Self {
+        let (kind, code, signal) = match exit {
+            ExitKind::Code(code) => (EndKind::Exited, Some(code), None),
+            ExitKind::Signal(signal) => (EndKind::Killed, None, Some(signal)),
+            ExitKind::Core(signal) => (EndKind::Dumped, None, Some(signal)),
+            ExitKind::Unknown => (EndKind::Unknown, None, None),
+        };
+        Self { run, kind, code, signal, started, ended }
+    }
+}
+
+/// Why a launch failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// The step of the plan, as `palisade plan` shows it: `child step 9 pivot_root`.
+    pub step: String,
+    /// What the step worked on.
+    pub object: String,
+    /// The kernel's answer.
+    pub error: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Everything the supervisor knows about one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub state: ServiceState,
+    /// Why, in a few words; may be empty.
+    pub reason: String,
+    /// Its own line for people.
+    pub description: String,
+    /// Started when the supervisor comes up.
+    pub enabled: bool,
+    /// The number of its latest launch; 0: never launched.
+    pub run: u64,
+    /// How many of its launches were restarts after an end that nobody had asked for.
+    pub restarts: u64,
+    /// How many runs have failed in a row.
+    pub failures: u32,
+    /// The main process, as the host sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// PID 1 of the sandbox, as the host sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_pid: Option<i32>,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What of it is published on the host.
+    pub ports: Vec<Port>,
+    /// When it entered its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Moment>,
+    /// When it is started again, in backoff.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Moment>,
+    /// Its latest runs, the newest last.
+    pub exits: Vec<ExitRecord>,
+    /// Why the latest launch failed, while that is the last word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// Its cgroup below the mount point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// The file that its output goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// The file that describes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+}
+
+/// What a verb did to one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The service.
+    pub name: String,
+    /// `restarted (run 7, was up 3h)`.
+    pub what: String,
+    /// Whether that is what was asked for.
+    pub ok: bool,
+}
+
+/// Which of the two output streams a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Descriptor 1.
+    Stdout,
+    /// Descriptor 2.
+    Stderr,
+}
+
+impl Stream {
+    /// `stdout` or `stderr`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
+}
+
+/// One line of a service's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// The service.
+    pub name: String,
+    /// When the supervisor read it: RFC 3339, UTC, microseconds.
+    pub time: String,
+    /// Where it was written to.
+    pub stream: Stream,
+    /// The line goes on in the next entry of the same stream.
+    pub partial: bool,
+    /// Without the line end; bytes that are not UTF-8 are replaced by U+FFFD.
+    pub text: String,
+}
+
+/// Something that happened to a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub time: Moment,
+    /// The service.
+    pub name: String,
+    /// `started`, `exited`, `backoff`, `launch_failed` ...
+    pub kind: String,
+    /// The state that it led to.
+    pub state: ServiceState,
+    /// Of which run.
+    pub run: u64,
+    /// How many runs have failed in a row.
+    pub failures: u32,
+    /// When the service is started again, in backoff.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Moment>,
+    /// The run that ended, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitRecord>,
+    /// For people.
+    pub text: String,
+}
+
+/// Reply of `Ping`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// Of the supervisor.
+    pub version: String,
+    /// Of the supervisor.
+    pub pid: u32,
+}
+
+/// Reply of `List` and `Status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Services {
+    /// In the order of their names.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// Reply of every verb that changes something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// One for each service concerned.
+    pub changes: Vec<Change>,
+}
+
+/// One reply of `Logs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntries {
+    /// Oldest first.
+    pub entries: Vec<LogEntry>,
+}
+
+/// One reply of `Events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// Oldest first.
+    pub events: Vec<Event>,
+}
+
+/// One reply of `Exec`: the first has the pid, the last `code` or `signal` (neither: nobody knows).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Of the command, as the host sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Its exit status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+}
