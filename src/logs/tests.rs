@@ -1,0 +1,231 @@
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+};
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::*;
+use crate::spec::LogPolicy;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn writer(dir: &Path, max_size: u64, files: u32) -> LogWriter {
+    LogWriter::open(dir, "web", LogPolicy { max_size, files }).unwrap()
+}
+
+fn put(writer: &mut LogWriter, text: &str) {
+    assert_eq!(writer.write(Stream::Stdout, text.as_bytes(), at(0)), None);
+}
+
+fn texts(entries: &[LogEntry]) -> Vec<&str> {
+    entries.iter().map(|entry| entry.text.as_str()).collect()
+}
+
+fn last(dir: &Path, lines: u64) -> Vec<String> {
+    tail(dir, "web", lines).unwrap().into_iter().map(|entry| entry.text).collect()
+}
+
+/// The names in `dir`, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn lines_have_the_form_that_log_shippers_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(&dir.path().join("log"), 10_000, 2);
+    let now = "2026-11-23T21:12:50.1234567Z".parse().unwrap();
+    assert_eq!(writer.write(Stream::Stdout, b"one\n\ntwo", now), None);
+    assert_eq!(writer.write(Stream::Stderr, b"\xff\x1b[31m\n", now), None);
+    assert_eq!(writer.write(Stream::Stdout, b" ends\n", now), None);
+    let expected = b"2026-11-23T21:12:50.123456Z stdout F one
+2026-11-23T21:12:50.123456Z stdout F 
+2026-11-23T21:12:50.123456Z stdout P two
+2026-11-23T21:12:50.123456Z stderr F \xff\x1b[31m
+2026-11-23T21:12:50.123456Z stdout F  ends
+";
+    assert_eq!(fs::read(writer.path()).unwrap(), expected);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&writer.path()), mode(&dir.path().join("log"))), (0o640, 0o750));
+    let entries = tail(&dir.path().join("log"), "web", 10).unwrap();
+    assert_eq!(texts(&entries), ["one", "", "\u{fffd}\u{1b}[31m", "two ends"]);
+    assert_eq!(entries[2].stream, Stream::Stderr);
+}
+
+#[test]
+fn a_long_line_is_cut_at_sixteen_kibibytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), 1 << 20, 2);
+    put(&mut writer, &format!("{}\n", "x".repeat(TEXT_MAX * 2 + 1)));
+    let text = fs::read_to_string(writer.path()).unwrap();
+    let lengths: Vec<usize> = text.lines().map(|line| decode(line.as_bytes()).unwrap().text.len()).collect();
+    assert_eq!(lengths, [TEXT_MAX, TEXT_MAX, 1]);
+    let parts: Vec<(bool, usize)> =
+        tail(dir.path(), "web", 1).unwrap().iter().map(|entry| (entry.partial, entry.text.len())).collect();
+    assert_eq!(parts, [(true, TEXT_MAX), (true, TEXT_MAX), (false, 1)]);
+}
+
+#[test]
+fn so_many_files_are_kept_and_none_is_too_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), 200, 3);
+    for number in 0..50 {
+        put(&mut writer, &format!("line {number}\n"));
+    }
+    assert_eq!(names(dir.path()), ["web.log", "web.log.1", "web.log.2"]);
+    assert!(names(dir.path()).iter().all(|name| fs::metadata(dir.path().join(name)).unwrap().len() <= 200));
+    assert_eq!(last(dir.path(), 2), ["line 48", "line 49"]);
+    assert_eq!(last(dir.path(), 7).len(), 7, "over the boundary of a file");
+    writer.set_policy(LogPolicy { max_size: 200, files: 1 });
+    put(&mut writer, &"y".repeat(200));
+    assert_eq!(names(dir.path()), ["web.log"]);
+}
+
+#[test]
+fn who_begins_again_goes_on_where_the_last_one_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    put(&mut writer(dir.path(), 10_000, 2), "begun by one");
+    put(&mut writer(dir.path(), 10_000, 2), ", ended by another\n");
+    assert_eq!(last(dir.path(), 5), ["begun by one, ended by another"]);
+    put(&mut writer(dir.path(), 10_000, 2), "never ended");
+    let mut next = writer(dir.path(), 10_000, 2);
+    assert_eq!(next.finish(at(0)), None);
+    assert_eq!(next.finish(at(0)), None);
+    put(&mut next, "another run\n");
+    assert_eq!(last(dir.path(), 2), ["never ended", "another run"]);
+}
+
+#[test]
+fn a_record_that_was_cut_off_costs_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    put(&mut writer(dir.path(), 10_000, 2), "one\n");
+    let mut file = fs::OpenOptions::new().append(true).open(dir.path().join("web.log")).unwrap();
+    file.write_all(b"1970-01-01T00:00").unwrap();
+    put(&mut writer(dir.path(), 10_000, 2), "two\n");
+    assert_eq!(last(dir.path(), 5), ["one", "two"]);
+}
+
+#[test]
+fn a_link_in_place_of_the_file_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    fs::write(&elsewhere, "").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, dir.path().join("web.log")).unwrap();
+    let policy = LogPolicy { max_size: 1000, files: 2 };
+    assert_eq!(LogWriter::open(dir.path(), "web", policy).unwrap_err().symbol(), "ELOOP");
+}
+
+#[test]
+fn reopening_begins_the_file_that_was_moved_away_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), 10_000, 2);
+    put(&mut writer, "old\n");
+    fs::rename(writer.path(), dir.path().join("moved")).unwrap();
+    writer.reopen().unwrap();
+    put(&mut writer, "new\n");
+    assert_eq!(last(dir.path(), 5), ["new"]);
+    assert!(fs::metadata(dir.path().join("moved")).unwrap().size() > 0);
+}
+
+#[test]
+fn a_follower_is_woken_by_every_line_over_rotations() {
+    let dir = tempfile::tempdir().unwrap();
+    // Not even the file is there yet.
+    let mut follower = Follower::open(dir.path(), &["web"], 10, true).unwrap();
+    assert!(follower.read().unwrap().entries.is_empty());
+    let mut writer = writer(dir.path(), 150, 3);
+    for number in 0..20 {
+        put(&mut writer, &format!("line {number}\n"));
+        let mut seen = Vec::new();
+        while seen.is_empty() {
+            poll(&mut [PollFd::from_borrowed_fd(follower.fd().unwrap(), PollFlags::IN)], None).unwrap();
+            seen = follower.read().unwrap().entries;
+        }
+        assert_eq!(texts(&seen), [format!("line {number}")]);
+    }
+    assert_eq!(names(dir.path()).len(), 3);
+}
+
+#[test]
+fn what_is_followed_of_several_services_comes_in_the_order_of_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = LogPolicy { max_size: 1000, files: 2 };
+    for (name, times) in [("web", [1, 3]), ("db", [2, 4])] {
+        let mut writer = LogWriter::open(dir.path(), name, policy.clone()).unwrap();
+        for time in times {
+            assert_eq!(writer.write(Stream::Stdout, format!("{time}\n").as_bytes(), at(time)), None);
+        }
+    }
+    let mut follower = Follower::open(dir.path(), &["db", "web"], 10, false).unwrap();
+    assert_eq!(texts(&follower.read().unwrap().entries), ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn much_is_given_in_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), 1 << 20, 4);
+    for _ in 0..200 {
+        put(&mut writer, &format!("{}\n", "z".repeat(9_999)));
+    }
+    let mut follower = Follower::open(dir.path(), &["web"], 200, false).unwrap();
+    let (mut count, mut batches) = (0, 0);
+    loop {
+        let batch = follower.read().unwrap();
+        count += batch.entries.len();
+        batches += 1;
+        if !batch.more {
+            break;
+        }
+    }
+    assert_eq!(count, 200);
+    assert!(batches > 4, "{batches}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn however_output_is_cut_the_lines_come_back(
+        lines in prop::collection::vec("[^\n]{0,40}", 0..30),
+        cuts in prop::collection::vec(1usize..60, 1..40),
+        max_size in 50u64..500,
+        reads in prop::collection::vec(any::<bool>(), 1..8),
+        wanted in 0u64..40,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(dir.path(), max_size, 1000);
+        let mut follower = Follower::open(dir.path(), &["web"], 0, true).unwrap();
+        let stream: Vec<u8> = lines.iter().flat_map(|line| line.bytes().chain([b'\n'])).collect();
+        let (mut rest, mut seen) = (&stream[..], Vec::new());
+        for (cut, read) in cuts.iter().cycle().zip(reads.iter().cycle()) {
+            let (piece, after) = rest.split_at((*cut).min(rest.len()));
+            prop_assert_eq!(writer.write(Stream::Stdout, piece, at(0)), None);
+            rest = after;
+            if *read || rest.is_empty() {
+                seen.extend(follower.read().unwrap().entries);
+            }
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(texts(&seen), lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let first = lines.len().saturating_sub(usize::try_from(wanted).unwrap());
+        prop_assert_eq!(last(dir.path(), wanted), &lines[first..]);
+    }
+
+    #[test]
+    fn whatever_is_in_a_log_file_can_be_read(bytes in prop::collection::vec(any::<u8>(), 0..400), lines in 0u64..5) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("web.log"), bytes).unwrap();
+        prop_assert!(last(dir.path(), lines).len() as u64 <= lines);
+    }
+}
