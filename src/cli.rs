@@ -1,4 +1,305 @@
-//! Not built yet.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The command line: what can be asked, and what each exit code means.
+//!
+//! Parsing is clap's; everything that prints is in `output`. A verb is one call to the supervisor of `--run DIR`, or
+//! one function of another module.
+
+mod output;
+mod session;
+mod show;
+mod verbs;
+mod wiring;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// What the exit code of `palisade` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: it was tried and failed, or it was refused.
+    Failed,
+    /// 2: the command line or a service file is wrong.
+    Usage,
+    /// 3: `status` of a service that is not running.
+    NotRunning,
+    /// 4: no service has that name.
+    NoSuchService,
+    /// 5: no supervisor answers.
+    NoSupervisor,
+    /// 124: `run`: the service was ended because its time was up.
+    TimedOut,
+    /// 125: `run`, `exec`, `shell`: Palisade failed, not the program.
+    Broken,
+    /// 126: `run`, `exec`, `shell`: the program cannot be executed.
+    CannotExecute,
+    /// 127: `run`, `exec`, `shell`: there is no such program.
+    NotFound,
+    /// The program's own exit status.
+    Payload(u8),
+    /// 128 + N: the program was ended by signal N.
+    Signal(i32),
 }
+
+impl Exit {
+    /// The number that wait(2) will give.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotRunning => 3,
+            Exit::NoSuchService => 4,
+            Exit::NoSupervisor => 5,
+            Exit::TimedOut => 124,
+            Exit::Broken => 125,
+            Exit::CannotExecute => 126,
+            Exit::NotFound => 127,
+            Exit::Payload(code) => code,
+            // Signals end at 64.
+            Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Runs services behind walls of their own, one TOML file each.
+#[derive(Debug, Parser)]
+#[command(name = "palisade", version, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What holds for everything.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Global {
+    /// Palisade's own configuration
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/palisade/palisade.toml")]
+    pub config: PathBuf,
+    /// Run-time directory: which supervisor is meant
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/palisade")]
+    pub run: PathBuf,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Where things are that outlive a supervisor.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Places {
+    /// Persistent state
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/palisade")]
+    pub state: PathBuf,
+    /// Output of the services
+    #[arg(long, value_name = "DIR", default_value = "/var/log/palisade")]
+    pub log: PathBuf,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Keep the services running, in the foreground
+    Supervise {
+        /// Read the service files of this directory alone
+        #[arg(long, value_name = "DIR")]
+        services: Option<PathBuf>,
+        /// See there.
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Run one service in the foreground; the exit code is its own
+    Run {
+        /// A service file
+        file: PathBuf,
+        /// See there.
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Check service files; all, if none is named
+    Check {
+        /// Files, or names of services
+        #[arg(value_name = "FILE|NAME")]
+        targets: Vec<String>,
+        /// Read the service files of this directory alone
+        #[arg(long, value_name = "DIR")]
+        services: Option<PathBuf>,
+    },
+    /// Show what launching a service will do
+    Plan {
+        /// A file, or the name of a service
+        #[arg(value_name = "FILE|NAME")]
+        target: String,
+        /// Read the service files of this directory alone
+        #[arg(long, value_name = "DIR")]
+        services: Option<PathBuf>,
+    },
+    /// Show the version
+    Version,
+    /// List the services
+    #[command(visible_alias = "ps")]
+    List,
+    /// Show what services are doing; exit code 3 if one is not running
+    Status {
+        /// Names or patterns; none: all
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Start services
+    Start(Names),
+    /// Stop services
+    Stop(Names),
+    /// Stop and start services
+    Restart(Names),
+    /// Have services read their configuration again
+    Reload(Names),
+    /// Send a signal to the main process of services
+    Kill {
+        /// A name such as TERM, or a number
+        #[arg(short, long, value_name = "SIG", default_value = "TERM", value_parser = verbs::signal)]
+        signal: i32,
+        /// See there.
+        #[command(flatten)]
+        names: Names,
+    },
+    /// Show the output of services
+    Logs {
+        /// Go on with what they are writing
+        #[arg(short, long)]
+        follow: bool,
+        /// How many lines of the past
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+        lines: u32,
+        /// See there.
+        #[command(flatten)]
+        names: Names,
+    },
+    /// Show what happens to services, as it happens
+    Events,
+    /// Run a command inside the sandbox of a running service; the exit code is its own
+    Exec {
+        /// With a terminal of its own
+        #[arg(short, long)]
+        tty: bool,
+        /// As this user of the sandbox
+        #[arg(short, long)]
+        user: Option<String>,
+        /// Another variable in its environment
+        #[arg(short, long, value_name = "NAME=VALUE")]
+        env: Vec<String>,
+        /// The service
+        name: String,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Run a shell inside the sandbox of a running service
+    Shell {
+        /// As this user of the sandbox
+        #[arg(short, long)]
+        user: Option<String>,
+        /// The service
+        name: String,
+    },
+    /// Have the supervisor read the service files again and apply the difference
+    DaemonReload,
+    /// Print completions for a shell
+    Completions {
+        /// Which
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Some services.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Names {
+    /// Names, or patterns of `*`, `?` and `[..]`
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    run(std::env::args_os()).into()
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let Cli { global, verb } = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no mistakes, but come this way as well.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // Nobody may be reading.
+            let _ = error.print();
+            return exit;
+        }
+    };
+    match verb {
+        Verb::Supervise { services, places } => {
+            wiring::supervise(&SuperviseOptions { global, services, places })
+        }
+        Verb::Run { file, places } => wiring::run(&RunOptions { global, file, places }),
+        Verb::Check { targets, services } => wiring::check(&CheckOptions { global, targets, services }),
+        Verb::Plan { target, services } => wiring::plan(&PlanOptions { global, target, services }),
+        Verb::Version => verbs::version(global.json),
+        Verb::Completions { shell } => output::completions(shell, &mut Cli::command()),
+        verb => verbs::ask(&global, verb),
+    }
+}
+
+/// What `palisade supervise` was told.
+#[derive(Clone, Debug)]
+pub struct SuperviseOptions {
+    /// `--config`, `--run`, `--json`.
+    pub global: Global,
+    /// The only directory of service files; none: the three of the system.
+    pub services: Option<PathBuf>,
+    /// `--state`, `--log`.
+    pub places: Places,
+}
+
+/// What `palisade run` was told.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// `--config`, `--run`, `--json`.
+    pub global: Global,
+    /// The service file.
+    pub file: PathBuf,
+    /// `--state`, `--log`.
+    pub places: Places,
+}
+
+/// What `palisade check` was told.
+#[derive(Clone, Debug)]
+pub struct CheckOptions {
+    /// `--config`, `--run`, `--json`.
+    pub global: Global,
+    /// Paths of files, or names of services; none: all services.
+    pub targets: Vec<String>,
+    /// The only directory of service files; none: the three of the system.
+    pub services: Option<PathBuf>,
+}
+
+/// What `palisade plan` was told.
+#[derive(Clone, Debug)]
+pub struct PlanOptions {
+    /// `--config`, `--run`, `--json`.
+    pub global: Global,
+    /// Path of a file, or name of a service.
+    pub target: String,
+    /// The only directory of service files; none: the three of the system.
+    pub services: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -546,7 +546,11 @@ fn prepare_directory(path: &Path, owner: u32) -> Result<(), BindError> {
     let failed = |call: &'static str| {
         move |error: io::Error| SysError::new(call, format!("{:?}", path.display()), error)
     };
-    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed("mkdir"))?;
+    if !path.exists() {
+        DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed("mkdir"))?;
+        // Whatever the umask: the group has to come through to the socket.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed("chmod"))?;
+    }
     let metadata = fs::symlink_metadata(path).map_err(failed("stat"))?;
     let unsafe_because = |reason| Err(BindError::Unsafe { path: path.to_owned(), reason });
     if !metadata.is_dir() {

@@ -1,0 +1,191 @@
+//! How services look in a terminal. Pure: the time is given.
+
+use std::fmt::Write as _;
+
+use super::output::{Colour, escape};
+use crate::control::types::{
+    EndKind, Event, ExitRecord, LogEntry, Moment, Port, ServiceState, ServiceStatus,
+};
+
+/// How many of the runs that have ended `status` shows.
+const EXITS_SHOWN: usize = 5;
+
+/// The table of `list`.
+pub(super) fn table(services: &[ServiceStatus], now: i64) -> String {
+    let titles = ["NAME", "STATE", "RUN", "PID", "ADDRESS", "PORTS", "WHEN"].map(str::to_owned);
+    let rows: Vec<[String; 7]> = std::iter::once(titles)
+        .chain(services.iter().map(|service| {
+            [
+                escape(&service.name).into_owned(),
+                service.state.to_string(),
+                service.run.to_string(),
+                or_dash(service.pid.map(|pid| pid.to_string()).as_slice()),
+                or_dash(&service.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()),
+                or_dash(&service.ports.iter().map(port).collect::<Vec<_>>()),
+                when(service, now),
+            ]
+        }))
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let padding = " ".repeat(width - cell.chars().count());
+            let cell = match (column, number.checked_sub(1)) {
+                (1, Some(service)) => colour(services[service].state).map_or(cell.clone(), |c| c.paint(cell)),
+                _ => cell.clone(),
+            };
+            text += &cell;
+            text += &padding;
+            text += "  ";
+        }
+        text += &row[6];
+        text.push('\n');
+    }
+    text
+}
+
+/// The block of `status` about one service.
+pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
+    let paint = |text: &str| colour(service.state).map_or(text.to_owned(), |colour| colour.paint(text));
+    let mut text = format!("{} {}", paint("●"), escape(&service.name));
+    if !service.description.is_empty() {
+        text += &format!(" - {}", escape(&service.description));
+    }
+    text.push('\n');
+    let mut line = |title: &str, value: &str| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{title:>10}: {value}");
+    };
+    let mut state = paint(service.state.as_str());
+    if !service.reason.is_empty() {
+        state += &format!(" ({})", escape(&service.reason));
+    }
+    if let Some(since) = service.since {
+        state += &format!(" since {}; {} ago", clock(since), span(now - since.unix));
+    }
+    line("State", &state);
+    if let Some(until) = service.until {
+        line("Next start", &format!("in {}, at {}", span(until.unix - now), clock(until)));
+    }
+    let enabled = if service.enabled { "enabled" } else { "not enabled" };
+    line(
+        "Run",
+        &format!(
+            "{}, {} restarts, {} failures in a row; {enabled}",
+            service.run, service.restarts, service.failures
+        ),
+    );
+    match (service.pid, service.init_pid) {
+        (Some(pid), Some(init)) => line("PID", &format!("{pid} (init {init})")),
+        (Some(pid), None) => line("PID", &pid.to_string()),
+        (None, Some(init)) => line("PID", &format!("none (init {init})")),
+        (None, None) => {}
+    }
+    for address in &service.addresses {
+        line("Address", &address.to_string());
+    }
+    for published in &service.ports {
+        line("Port", &port(published));
+    }
+    let optional = [("File", &service.config), ("Log", &service.log), ("Cgroup", &service.cgroup)];
+    for (title, value) in optional {
+        if let Some(value) = value {
+            line(title, &escape(value));
+        }
+    }
+    if let Some(fault) = &service.fault {
+        let object = if fault.object.is_empty() { String::new() } else { format!(" {}", fault.object) };
+        line("Fault", &Colour::Red.paint(&escape(&format!("{}{object}: {}", fault.step, fault.error))));
+        if let Some(hint) = &fault.hint {
+            line("Hint", &escape(hint));
+        }
+    }
+    for exit in service.exits.iter().rev().take(EXITS_SHOWN) {
+        line("Ended", &format!("run {} {}, {} ago", exit.run, ended(exit), span(now - exit.ended.unix)));
+    }
+    text
+}
+
+/// A line of output of a service.
+pub(super) fn log_line(entry: &LogEntry, with_name: bool) -> String {
+    let name = match with_name {
+        true => format!("{}: ", escape(&entry.name)),
+        false => String::new(),
+    };
+    let time = Colour::Dim.paint(&escape(&entry.time));
+    format!("{time} {name}{}\n", escape(&entry.text))
+}
+
+/// A line about something that happened.
+pub(super) fn event_line(event: &Event) -> String {
+    let state = colour(event.state).map_or(event.state.to_string(), |c| c.paint(event.state.as_str()));
+    let time = Colour::Dim.paint(&clock(event.time));
+    format!("{time} {}: {} [{state}]\n", escape(&event.name), escape(&event.text))
+}
+
+/// A length of time with its two largest units, as an operator says it.
+pub(super) fn span(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    let two = |large: i64, unit: &str, small: i64, next: &str| match small {
+        0 => format!("{large}{unit}"),
+        small => format!("{large}{unit} {small}{next}"),
+    };
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => two(minutes, "min", seconds % 60, "s"),
+        (0, hours, minutes) => two(hours, "h", minutes, "min"),
+        (days, hours, _) => two(days, "d", hours, "h"),
+    }
+}
+
+fn when(service: &ServiceStatus, now: i64) -> String {
+    match (service.state, service.since, service.until) {
+        (_, _, Some(until)) => format!("in {}", span(until.unix - now)),
+        (ServiceState::Active, Some(since), None) => format!("up {}", span(now - since.unix)),
+        (_, Some(since), None) => format!("{} ago", span(now - since.unix)),
+        (_, None, None) => "-".to_owned(),
+    }
+}
+
+fn port(port: &Port) -> String {
+    let Port { address, host_port, port, proto } = port;
+    format!("{}->{port}/{proto}", std::net::SocketAddr::new(*address, *host_port))
+}
+
+fn ended(exit: &ExitRecord) -> String {
+    let signal = || {
+        let number = exit.signal.unwrap_or_default();
+        nix::sys::signal::Signal::try_from(number).map_or(number.to_string(), |signal| signal.to_string())
+    };
+    match exit.kind {
+        EndKind::Exited => format!("exited with {}", exit.code.unwrap_or_default()),
+        EndKind::Killed => format!("was killed by {}", signal()),
+        EndKind::Dumped => format!("was killed by {} and dumped core", signal()),
+        EndKind::Unknown => "ended, nobody knows how".to_owned(),
+    }
+}
+
+fn clock(moment: Moment) -> String {
+    jiff::Timestamp::from_second(moment.unix).map_or_else(|_| "?".to_owned(), |time| time.to_string())
+}
+
+fn or_dash(parts: &[String]) -> String {
+    match parts {
+        [] => "-".to_owned(),
+        parts => parts.join(","),
+    }
+}
+
+fn colour(state: ServiceState) -> Option<Colour> {
+    match state {
+        ServiceState::Active => Some(Colour::Green),
+        ServiceState::Starting | ServiceState::Waiting | ServiceState::Stopping | ServiceState::Backoff => {
+            Some(Colour::Yellow)
+        }
+        ServiceState::Failed | ServiceState::Broken => Some(Colour::Red),
+        ServiceState::Stopped | ServiceState::Done | ServiceState::Masked => None,
+    }
+}

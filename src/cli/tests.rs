@@ -1,0 +1,237 @@
+use super::*;
+use crate::{
+    control::types::{
+        EndKind, Event, ExitRecord, Fault, LogEntry, Moment, Port, ServiceState, ServiceStatus, Stream,
+    },
+    spec::Proto,
+};
+
+const NOW: i64 = 1_795_468_370;
+
+fn moment(unix: i64) -> Moment {
+    Moment { unix, mono: 0 }
+}
+
+fn service(name: &str, state: ServiceState) -> ServiceStatus {
+    ServiceStatus {
+        name: name.into(),
+        state,
+        reason: String::new(),
+        description: String::new(),
+        enabled: true,
+        run: 0,
+        restarts: 0,
+        failures: 0,
+        pid: None,
+        init_pid: None,
+        addresses: vec![],
+        ports: vec![],
+        since: None,
+        until: None,
+        exits: vec![],
+        fault: None,
+        cgroup: None,
+        log: None,
+        config: None,
+    }
+}
+
+fn web() -> ServiceStatus {
+    let port = |host_port, proto| Port { address: [127, 0, 0, 1].into(), host_port, port: 80, proto };
+    ServiceStatus {
+        run: 7,
+        restarts: 6,
+        pid: Some(4242),
+        init_pid: Some(4240),
+        description: "Front\u{1b}[2Jpage".into(),
+        addresses: vec![[10, 99, 0, 2].into()],
+        ports: vec![port(8080, Proto::Tcp), port(8081, Proto::Udp)],
+        since: Some(moment(NOW - 3 * 3600 - 120)),
+        config: Some("/etc/palisade/services.d/web.toml".into()),
+        ..service("web", ServiceState::Active)
+    }
+}
+
+fn crashing() -> ServiceStatus {
+    let exit = |run, kind, code, signal, ended| ExitRecord {
+        run,
+        kind,
+        code,
+        signal,
+        started: None,
+        ended: moment(ended),
+    };
+    ServiceStatus {
+        run: 12,
+        failures: 2,
+        reason: "exited with 1".into(),
+        since: Some(moment(NOW - 1)),
+        until: Some(moment(NOW + 5)),
+        exits: vec![
+            exit(11, EndKind::Dumped, None, Some(11), NOW - 90),
+            exit(12, EndKind::Exited, Some(1), None, NOW - 1),
+        ],
+        fault: Some(Fault {
+            step: "child step 9 pivot_root".into(),
+            object: "\".\"".into(),
+            error: "EINVAL (invalid argument)".into(),
+            hint: Some("the new root must be a mount point".into()),
+        }),
+        ..service("crash-loop", ServiceState::Backoff)
+    }
+}
+
+/// Without the colours that this program puts in.
+fn plain(text: &str) -> String {
+    let text = anstream::adapter::strip_str(text).to_string();
+    assert!(!text.contains('\u{1b}'));
+    text
+}
+
+#[test]
+fn the_definition_of_the_command_line_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_command_after_the_name_is_taken_as_it_is() {
+    let cli = Cli::try_parse_from(["palisade", "exec", "-t", "web", "--", "ls", "-t", "--json"]).unwrap();
+    assert!(!cli.global.json);
+    let Verb::Exec { tty: true, name, command, .. } = cli.verb else { panic!() };
+    assert_eq!((name.as_str(), command), ("web", ["ls", "-t", "--json"].map(str::to_owned).to_vec()));
+    let cli = Cli::try_parse_from(["palisade", "exec", "web", "ls", "-l"]).unwrap();
+    assert!(matches!(cli.verb, Verb::Exec { command, .. } if command == ["ls", "-l"]));
+    assert!(Cli::try_parse_from(["palisade", "exec", "web"]).is_err());
+}
+
+#[test]
+fn what_holds_for_everything_may_stand_anywhere() {
+    for arguments in
+        [["palisade", "--json", "--run", "/r", "list"], ["palisade", "ps", "--run", "/r", "--json"]]
+    {
+        let cli = Cli::try_parse_from(arguments).unwrap();
+        assert!(cli.global.json);
+        assert_eq!(cli.global.run, PathBuf::from("/r"));
+        assert!(matches!(cli.verb, Verb::List));
+    }
+}
+
+#[test]
+fn signals_are_named_as_kill_names_them() {
+    for text in ["TERM", "term", "SIGTERM", "15"] {
+        assert_eq!(verbs::signal(text), Ok(15), "{text}");
+    }
+    for text in ["0", "65", "-1", "FOO", "", "SIG"] {
+        assert!(verbs::signal(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn exit_codes_are_those_of_the_manual() {
+    let all = [
+        (Exit::Done, 0),
+        (Exit::Failed, 1),
+        (Exit::Usage, 2),
+        (Exit::NotRunning, 3),
+        (Exit::NoSuchService, 4),
+        (Exit::NoSupervisor, 5),
+        (Exit::TimedOut, 124),
+        (Exit::Broken, 125),
+        (Exit::CannotExecute, 126),
+        (Exit::NotFound, 127),
+        (Exit::Payload(42), 42),
+        (Exit::Signal(9), 137),
+    ];
+    for (exit, code) in all {
+        assert_eq!(exit.code(), code);
+    }
+}
+
+#[test]
+fn lengths_of_time_have_two_units() {
+    let said = [
+        (-5, "0s"),
+        (59, "59s"),
+        (60, "1min"),
+        (61, "1min 1s"),
+        (3600, "1h"),
+        (3 * 3600 + 120, "3h 2min"),
+        (86_399, "23h 59min"),
+        (90_000, "1d 1h"),
+    ];
+    for (seconds, text) in said {
+        assert_eq!(show::span(seconds), text);
+    }
+}
+
+#[test]
+fn the_table_is_aligned_and_carries_no_escapes_of_a_service() {
+    let services = [crashing(), service("masked", ServiceState::Masked), web()];
+    let expected = "\
+NAME        STATE    RUN  PID   ADDRESS    PORTS                                           WHEN
+crash-loop  backoff  12   -     -          -                                               in 5s
+masked      masked   0    -     -          -                                               -
+web         active   7    4242  10.99.0.2  127.0.0.1:8080->80/tcp,127.0.0.1:8081->80/udp  up 3h 2min
+";
+    let table = plain(&show::table(&services, NOW));
+    let squeezed = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(squeezed(&table), squeezed(expected));
+    let at = |line: &str, word: &str| line.find(word).unwrap();
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(at(lines[0], "WHEN"), at(lines[3], "up 3h"));
+    assert_eq!(at(lines[0], "PID"), at(lines[3], "4242"));
+}
+
+#[test]
+fn the_status_of_a_running_service_fits_on_a_screen() {
+    let expected = r"● web - Front\x1b[2Jpage
+     State: active since 2026-11-23T18:10:50Z; 3h 2min ago
+       Run: 7, 6 restarts, 0 failures in a row; enabled
+       PID: 4242 (init 4240)
+   Address: 10.99.0.2
+      Port: 127.0.0.1:8080->80/tcp
+      Port: 127.0.0.1:8081->80/udp
+      File: /etc/palisade/services.d/web.toml
+";
+    assert_eq!(plain(&show::status(&web(), NOW)), expected);
+}
+
+#[test]
+fn the_status_of_a_failed_launch_says_step_object_error_and_hint() {
+    let expected = r#"● crash-loop
+     State: backoff (exited with 1) since 2026-11-23T21:12:49Z; 1s ago
+Next start: in 5s, at 2026-11-23T21:12:55Z
+       Run: 12, 0 restarts, 2 failures in a row; enabled
+     Fault: child step 9 pivot_root ".": EINVAL (invalid argument)
+      Hint: the new root must be a mount point
+     Ended: run 12 exited with 1, 1s ago
+     Ended: run 11 was killed by SIGSEGV and dumped core, 1min 30s ago
+"#;
+    assert_eq!(plain(&show::status(&crashing(), NOW)), expected);
+}
+
+#[test]
+fn output_and_events_are_one_safe_line_each() {
+    let entry = LogEntry {
+        name: "web".into(),
+        time: "2026-11-23T21:12:50.123456Z".into(),
+        stream: Stream::Stdout,
+        partial: false,
+        text: "\u{1b}[31mred\rover".into(),
+    };
+    let line = "2026-11-23T21:12:50.123456Z web: \\x1b[31mred\\x0dover\n";
+    assert_eq!(plain(&show::log_line(&entry, true)), line);
+    assert_eq!(plain(&show::log_line(&entry, false)), line.replace("web: ", ""));
+    let event = Event {
+        time: moment(NOW),
+        name: "web".into(),
+        kind: "exited".into(),
+        state: ServiceState::Backoff,
+        run: 7,
+        failures: 1,
+        until: None,
+        exit: None,
+        text: "exited with 1\u{7}".into(),
+    };
+    assert_eq!(plain(&show::event_line(&event)), "2026-11-23T21:12:50Z web: exited with 1\\x07 [backoff]\n");
+}

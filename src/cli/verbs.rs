@@ -1,0 +1,209 @@
+//! The verbs that ask a supervisor.
+
+use std::{
+    io,
+    ops::ControlFlow,
+    str::FromStr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::{Exit, Global, Verb, output, session, show};
+use crate::control::{
+    client::{CallError, Client},
+    proto::{Error, Kill, Logs, Method, Names},
+    types::{Changes, Events, LogEntries, ServiceState, Services},
+};
+
+/// `palisade version`.
+pub(super) fn version(json: bool) -> Exit {
+    let version = env!("CARGO_PKG_VERSION");
+    done(match json {
+        true => output::json(&json!({ "version": version })),
+        false => output::print(&format!("palisade {version}\n")),
+    })
+}
+
+/// Reads the argument of `kill --signal`: `TERM`, `SIGTERM` or `15`.
+pub(super) fn signal(text: &str) -> Result<i32, String> {
+    let upper = text.to_ascii_uppercase();
+    let name = format!("SIG{}", upper.strip_prefix("SIG").unwrap_or(&upper));
+    match (text.parse(), Signal::from_str(&name)) {
+        (Ok(number @ 1..=64), _) => Ok(number),
+        (Err(_), Ok(signal)) => Ok(signal as i32),
+        _ => Err("a name such as TERM, or a number from 1 to 64".to_owned()),
+    }
+}
+
+/// Asks the supervisor, and shows what it answers.
+pub(super) fn ask(global: &Global, verb: Verb) -> Exit {
+    let is_session = matches!(verb, Verb::Exec { .. } | Verb::Shell { .. });
+    let answered = Client::connect(&global.run).and_then(|client| carry_out(global, client, verb));
+    let error = match answered {
+        Ok(exit) => return exit,
+        Err(error) => error,
+    };
+    report(&error, global.json);
+    match is_session {
+        // The codes below are the program's own there.
+        true => Exit::Broken,
+        false => exit_of(&error),
+    }
+}
+
+fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, CallError> {
+    let json = global.json;
+    let names = |names: super::Names| Names { names: names.names };
+    match verb {
+        Verb::List => list(&mut client, json),
+        Verb::Status { names } => status(&mut client, names, json),
+        Verb::Start(these) => change(&mut client, &Method::Start(names(these)), json),
+        Verb::Stop(these) => change(&mut client, &Method::Stop(names(these)), json),
+        Verb::Restart(these) => change(&mut client, &Method::Restart(names(these)), json),
+        Verb::Reload(these) => change(&mut client, &Method::Reload(names(these)), json),
+        Verb::Kill { signal, names } => {
+            change(&mut client, &Method::Kill(Kill { names: names.names, signal }), json)
+        }
+        Verb::DaemonReload => change(&mut client, &Method::DaemonReload, json),
+        Verb::Logs { follow, lines, names } => {
+            logs(&mut client, Logs { names: names.names, lines, follow }, json)
+        }
+        Verb::Events => events(&mut client, json),
+        Verb::Exec { tty, user, env, name, command } => {
+            session::exec(client, session::Wanted { name, command, tty, user, env })
+        }
+        Verb::Shell { user, name } => session::shell(client, name, user),
+        Verb::Supervise { .. }
+        | Verb::Run { .. }
+        | Verb::Check { .. }
+        | Verb::Plan { .. }
+        | Verb::Version
+        | Verb::Completions { .. } => unreachable!("these do not ask a supervisor"),
+    }
+}
+
+fn list(client: &mut Client, json: bool) -> Result<Exit, CallError> {
+    let answer: Services = client.call(&Method::List)?;
+    Ok(done(match json {
+        true => output::json(&answer),
+        false => output::print(&show::table(&answer.services, now())),
+    }))
+}
+
+fn status(client: &mut Client, names: Vec<String>, json: bool) -> Result<Exit, CallError> {
+    let is_asked_by_name = !names.is_empty();
+    let answer: Services = client.call(&Method::Status(Names { names }))?;
+    let blocks: Vec<String> = answer.services.iter().map(|service| show::status(service, now())).collect();
+    let exit = done(match json {
+        true => output::json(&answer),
+        false => output::print(&blocks.join("\n")),
+    });
+    let is_running = |state| state == ServiceState::Active;
+    match is_asked_by_name && !answer.services.iter().all(|service| is_running(service.state)) {
+        true => Ok(Exit::NotRunning),
+        false => Ok(exit),
+    }
+}
+
+fn change(client: &mut Client, method: &Method, json: bool) -> Result<Exit, CallError> {
+    let answer: Changes = client.call(method)?;
+    let shown = match json {
+        true => output::json(&answer),
+        false => answer.changes.iter().try_for_each(|change| {
+            let line = format!("{}: {}", change.name, change.what);
+            match change.ok {
+                true => output::print(&format!("{}\n", output::escape(&line))),
+                false => {
+                    output::error(&line);
+                    Ok(())
+                }
+            }
+        }),
+    };
+    match answer.changes.iter().all(|change| change.ok) {
+        true => Ok(done(shown)),
+        false => Ok(Exit::Failed),
+    }
+}
+
+fn logs(client: &mut Client, logs: Logs, json: bool) -> Result<Exit, CallError> {
+    let is_plain_name = |name: &String| !name.contains(['*', '?', '[']);
+    let with_name = logs.names.len() > 1 || !logs.names.iter().all(is_plain_name);
+    let mut shown = Ok(());
+    client.call_more(&Method::Logs(logs), |LogEntries { entries }| {
+        shown = entries.iter().try_for_each(|entry| match json {
+            true => output::json_line(entry),
+            false => output::print(&show::log_line(entry, with_name)),
+        });
+        go_on(&shown)
+    })?;
+    Ok(done(shown))
+}
+
+fn events(client: &mut Client, json: bool) -> Result<Exit, CallError> {
+    let mut shown = Ok(());
+    client.call_more(&Method::Events, |Events { events }| {
+        shown = events.iter().try_for_each(|event| match json {
+            true => output::json_line(event),
+            false => output::print(&show::event_line(event)),
+        });
+        go_on(&shown)
+    })?;
+    Ok(done(shown))
+}
+
+/// Ends a stream of answers when nobody reads them any more.
+fn go_on(shown: &io::Result<()>) -> ControlFlow<()> {
+    match shown {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
+}
+
+fn done(shown: io::Result<()>) -> Exit {
+    match shown {
+        Ok(()) => Exit::Done,
+        // `palisade list | head -1`: who asked has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(error) => {
+            output::error(&format!("cannot print: {error}"));
+            Exit::Failed
+        }
+    }
+}
+
+fn report(error: &CallError, json: bool) {
+    if !json {
+        return output::error(&error.to_string());
+    }
+    let value = match error {
+        CallError::Answer(error) => {
+            let (name, parameters) = error.to_wire();
+            json!({ "error": name, "parameters": parameters })
+        }
+        error => json!({ "error": "io.palisade.Unreachable", "parameters": { "reason": error.to_string() } }),
+    };
+    // The exit code still says it.
+    let _ = output::json(&value);
+}
+
+fn exit_of(error: &CallError) -> Exit {
+    match error {
+        CallError::NoSupervisor { .. } => Exit::NoSupervisor,
+        CallError::Answer(Error::NoSuchService { .. }) => Exit::NoSuchService,
+        CallError::Answer(Error::InvalidParameter { .. }) => Exit::Usage,
+        CallError::Answer(_)
+        | CallError::Denied(_)
+        | CallError::HungUp
+        | CallError::Nonsense(_)
+        | CallError::Sys(_) => Exit::Failed,
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,352 @@
+//! The `palisade` program against a stand-in for the supervisor, over the real socket, real pipes and a real pty.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::PermissionsExt, process::CommandExt},
+    },
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    thread::JoinHandle,
+};
+
+use palisade::{
+    control::{
+        proto::{Error, Exec, Method},
+        server::{Incoming, Interest, Readiness, Server},
+        types::*,
+    },
+    machine::Mono,
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    pty::OpenptFlags,
+    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
+};
+use serde_json::{Value, json};
+
+/// Answers calls until it is dropped.
+struct StandIn {
+    dir: tempfile::TempDir,
+    stop: Option<std::io::PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StandIn {
+    fn new() -> Self {
+        Self::with_group(None)
+    }
+
+    fn with_group(group: Option<u32>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut server = Server::bind(dir.path(), group).unwrap();
+        let (stopped, stop) = std::io::pipe().unwrap();
+        let thread = std::thread::spawn(move || while turn(&mut server, &stopped) {});
+        Self { dir, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        command(self.dir.path(), arguments)
+    }
+
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        said(self.command(arguments).stdin(Stdio::null()).output().unwrap())
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.stop = None;
+        let joined = self.thread.take().unwrap().join();
+        assert!(std::thread::panicking() || joined.is_ok());
+    }
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command.arg("--run").arg(dir).args(arguments).env("TERM", "vt100");
+    command
+}
+
+fn said(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn turn(server: &mut Server, stopped: &std::io::PipeReader) -> bool {
+    server.tick(Mono(0));
+    let interests: Vec<Interest<'_>> = server.interests().collect();
+    let mut fds = vec![PollFd::new(stopped, PollFlags::IN)];
+    for interest in &interests {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, interest.read);
+        flags.set(PollFlags::OUT, interest.write);
+        fds.push(PollFd::from_borrowed_fd(interest.fd, flags));
+    }
+    poll(&mut fds, None).unwrap();
+    let is_over = !fds[0].revents().is_empty();
+    let sources: Vec<_> =
+        interests.iter().zip(&fds[1..]).map(|(interest, fd)| (interest.source, fd.revents())).collect();
+    for (source, flags) in sources.into_iter().filter(|(_, flags)| !flags.is_empty()) {
+        let (readable, writable) = (flags.contains(PollFlags::IN), flags.contains(PollFlags::OUT));
+        server.ready(source, Readiness { readable, writable, hangup: flags.contains(PollFlags::HUP) });
+    }
+    while let Some(incoming) = server.next() {
+        if let Incoming::Request(request) = incoming {
+            answer(server, request);
+        }
+    }
+    !is_over
+}
+
+fn answer(server: &mut Server, request: palisade::control::server::Request) {
+    let client = request.client;
+    match request.method {
+        Method::List | Method::Status(_) => server.reply(client, &json!({ "services": [web()] }), false),
+        Method::Start(names) if names.names == ["nope"] => {
+            server.error(client, &Error::NoSuchService { names: names.names });
+        }
+        Method::Start(_) | Method::Restart(_) => {
+            let change = |name: &str, what: &str, ok| Change { name: name.into(), what: what.into(), ok };
+            let changes =
+                vec![change("web", "restarted (run 7, was up 3h)", true), change("db", "no\u{1b}c", false)];
+            server.reply(client, &Changes { changes }, false);
+        }
+        Method::Logs(_) => {
+            let entry = |text: &str| LogEntry {
+                name: "web".into(),
+                time: "2026-11-23T21:12:50.123456Z".into(),
+                stream: Stream::Stdout,
+                partial: false,
+                text: text.into(),
+            };
+            server.reply(client, &LogEntries { entries: vec![entry("one")] }, true);
+            server.reply(client, &LogEntries { entries: vec![entry("\u{1b}[31mtwo")] }, false);
+        }
+        Method::Exec(exec) if exec.name != "web" => {
+            server.error(client, &Error::NotRunning { name: exec.name });
+        }
+        Method::Exec(exec) => {
+            let (mut child, given) = match exec.tty {
+                true => on_terminal(&exec),
+                false => on_pipes(&exec, request.fds),
+            };
+            let pid = Some(i32::try_from(child.id()).unwrap());
+            server.reply_with(client, &Session { pid, ..Session::default() }, true, given);
+            let status = child.wait().unwrap();
+            let code = status.code().map(|code| u8::try_from(code).unwrap());
+            let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+            server.reply(client, &Session { pid, code, signal }, false);
+        }
+        method => panic!("{method:?}"),
+    }
+}
+
+fn on_pipes(exec: &Exec, fds: Vec<OwnedFd>) -> (Child, Vec<OwnedFd>) {
+    let [stdin, stdout, stderr]: [OwnedFd; 3] = fds.try_into().unwrap();
+    let mut command = Command::new(&exec.command[0]);
+    command.args(&exec.command[1..]).stdin(stdin).stdout(stdout).stderr(stderr);
+    (command.spawn().unwrap(), vec![])
+}
+
+fn on_terminal(exec: &Exec) -> (Child, Vec<OwnedFd>) {
+    let size = Winsize { ws_col: exec.cols.unwrap(), ws_row: exec.rows.unwrap(), ws_xpixel: 0, ws_ypixel: 0 };
+    let (master, slave) = pty(size);
+    let term = exec.env.iter().find_map(|entry| entry.strip_prefix("TERM=")).unwrap();
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait"]).args(&exec.command).env("TERM", term).env("PS1", "ready> ");
+    let stdio = || Stdio::from(slave.try_clone().unwrap());
+    (command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap(), vec![master])
+}
+
+/// A new pseudo-terminal: master and slave.
+fn pty(size: Winsize) -> (OwnedFd, OwnedFd) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags).unwrap();
+    rustix::pty::grantpt(&master).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    tcsetwinsize(&master, size).unwrap();
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
+    (master, slave)
+}
+
+fn web() -> Value {
+    json!({
+        "name": "web", "state": "stopped", "reason": "", "description": "", "enabled": true, "run": 7,
+        "restarts": 0, "failures": 0, "addresses": ["10.0.0.2"], "ports": [], "exits": [],
+    })
+}
+
+#[test]
+fn without_a_supervisor_the_exit_code_is_5_and_for_a_session_125() {
+    let dir = tempfile::tempdir().unwrap();
+    let code = |arguments: &[&str]| said(command(dir.path(), arguments).output().unwrap()).0;
+    assert_eq!(code(&["list"]), 5);
+    assert_eq!(code(&["stop", "web"]), 5);
+    assert_eq!(code(&["exec", "web", "true"]), 125);
+    assert_eq!(code(&["start"]), 2);
+    assert_eq!(code(&["--help"]), 0);
+}
+
+#[test]
+fn a_service_that_does_not_run_is_status_3_and_an_unknown_one_4() {
+    let supervisor = StandIn::new();
+    assert_eq!(supervisor.run(&["status", "web"]).0, 3);
+    assert_eq!(supervisor.run(&["status"]).0, 0);
+    let (code, _, errors) = supervisor.run(&["start", "nope"]);
+    assert_eq!((code, errors.as_str()), (4, "palisade: no such service: nope\n"));
+    let (code, output, _) = supervisor.run(&["--json", "start", "nope"]);
+    let answer: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(code, 4);
+    assert_eq!(answer, json!({ "error": "io.palisade.NoSuchService", "parameters": { "names": ["nope"] } }));
+}
+
+#[test]
+#[ignore = "needs root: it becomes another user"]
+fn others_are_kept_out_and_the_group_may_look_but_not_touch() {
+    let nobody = 65_534;
+    let run = |supervisor: &StandIn, arguments: &[&str]| {
+        // The build directory may be closed to others; a descriptor is not.
+        let program = File::open(env!("CARGO_BIN_EXE_palisade")).unwrap();
+        rustix::io::fcntl_setfd(&program, rustix::io::FdFlags::empty()).unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
+        let mut command = Command::new(path);
+        command.arg("--run").arg(supervisor.dir.path()).args(arguments).uid(nobody).gid(nobody);
+        said(command.output().unwrap())
+    };
+    let closed = StandIn::new();
+    let (code, _, errors) = run(&closed, &["list"]);
+    assert_eq!(code, 1);
+    assert!(
+        errors.ends_with("permission denied: only root and the group palisade may connect\n"),
+        "{errors}"
+    );
+    let open = StandIn::with_group(Some(nobody));
+    assert_eq!(run(&open, &["list"]).0, 0);
+    assert_eq!(run(&open, &["logs", "web"]).0, 0);
+    for touch in [["restart", "web"].as_slice(), &["daemon-reload"], &["kill", "web"]] {
+        let (code, _, errors) = run(&open, touch);
+        let expected = "palisade: not allowed: only root and the user who runs the supervisor may do this\n";
+        assert_eq!((code, errors.as_str()), (1, expected));
+    }
+    assert_eq!(run(&open, &["exec", "web", "true"]).0, 125);
+}
+
+#[test]
+fn verbs_say_what_happened() {
+    let supervisor = StandIn::new();
+    let (code, output, errors) = supervisor.run(&["restart", "web", "db"]);
+    assert_eq!(output, "web: restarted (run 7, was up 3h)\n");
+    assert_eq!(errors, "palisade: db: no\\x1bc\n");
+    assert_eq!(code, 1);
+    let (_, output, _) = supervisor.run(&["list", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&output).unwrap()["services"][0]["run"], 7);
+    let (_, output, _) = supervisor.run(&["logs", "-n", "5", "web"]);
+    assert_eq!(output, "2026-11-23T21:12:50.123456Z one\n2026-11-23T21:12:50.123456Z \\x1b[31mtwo\n");
+}
+
+#[test]
+fn a_session_on_pipes_carries_input_output_and_exit_code() {
+    let supervisor = StandIn::new();
+    let run = |script: &str, input: &[u8]| {
+        let mut child = supervisor
+            .command(&["exec", "web", "--", "/bin/sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        // The command may not want all of it.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        said(output)
+    };
+    assert_eq!(run("cat; echo to stderr >&2; exit 3", b"in\n"), (3, "in\n".into(), "to stderr\n".into()));
+    assert_eq!(run("kill -9 $$", b"").0, 137);
+    // More than any pipe holds, in both directions at once.
+    let much = vec![b'x'; 3 << 20];
+    let (code, output, _) = run("cat", &much);
+    assert_eq!((code, output.len()), (0, much.len()));
+    assert_eq!(run("head -c 5; exit 0", &much).1, "xxxxx");
+    // A process that stays behind with the output in its hands does not keep the session open.
+    assert_eq!(run("sleep 1000 & echo $!", b"").1.trim().parse().map(end), Ok(()));
+    assert_eq!(
+        supervisor.run(&["exec", "db", "true"]),
+        (125, String::new(), "palisade: db is not running\n".into())
+    );
+}
+
+/// Ends the process with this id, which a test has started.
+fn end(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_shell_has_a_terminal_that_follows_ours_and_ours_is_put_in_order() {
+    let supervisor = StandIn::new();
+    let size = |ws_col, ws_row| Winsize { ws_col, ws_row, ws_xpixel: 0, ws_ypixel: 0 };
+    let (master, slave) = pty(size(101, 33));
+    let stdio = || Stdio::from(slave.try_clone().unwrap());
+    let mut child =
+        supervisor.command(&["shell", "web"]).stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+    let before = tcgetattr(&slave).unwrap();
+    assert!(before.local_modes.contains(LocalModes::ECHO));
+    let mut terminal = File::from(master.as_fd().try_clone_to_owned().unwrap());
+    until(&mut terminal, "ready> ");
+    assert!(!tcgetattr(&slave).unwrap().local_modes.intersects(LocalModes::ECHO | LocalModes::ICANON));
+    terminal.write_all(b"tty; stty size; echo $TERM.\r").unwrap();
+    let answer = until(&mut terminal, "vt100.");
+    assert!(answer.contains("/dev/pts/") && answer.contains("33 101"), "{answer}");
+
+    tcsetwinsize(&master, size(66, 22)).unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH).unwrap();
+    // Told once the terminal inside has its new size: until then the answer is the old one.
+    let answer = loop {
+        terminal.write_all(b"stty size; echo asked.\r").unwrap();
+        until(&mut terminal, "echo asked.");
+        let answer = until(&mut terminal, "asked.");
+        if !answer.contains("33 101") {
+            break answer;
+        }
+    };
+    assert!(answer.contains("22 66"), "{answer}");
+
+    terminal.write_all(b"exit 7\r").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    assert_eq!(tcgetattr(&slave).unwrap().local_modes, before.local_modes);
+}
+
+#[test]
+fn a_signal_ends_a_shell_with_the_terminal_in_order() {
+    let supervisor = StandIn::new();
+    let (master, slave) = pty(Winsize { ws_col: 80, ws_row: 25, ws_xpixel: 0, ws_ypixel: 0 });
+    let stdio = || Stdio::from(slave.try_clone().unwrap());
+    let mut child =
+        supervisor.command(&["shell", "web"]).stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+    let mut terminal = File::from(master.as_fd().try_clone_to_owned().unwrap());
+    until(&mut terminal, "ready> ");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    let modes = tcgetattr(&slave).unwrap().local_modes;
+    assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON));
+}
+
+/// Reads until `text` has come.
+fn until(from: &mut File, text: &str) -> String {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        from.read_exact(&mut byte).unwrap();
+        seen.push(byte[0]);
+    }
+    String::from_utf8(seen).unwrap()
+}
