@@ -3,10 +3,15 @@
 //! Pure. `config` hands in what the user typed, [`HostFacts`] what the host is like; nothing here reads either.
 //! A `Unit` is serialised into the run-time state, so that the next supervisor knows what a live run was started with.
 
+pub mod defaults;
+mod resolve;
+
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::resolve::clash;
+pub use self::resolve::{Claims, resolve, resolve_with_claims};
 use crate::machine::Policy;
 
 /// The name of a service: `[A-Za-z0-9][A-Za-z0-9_-]{0,62}`, for an instance of a template followed by `@inst`.

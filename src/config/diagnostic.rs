@@ -1,0 +1,219 @@
+//! What is wrong with a file, and where: data for `report` to render, for `--json` to print, for tests to compare.
+
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The service does not start on this file.
+    Error,
+    /// Worth a look; nothing is refused.
+    Warning,
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where it is.
+    #[serde(flatten)]
+    pub at: Location,
+    /// What is wrong: lower case, no period.
+    pub message: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Other places that have to do with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
+}
+
+/// Another place that has to do with a mistake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Note {
+    /// Where.
+    #[serde(flatten)]
+    pub at: Location,
+    /// What is there.
+    pub message: String,
+}
+
+/// A file, and the place in it where there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Location {
+    /// The file as the operator named it, or as it was found.
+    #[serde(serialize_with = "as_text")]
+    pub file: PathBuf,
+    /// None: the file as a whole.
+    #[serde(flatten)]
+    pub place: Option<Place>,
+}
+
+/// A path need not be UTF-8; JSON has to be.
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+/// A stretch of one line; longer stretches end with their first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// One past the last character; equal to `column` where there is nothing to point at, as at the end of a file.
+    pub end_column: usize,
+    /// The whole line, for the rendering.
+    #[serde(skip)]
+    pub text: String,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        match &self.place {
+            Some(place) => write!(f, ":{}:{}", place.line, place.column),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.at, self.message)
+    }
+}
+
+impl Diagnostic {
+    /// An error about a file as a whole.
+    pub fn about(file: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::at(Location { file: file.into(), place: None }, message)
+    }
+
+    /// An error at a place.
+    pub fn at(at: Location, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, at, message: message.into(), hint: None, notes: Vec::new() }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<Option<String>>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Adds another place that has to do with it.
+    #[must_use]
+    pub fn note(mut self, at: Location, message: impl Into<String>) -> Self {
+        self.notes.push(Note { at, message: message.into() });
+        self
+    }
+}
+
+/// The texts of one service: its file and its drop-ins, laid end to end, so that a span names the file as well.
+#[derive(Clone, Debug, Default)]
+pub struct SourceMap {
+    texts: Vec<Source>,
+}
+
+#[derive(Clone, Debug)]
+struct Source {
+    path: PathBuf,
+    text: String,
+    base: usize,
+}
+
+impl SourceMap {
+    /// Adds a text; its spans are to be moved up by the number that comes back.
+    pub fn add(&mut self, path: impl Into<PathBuf>, text: impl Into<String>) -> usize {
+        // The end of a text is a place of its own (an unclosed string ends there), hence the 1.
+        let base = self.texts.last().map_or(0, |last| last.base + last.text.len() + 1);
+        self.texts.push(Source { path: path.into(), text: text.into(), base });
+        base
+    }
+
+    /// Every text with the number that its spans are moved up by, in the order of adding.
+    pub fn texts(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.texts.iter().map(|source| (source.base, source.text.as_str()))
+    }
+
+    /// The file that the service is named after.
+    pub fn first_path(&self) -> PathBuf {
+        self.texts.first().map(|source| source.path.clone()).unwrap_or_default()
+    }
+
+    /// The file and line that `span` points to; a span outside of every text names the first file as a whole.
+    pub fn locate(&self, span: &Range<usize>) -> Location {
+        let source = self.texts.iter().rfind(|source| source.base <= span.start);
+        let Some(source) = source.or(self.texts.first()) else {
+            return Location { file: PathBuf::new(), place: None };
+        };
+        let start = span.start.saturating_sub(source.base);
+        let end = span.end.saturating_sub(source.base).max(start);
+        Location { file: source.path.clone(), place: place(&source.text, start, end) }
+    }
+}
+
+/// Line and columns of the bytes `start..end` of `text`.
+fn place(text: &str, start: usize, end: usize) -> Option<Place> {
+    let before = text.get(..start)?;
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let rest = &text[line_start..];
+    let line_text = rest.split('\n').next().unwrap_or(rest);
+    let line_text = line_text.strip_suffix('\r').unwrap_or(line_text);
+    let line_end = (line_start + line_text.len()).max(start);
+    let marked = text.get(start..end.min(line_end)).unwrap_or("");
+    let column = before[line_start..].chars().count() + 1;
+    Some(Place {
+        line: before.matches('\n').count() + 1,
+        column,
+        end_column: column + marked.chars().count(),
+        text: line_text.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_names_the_file_that_it_lies_in() {
+        let mut map = SourceMap::default();
+        let first = map.add("a.toml", "x = 1\ny = 2\n");
+        let second = map.add("b.toml", "é = 3\nzz = 4");
+        assert_eq!(first, 0);
+        let at = map.locate(&(6..7));
+        assert_eq!(at.to_string(), "a.toml:2:1");
+        let at = map.locate(&(second + 7..second + 9));
+        assert_eq!(at.to_string(), "b.toml:2:1");
+        assert_eq!(at.place.as_ref().map(|p| p.end_column), Some(3));
+        // Columns are characters, not bytes.
+        assert_eq!(map.locate(&(second + 3..second + 4)).to_string(), "b.toml:1:3");
+    }
+
+    #[test]
+    fn the_end_of_a_text_belongs_to_it() {
+        let mut map = SourceMap::default();
+        map.add("a.toml", "x = \"");
+        map.add("b.toml", "");
+        assert_eq!(map.locate(&(5..5)).to_string(), "a.toml:1:6");
+        assert_eq!(map.locate(&(6..6)).to_string(), "b.toml:1:1");
+    }
+
+    #[test]
+    fn a_long_stretch_ends_with_its_first_line() {
+        let mut map = SourceMap::default();
+        map.add("a.toml", "x = [\r\n 1,\n]\n");
+        let place = map.locate(&(4..12)).place.unwrap();
+        assert_eq!((place.line, place.column, place.end_column), (1, 5, 6));
+        assert_eq!(place.text, "x = [");
+    }
+}

@@ -1,0 +1,437 @@
+//! A service file exactly as the user typed it: every key an `Option`, every value with the place it stands at.
+//!
+//! No default and no meaning here: `spec::resolve` gives both. The doc comment of a key says what it means, its unit
+//! and its default; the reference is made from them.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{
+    Deserialize,
+    de::{self, MapAccess, SeqAccess, Visitor},
+};
+use toml::Spanned;
+
+use super::diagnostic::SourceMap;
+use crate::spec::UnitName;
+
+/// One service: the merged tables of its file and drop-ins, and the texts that they came from.
+#[derive(Clone, Debug)]
+pub struct ServiceFile {
+    /// From the file name.
+    pub name: UnitName,
+    /// What the spans of `tables` point into.
+    pub sources: SourceMap,
+    /// What the user typed.
+    pub tables: Tables,
+    /// What was found under the paths of `service.env_file`, specifiers replaced.
+    pub env_files: BTreeMap<PathBuf, EnvFile>,
+}
+
+/// What was found where `service.env_file` points.
+#[derive(Clone, Debug)]
+pub enum EnvFile {
+    /// Its text.
+    Text(String),
+    /// No such file.
+    Missing,
+    /// A file that cannot or must not be read: why, and what to do.
+    Refused(String, Option<String>),
+}
+
+/// A string and its place.
+pub type Text = Spanned<String>;
+
+/// The top level of a service file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct Tables {
+    /// What the service is to the others.
+    pub unit: UnitTable,
+    /// The program and its process attributes.
+    pub service: ServiceTable,
+    /// What happens when a run ends.
+    pub restart: RestartTable,
+    /// Which kernel namespaces are the service's own.
+    pub namespaces: NamespacesTable,
+    /// What the service sees as `/`.
+    pub rootfs: RootfsTable,
+    /// Its link to the world.
+    pub network: NetworkTable,
+    /// Where its output goes.
+    pub log: LogTable,
+}
+
+/// `[unit]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct UnitTable {
+    /// One line for people. Default: the service's name.
+    pub description: Option<Text>,
+    /// Where to read more: URLs or man pages. Default: none.
+    pub documentation: Option<Vec<Text>>,
+    /// Started by the supervisor when it comes up. Default: true.
+    pub enabled: Option<bool>,
+    /// Services without which this one is not started. Default: none.
+    pub requires: Option<Vec<Text>>,
+    /// Services that come first where they are started at all: names, or a table of name to `started` or `done`.
+    /// A bare name waits for `started`. Default: none.
+    pub after: Option<AfterText>,
+}
+
+/// `[service]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct ServiceTable {
+    /// The main program: a list is argv, one string is split with systemd's quoting rules. Never a shell. Required.
+    pub command: Option<Spanned<WordOrList>>,
+    /// `exec`: started when the program was executed; `oneshot`: when it has ended with success. Default: `exec`.
+    pub r#type: Option<Text>,
+    /// Environment variables. Default: none.
+    pub env: BTreeMap<Text, Spanned<Scalar>>,
+    /// Files of the host with lines NAME=VALUE; a leading `-` lets one be missing. `env` wins over them. Default: none.
+    pub env_file: Option<Vec<Text>>,
+    /// Names of variables that are taken over from Palisade's own environment. Default: none.
+    pub pass_env: Option<Vec<Text>>,
+    /// Absolute, inside the sandbox. Default: `/`.
+    pub working_dir: Option<Text>,
+    /// File mode creation mask, octal, as a string. Default: `"0077"`.
+    pub umask: Option<Text>,
+    /// Whom the program runs as: a name, an id, or `dynamic`. Default: `dynamic`, an id with no entry on the host.
+    pub user: Option<Spanned<Scalar>>,
+    /// Primary group: a name or an id. Default: the user's own.
+    pub group: Option<Spanned<Scalar>>,
+    /// Supplementary groups beside the user's own: names or ids. Default: none.
+    pub extra_groups: Option<Vec<Spanned<Scalar>>>,
+    /// Standard input: `null`, `inherit` (under `run` alone), or `file:` and a path of the host. Default: `null`.
+    pub stdin: Option<Text>,
+    /// A pseudo-terminal of its own as standard input, output and error. Default: false.
+    pub tty: Option<Spanned<bool>>,
+    /// How it is stopped.
+    pub stop: StopTable,
+    /// How it is told to read its configuration again. Default: not at all, `reload` is refused.
+    pub reload: Option<Spanned<ReloadTable>>,
+    /// How long things may take.
+    pub timeout: TimeoutTable,
+    /// Exit statuses (0 to 255) and signal names that count as success beside 0. Default: none.
+    pub success_exit: Option<Vec<Spanned<Scalar>>>,
+    /// A oneshot that ended well counts as active. Default: false.
+    pub remain_after_exit: Option<Spanned<bool>>,
+    /// Scheduling priority, -20 to 19. Default: the supervisor's.
+    pub nice: Option<Spanned<i64>>,
+    /// How willingly the kernel kills it when memory runs out, -1000 to 1000. Default: the supervisor's.
+    pub oom_score_adj: Option<Spanned<i64>>,
+}
+
+/// `[service.stop]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct StopTable {
+    /// The first signal: `TERM`, `SIGTERM` or 15. Default: `TERM`.
+    pub signal: Option<Spanned<Scalar>>,
+    /// A command that is run inside first; the signal follows when it has ended. Default: none.
+    pub command: Option<Spanned<WordOrList>>,
+    /// From the first signal to the end by SIGKILL, a duration or `infinity`. Default: 15s.
+    pub timeout: Option<Spanned<Scalar>>,
+    /// Whom the first signal goes to: `mixed` (the main process) or `control-group` (all). Default: `mixed`.
+    pub mode: Option<Text>,
+}
+
+/// `[service.reload]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct ReloadTable {
+    /// A signal to the main process. Default: none.
+    pub signal: Option<Spanned<Scalar>>,
+    /// A command that is run inside instead. Default: none.
+    pub command: Option<Spanned<WordOrList>>,
+}
+
+/// `[service.timeout]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct TimeoutTable {
+    /// From launch to `started`, a duration or `infinity`. Default: 90s.
+    pub start: Option<Spanned<Scalar>>,
+    /// From `started` to the end, a duration or `infinity`. Default: `infinity`.
+    pub run: Option<Spanned<Scalar>>,
+}
+
+/// `[restart]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct RestartTable {
+    /// Which ends are followed by another run: `always`, `on-failure`, `on-abnormal`, `on-success` or `never`.
+    /// Default: `on-failure`.
+    pub policy: Option<Text>,
+    /// Before the first restart, a duration. Default: 200ms.
+    pub delay: Option<Spanned<Scalar>>,
+    /// By which each further delay grows, 1 to 100. Default: 2.
+    pub factor: Option<Spanned<Scalar>>,
+    /// Upper bound of the delay, a duration. Default: 60s.
+    pub max_delay: Option<Spanned<Scalar>>,
+    /// Share by which the delay is varied in both directions, `"0%"` to `"100%"`. Default: 20%.
+    pub jitter: Option<Spanned<Scalar>>,
+    /// A run that lived so long starts the count of failures again, a duration. Default: 60s.
+    pub reset_after: Option<Spanned<Scalar>>,
+    /// How many restarts are allowed `within` a time. Default: no bound.
+    pub max: Option<Spanned<i64>>,
+    /// The time for `max`, a duration. Default: none; goes together with `max`.
+    pub within: Option<Spanned<Scalar>>,
+    /// Exit statuses and signal names after which there is no restart. Default: none.
+    pub prevent_exit: Option<Vec<Spanned<Scalar>>>,
+    /// Exit statuses and signal names after which there always is one. Default: none.
+    pub force_exit: Option<Vec<Spanned<Scalar>>>,
+    /// `fresh`: a new sandbox on the kept network namespace; `in-place`: the same sandbox. Default: `fresh`.
+    pub mode: Option<Text>,
+}
+
+/// `[namespaces]`; the mount namespace is always the service's own.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct NamespacesTable {
+    /// Process ids: `true`, `"join:NAME"` or `"host"`. Default: true.
+    pub pid: Option<Spanned<Switch>>,
+    /// Host and domain name: `true`, `"join:NAME"` or `"host"`. Default: true.
+    pub uts: Option<Spanned<Switch>>,
+    /// System V IPC and POSIX message queues: `true`, `"join:NAME"` or `"host"`. Default: true.
+    pub ipc: Option<Spanned<Switch>>,
+    /// The view of the cgroup tree: `true`, `"join:NAME"` or `"host"`. Default: true.
+    pub cgroup: Option<Spanned<Switch>>,
+    /// Ids: `auto` (65536 of its own), `shared:NAME` (another service's range) or `off` (the host's). Default: `auto`.
+    pub user: Option<Text>,
+    /// A time namespace of its own. Default: false.
+    pub time: Option<Spanned<bool>>,
+    /// By which its monotonic and boot-time clocks are ahead, whole seconds or a duration, negative for behind.
+    /// Default: 0s.
+    pub clock_offset: Option<Spanned<Scalar>>,
+    /// What `hostname` prints. Default: the service's name.
+    pub hostname: Option<Text>,
+    /// The NIS domain name. Default: empty.
+    pub domainname: Option<Text>,
+    /// 32 hexadecimal digits for /etc/machine-id. Default: random and stable.
+    pub machine_id: Option<Text>,
+}
+
+/// `[rootfs]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct RootfsTable {
+    /// `host`: a read-only view of /usr and an /etc of its own; `dir`: the tree at `dir`; `none`: an empty directory.
+    /// Default: `host`.
+    pub base: Option<Text>,
+    /// A directory tree of the host, for `base = "dir"`. Default: none.
+    pub dir: Option<Text>,
+    /// What becomes of writes: `no`, `ephemeral` (gone with the run) or `persistent`. Default: `no`.
+    pub writable: Option<Text>,
+    /// Files and directories of the host that the service sees. Default: none.
+    pub mounts: Option<Vec<Spanned<MountTable>>>,
+    /// Memory file systems. Default: /tmp 64M, /run 16M, /dev/shm 64M; an entry here replaces the one at its `dst`.
+    pub tmpfs: Option<Vec<Spanned<TmpfsTable>>>,
+    /// Paths that the service finds empty. Default: none.
+    pub hide: Option<Vec<Text>>,
+    /// Paths made read-only. Default: none.
+    pub read_only: Option<Vec<Text>>,
+    /// `minimal`, a list of device nodes beside the minimal set, or `host`. Default: `minimal`.
+    pub dev: Option<Spanned<WordOrList>>,
+    /// `own` or `none`. Default: `own`.
+    pub proc: Option<Text>,
+    /// `own` (read-only) or `none`. Default: `own`.
+    pub sys: Option<Text>,
+}
+
+/// One entry of `rootfs.mounts`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table { src, dst, … }")]
+pub struct MountTable {
+    /// On the host. Required.
+    pub src: Option<Text>,
+    /// Inside. Required.
+    pub dst: Option<Text>,
+    /// Read-only. Default: true.
+    pub ro: Option<bool>,
+    /// Ids are shifted into the service's range. Default: true.
+    pub idmap: Option<bool>,
+    /// Programs in it may be executed. Default: false.
+    pub exec: Option<bool>,
+    /// A missing source is passed over. Default: false.
+    pub optional: Option<bool>,
+}
+
+/// One entry of `rootfs.tmpfs`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table { dst, … }")]
+pub struct TmpfsTable {
+    /// Inside. Required.
+    pub dst: Option<Text>,
+    /// A size. Default: 64M, or that of the default entry at this `dst`.
+    pub size: Option<Spanned<Scalar>>,
+    /// Mode of its root directory, octal, as a string. Default: `"0755"`, or that of the default entry at this `dst`.
+    pub mode: Option<Text>,
+    /// Programs in it may be executed. Default: false.
+    pub exec: Option<bool>,
+}
+
+/// `[network]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct NetworkTable {
+    /// `veth` (a routed point-to-point link), `none` (loopback alone) or `host`. Default: `veth`.
+    pub mode: Option<Text>,
+    /// A fixed IPv4 address. Default: one is assigned and kept.
+    pub address: Option<Text>,
+    /// Largest packet of the link in bytes, 68 to 65535. Default: the kernel's.
+    pub mtu: Option<Spanned<i64>>,
+    /// Ports of the host that lead to the service: `[addr:]hostport:port[/proto]`. Default: none; addr 127.0.0.1, tcp.
+    pub publish: Option<Vec<Text>>,
+    /// `"any"`, or `[]` for nowhere. Default: `[]`.
+    pub egress: Option<Spanned<WordOrList>>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct LogTable {
+    /// A size after which the log file is rotated, at least 4K. Default: 10M.
+    pub max_size: Option<Spanned<Scalar>>,
+    /// How many files are kept, the current one included, 1 to 1000. Default: 5.
+    pub files: Option<Spanned<i64>>,
+}
+
+/// A string or a number, for values with a unit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    /// A whole number.
+    Int(i64),
+    /// A number with a fraction.
+    Float(f64),
+    /// A string.
+    Text(String),
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Int(number) => write!(f, "{number}"),
+            Scalar::Float(number) => write!(f, "{number}"),
+            Scalar::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl Visitor<'_> for Reader {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a number")
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Scalar, E> {
+                Ok(Scalar::Int(number))
+            }
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Float(number))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// A boolean or a word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A string.
+    Word(String),
+}
+
+impl<'de> Deserialize<'de> for Switch {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl Visitor<'_> for Reader {
+            type Value = Switch;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a boolean or a string")
+            }
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Switch, E> {
+                Ok(Switch::Bool(value))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch, E> {
+                Ok(Switch::Word(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// One string, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WordOrList {
+    /// One string.
+    Word(String),
+    /// A list.
+    List(Vec<Text>),
+}
+
+impl<'de> Deserialize<'de> for WordOrList {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = WordOrList;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<WordOrList, E> {
+                Ok(WordOrList::Word(text.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<WordOrList, A::Error> {
+                let mut list = Vec::new();
+                while let Some(word) = seq.next_element()? {
+                    list.push(word);
+                }
+                Ok(WordOrList::List(list))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// `unit.after`.
+#[derive(Clone, Debug)]
+pub enum AfterText {
+    /// Names alone.
+    List(Vec<Text>),
+    /// Name to milestone.
+    Table(Vec<(Text, Text)>),
+}
+
+impl<'de> Deserialize<'de> for AfterText {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = AfterText;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of names or a table of name to milestone")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<AfterText, A::Error> {
+                let mut list = Vec::new();
+                while let Some(name) = seq.next_element()? {
+                    list.push(name);
+                }
+                Ok(AfterText::List(list))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AfterText, A::Error> {
+                let mut list = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    list.push(entry);
+                }
+                Ok(AfterText::Table(list))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}

@@ -1,0 +1,271 @@
+//! `palisade.toml`: what one supervisor calls its things, so that several live side by side on a host.
+
+use std::{
+    fmt,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    diagnostic::{Diagnostic, SourceMap},
+    schema::Text,
+    tables,
+    trust::{self, Found, Owners},
+    value::Refusal,
+};
+
+/// Where the settings are unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/palisade/palisade.toml";
+/// Ids of one service, user_namespaces(7).
+pub const IDS_PER_SERVICE: u32 = 65_536;
+
+/// The settings of one supervisor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `network.name`: nft table, and tag of the links.
+    pub name: String,
+    /// `network.prefix4`: where the services' addresses come from.
+    pub prefix4: Prefix4,
+    /// `ids.base`: the first host id that is given to a service.
+    pub id_base: u32,
+    /// `ids.count`: how many ranges of [`IDS_PER_SERVICE`] begin there.
+    pub id_count: u32,
+    /// `cgroup.path`: relative to the cgroup2 mount; none: made from the cgroup that the supervisor is in.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: "palisade".to_owned(),
+            prefix4: Prefix4 { address: Ipv4Addr::new(10, 83, 0, 0), length: 16 },
+            id_base: 0x7000_0000,
+            id_count: 4000,
+            cgroup: None,
+        }
+    }
+}
+
+/// An IPv4 network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix4 {
+    /// The first address.
+    pub address: Ipv4Addr,
+    /// How many leading bits all its addresses share, 8 to 30.
+    pub length: u8,
+}
+
+impl fmt::Display for Prefix4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// `palisade.toml` as typed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct SettingsTables {
+    network: NetworkSettings,
+    ids: IdSettings,
+    cgroup: CgroupSettings,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct NetworkSettings {
+    /// Name of the nft table and tag of the links. Default: `palisade`.
+    name: Option<Text>,
+    /// Range of the services' addresses. Default: `10.83.0.0/16`.
+    prefix4: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct IdSettings {
+    /// First host id that is given to a service. Default: 1879048192.
+    base: Option<Spanned<i64>>,
+    /// Ranges of 65536 ids. Default: 4000.
+    count: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct CgroupSettings {
+    /// Relative to the cgroup2 mount. Default: made from the supervisor's own cgroup.
+    path: Option<Text>,
+}
+
+impl Settings {
+    /// Reads `path`, or the default file, which may be missing.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: Option<&Path>) -> Result<Self, Vec<Diagnostic>> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match trust::read(file, &Owners::of_this_process()) {
+            Ok(Found::Text(text)) => Self::parse(file, &text),
+            Ok(Found::Mask | Found::Missing) if path.is_none() => Ok(Self::default()),
+            Ok(Found::Mask | Found::Missing) => Err(vec![Diagnostic::about(file, "no such file")]),
+            Err(refusal) => Err(vec![Diagnostic::about(file, refusal.message).hint(refusal.hint)]),
+        }
+    }
+
+    /// Reads the settings from a text; `file` is the name that mistakes are said to be in. Pure.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<Diagnostic>> {
+        let mut sources = SourceMap::default();
+        sources.add(file, text);
+        let (tables, mut found) = tables::read::<SettingsTables>(&sources);
+        let SettingsTables { network, ids, cgroup } = tables.unwrap_or_default();
+        let mut settings = Self::default();
+        let mut refuse = |span, refusal: Refusal| {
+            found.push(Diagnostic::at(sources.locate(&span), refusal.message).hint(refusal.hint));
+        };
+        if let Some(text) = network.name {
+            match parse_name(text.get_ref()) {
+                Ok(name) => settings.name = name,
+                Err(refusal) => refuse(text.span(), refusal),
+            }
+        }
+        if let Some(text) = network.prefix4 {
+            match parse_prefix4(text.get_ref()) {
+                Ok(prefix) => settings.prefix4 = prefix,
+                Err(refusal) => refuse(text.span(), refusal),
+            }
+        }
+        if let Some(text) = cgroup.path {
+            match parse_cgroup(text.get_ref()) {
+                Ok(path) => settings.cgroup = Some(path),
+                Err(refusal) => refuse(text.span(), refusal),
+            }
+        }
+        let (base, count) =
+            (ids.base.as_ref().map(|v| *v.get_ref()), ids.count.as_ref().map(|v| *v.get_ref()));
+        match parse_ids(base.unwrap_or(settings.id_base.into()), count.unwrap_or(settings.id_count.into())) {
+            Ok((base, count)) => (settings.id_base, settings.id_count) = (base, count),
+            Err(refusal) => refuse(ids.base.or(ids.count).map_or(0..0, |v| v.span()), refusal),
+        }
+        match found.is_empty() {
+            true => Ok(settings),
+            false => Err(found),
+        }
+    }
+}
+
+/// Part of a link name (IFNAMSIZ leaves 15 characters) and of an nft table name, which may have fewer characters.
+fn parse_name(name: &str) -> Result<String, Refusal> {
+    let good = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.len() <= 15
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    match good {
+        true => Ok(name.to_owned()),
+        false => Err(Refusal::new(format!("{name:?} cannot name a table and links"))
+            .hint("write up to 15 lower-case letters, digits and '_', beginning with a letter")),
+    }
+}
+
+fn parse_prefix4(text: &str) -> Result<Prefix4, Refusal> {
+    let parts = text.split_once('/').and_then(|(address, length)| {
+        let length = Some(length).filter(|length| length.bytes().all(|b| b.is_ascii_digit()));
+        Some((address.parse::<Ipv4Addr>().ok()?, length?.parse::<u8>().ok()?))
+    });
+    let hint = "write a private network that is free here, such as \"10.83.0.0/16\"";
+    let Some((address, length)) = parts.filter(|(_, length)| (8..=30).contains(length)) else {
+        return Err(Refusal::new(format!("{text:?} is not an IPv4 network of 8 to 30 bits")).hint(hint));
+    };
+    let mask = u32::MAX << (32 - u32::from(length));
+    let first = Ipv4Addr::from(address.to_bits() & mask);
+    if first != address {
+        return Err(Refusal::new(format!("{address} is not the first address of a /{length}"))
+            .hint(format!("write \"{first}/{length}\"")));
+    }
+    if address.is_loopback() || address.is_multicast() || address.is_unspecified() || address.is_link_local()
+    {
+        return Err(Refusal::new(format!("services cannot have addresses of {text}")).hint(hint));
+    }
+    Ok(Prefix4 { address, length })
+}
+
+fn parse_cgroup(text: &str) -> Result<PathBuf, Refusal> {
+    let good = !text.is_empty()
+        && !text.contains(char::is_control)
+        && text.split('/').all(|component| !["", ".", ".."].contains(&component) && component.len() <= 255);
+    match good {
+        true => Ok(PathBuf::from(text)),
+        false => Err(Refusal::new(format!("{text:?} is not a path below the cgroup2 mount"))
+            .hint("write it without a leading '/', such as \"palisade.slice\"")),
+    }
+}
+
+/// First id and number of ranges. Ids below the first range's size are the host's own.
+fn parse_ids(base: i64, count: i64) -> Result<(u32, u32), Refusal> {
+    let range = i64::from(IDS_PER_SERVICE);
+    let end = count.checked_mul(range).and_then(|ids| ids.checked_add(base));
+    // The last id, 4294967295, means "no id" to the kernel.
+    let good =
+        base >= range && base % range == 0 && count >= 1 && end.is_some_and(|end| end < i64::from(u32::MAX));
+    match (good, u32::try_from(base), u32::try_from(count)) {
+        (true, Ok(base), Ok(count)) => Ok((base, count)),
+        _ => Err(Refusal::new(format!("{count} ranges of 65536 ids cannot begin at {base}"))
+            .hint("`base` is a multiple of 65536 and not 0; the last id is below 4294967295")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, Vec<String>> {
+        Settings::parse(Path::new("palisade.toml"), text)
+            .map_err(|found| found.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn an_empty_file_has_the_defaults() {
+        let settings = parse("").unwrap();
+        assert_eq!(settings.prefix4.to_string(), "10.83.0.0/16");
+        assert_eq!((settings.id_base, settings.id_count), (1_879_048_192, 4000));
+        assert_eq!((settings.name.as_str(), settings.cgroup), ("palisade", None));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "[network]\nname = 'lab_2'\nprefix4 = '192.168.64.0/20'\n[ids]\nbase = 131072\ncount = 3\n\
+                    [cgroup]\npath = 'lab.slice/palisade'\n";
+        let settings = parse(text).unwrap();
+        assert_eq!(settings.prefix4, Prefix4 { address: Ipv4Addr::new(192, 168, 64, 0), length: 20 });
+        assert_eq!((settings.id_base, settings.id_count), (131_072, 3));
+        assert_eq!(settings.cgroup.as_deref(), Some(Path::new("lab.slice/palisade")));
+    }
+
+    #[test]
+    fn all_mistakes_are_named() {
+        let text = "[network]\nname = 'Lab'\nprefix4 = '10.83.0.1/16'\nbrige = 'x'\n[ids]\nbase = 0\n\
+                    [cgroup]\npath = '/sys'\n";
+        let found = parse(text).unwrap_err();
+        assert_eq!(found.len(), 5, "{found:#?}");
+        assert!(found[0].starts_with("palisade.toml:4:1: unknown key `brige`"));
+    }
+
+    #[test]
+    fn ids_stay_within_what_the_kernel_has() {
+        for (base, count) in [(-65_536, 1), (65_537, 1), (65_536, 0), (65_536, 65_535), (65_536, i64::MAX)] {
+            assert!(parse_ids(base, count).is_err(), "{base} {count}");
+        }
+        assert_eq!(parse_ids(65_536, 65_534), Ok((65_536, 65_534)));
+    }
+
+    #[test]
+    fn prefixes_are_networks() {
+        for text in
+            ["10.83.0.0", "10.83.0.0/33", "10.83.0.0/+8", "10.83.0.0/", "127.0.0.0/8", "0.0.0.0/8", "::/16"]
+        {
+            assert!(parse_prefix4(text).is_err(), "{text}");
+        }
+    }
+}

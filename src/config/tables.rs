@@ -1,0 +1,317 @@
+//! From text to tables: parsing, merging of drop-ins, and reading with serde without stopping at the first mistake.
+//!
+//! serde reports one mistake and stops. Every table of the schema consists of optional keys, so the offending entry is
+//! taken out of the tree and the rest is read again: three mistakes give three messages.
+
+use std::{borrow::Cow, ops::Range};
+
+use serde::de::DeserializeOwned;
+use toml::{
+    Spanned,
+    de::{DeArray, DeTable, DeValue, Deserializer},
+};
+
+use super::{
+    diagnostic::{Diagnostic, Location, SourceMap},
+    value::nearest,
+};
+
+/// Mistakes of one service that are reported one by one; beyond them the file is something else altogether.
+const MOST: usize = 50;
+
+/// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
+const LATER: &[(&str, &[&str])] = &[
+    (
+        "",
+        &["limits", "security", "health", "timer", "job", "metrics", "http", "socket", "profile", "defaults"],
+    ),
+    (
+        "unit",
+        &[
+            "profile",
+            "instances",
+            "wants",
+            "binds_to",
+            "part_of",
+            "upholds",
+            "conflicts",
+            "before",
+            "on_failure",
+            "on_success",
+            "condition",
+            "assert",
+            "owners",
+        ],
+    ),
+    (
+        "service",
+        &[
+            "pre_start",
+            "post_start",
+            "pre_stop",
+            "post_stop",
+            "condition",
+            "pid_file",
+            "ready",
+            "watchdog",
+            "sched",
+            "ioprio",
+            "cpu",
+        ],
+    ),
+    ("service.reload", &["watch"]),
+    ("namespaces", &["nested"]),
+    ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
+    (
+        "network",
+        &[
+            "mac",
+            "interface",
+            "bridge",
+            "allow_to",
+            "allow_from",
+            "dns",
+            "hosts",
+            "firewall",
+            "bandwidth",
+            "address_families",
+        ],
+    ),
+    ("log", &["target", "full", "max_age", "rate", "format"]),
+];
+
+/// Merges the texts of `sources` in their order and reads them as a `T`, whose keys are all optional.
+///
+/// None in place of the `T`: the texts are no TOML, or hold too many mistakes to say anything about the rest.
+pub(super) fn read<T: DeserializeOwned>(sources: &SourceMap) -> (Option<T>, Vec<Diagnostic>) {
+    let mut found = Vec::new();
+    let mut parsed = Vec::new();
+    for (base, text) in sources.texts() {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        found.extend(errors.iter().take(MOST).map(|error| syntax_error(error, base, sources)));
+        parsed.push((base, table.into_inner()));
+    }
+    if !found.is_empty() {
+        // The parser goes on behind an error, but what it leaves out would be missed as a key.
+        return (None, found);
+    }
+    let mut tree = DeTable::new();
+    for (base, table) in parsed {
+        merge(&mut tree, moved_table(table, base), sources, &mut found);
+    }
+    let tables = deserialize(tree, sources, &mut found);
+    (tables, found)
+}
+
+fn syntax_error(error: &toml::de::Error, base: usize, sources: &SourceMap) -> Diagnostic {
+    let span = error.span().unwrap_or(0..0);
+    Diagnostic::at(sources.locate(&(span.start + base..span.end + base)), error.message())
+}
+
+/// The same table with every span `base` further on.
+fn moved_table(table: DeTable<'_>, base: usize) -> DeTable<'_> {
+    let entry = |(key, value): (Spanned<_>, Spanned<_>)| {
+        (Spanned::new(moved_span(&key.span(), base), key.into_inner()), moved(value, base))
+    };
+    table.into_iter().map(entry).collect()
+}
+
+fn moved_span(span: &Range<usize>, base: usize) -> Range<usize> {
+    span.start + base..span.end + base
+}
+
+fn moved(value: Spanned<DeValue<'_>>, base: usize) -> Spanned<DeValue<'_>> {
+    let span = moved_span(&value.span(), base);
+    let value = match value.into_inner() {
+        DeValue::Array(array) => DeValue::Array(array.into_iter().map(|item| moved(item, base)).collect()),
+        DeValue::Table(table) => DeValue::Table(moved_table(table, base)),
+        leaf => leaf,
+    };
+    Spanned::new(span, value)
+}
+
+/// Lays `over` on `tree`: tables are merged, everything else is replaced, `"+key"` appends to a list.
+fn merge<'i>(tree: &mut DeTable<'i>, over: DeTable<'i>, sources: &SourceMap, found: &mut Vec<Diagnostic>) {
+    let (appended, plain): (Vec<_>, Vec<_>) =
+        over.into_iter().partition(|(key, _)| key.get_ref().starts_with('+'));
+    for (key, value) in plain {
+        let name = key.get_ref().clone();
+        let span = value.span();
+        let table = match value.into_inner() {
+            DeValue::Table(table) => table,
+            leaf => {
+                // Not `insert` alone: it would keep the key of the text below, and with it a span into that.
+                tree.remove(name.as_ref());
+                tree.insert(key, Spanned::new(span, leaf));
+                continue;
+            }
+        };
+        if !matches!(tree.get(name.as_ref()).map(Spanned::get_ref), Some(DeValue::Table(_))) {
+            tree.remove(name.as_ref());
+            tree.insert(key, Spanned::new(span, DeValue::Table(DeTable::new())));
+        }
+        if let Some(DeValue::Table(below)) = tree.get_mut(name.as_ref()).map(Spanned::get_mut) {
+            merge(below, table, sources, found);
+        }
+    }
+    for (key, value) in appended {
+        append(tree, &key, value, sources, found);
+    }
+}
+
+fn append<'i>(
+    tree: &mut DeTable<'i>,
+    key: &Spanned<Cow<'i, str>>,
+    value: Spanned<DeValue<'i>>,
+    sources: &SourceMap,
+    found: &mut Vec<Diagnostic>,
+) {
+    let (span, name) = (key.span(), key.get_ref()[1..].to_owned());
+    let value_span = value.span();
+    let mut refuse = |message: String| {
+        let hint = format!("write `{name}` without the plus to replace what was there");
+        found.push(Diagnostic::at(sources.locate(&span), message).hint(hint));
+    };
+    let DeValue::Array(items) = value.into_inner() else {
+        return refuse(format!("`+{name}` appends to a list, this is none"));
+    };
+    match tree.get_mut(name.as_str()).map(Spanned::get_mut) {
+        None => {
+            tree.insert(Spanned::new(span, name.into()), Spanned::new(value_span, DeValue::Array(items)));
+        }
+        Some(DeValue::Array(below)) => items.into_iter().for_each(|item| below.push(item)),
+        Some(_) => refuse(format!("`+{name}` appends to a list, but `{name}` is none so far")),
+    }
+}
+
+/// Reads `tree` as a `T`, taking out what does not fit until it does.
+fn deserialize<T: DeserializeOwned>(
+    mut tree: DeTable<'_>,
+    sources: &SourceMap,
+    found: &mut Vec<Diagnostic>,
+) -> Option<T> {
+    for _ in 0..MOST {
+        let error = match T::deserialize(Deserializer::from(Spanned::new(0..0, tree.clone()))) {
+            Ok(tables) => return Some(tables),
+            Err(error) => error,
+        };
+        let span = error.span().unwrap_or(0..0);
+        let at = sources.locate(&span);
+        let unknown = error.message().starts_with("unknown field ");
+        let Some(path) = take_out(&mut tree, &span, if unknown { Part::Key } else { Part::Value }) else {
+            found.push(Diagnostic::at(at, error.message()));
+            return None;
+        };
+        found.push(match unknown {
+            true => unknown_key(at, &path, error.message()),
+            false => wrong_type(at, &path, error.message()),
+        });
+    }
+    found.push(Diagnostic::about(
+        sources.first_path(),
+        format!("more than {MOST} mistakes, the rest is not looked at"),
+    ));
+    None
+}
+
+/// Which part of an entry a span belongs to.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Key,
+    Value,
+}
+
+/// Removes the innermost entry whose key or value has the span, and gives its path.
+fn take_out(table: &mut DeTable<'_>, span: &Range<usize>, part: Part) -> Option<Vec<String>> {
+    let mut gone = None;
+    for (key, value) in table.iter_mut() {
+        let own = match part {
+            Part::Key => key.span() == *span,
+            Part::Value => value.span() == *span,
+        };
+        let below = match value.get_mut() {
+            DeValue::Table(table) => take_out(table, span, part),
+            DeValue::Array(array) => take_out_item(array, span, part),
+            _ => None,
+        };
+        if let Some(mut path) = below {
+            path.insert(0, key.get_ref().to_string());
+            return Some(path);
+        }
+        if own {
+            gone = Some(key.get_ref().to_string());
+        }
+    }
+    let gone = gone?;
+    table.remove(gone.as_str());
+    Some(vec![gone])
+}
+
+fn take_out_item<'i>(array: &mut DeArray<'i>, span: &Range<usize>, part: Part) -> Option<Vec<String>> {
+    for item in array.iter_mut() {
+        let below = match item.get_mut() {
+            DeValue::Table(table) => take_out(table, span, part),
+            DeValue::Array(array) => take_out_item(array, span, part),
+            _ => None,
+        };
+        if below.is_some() {
+            return below;
+        }
+    }
+    let index = array.iter().position(|item| part == Part::Value && item.span() == *span)?;
+    let items = std::mem::replace(array, DeArray::new());
+    *array = items.into_iter().enumerate().filter(|(i, _)| *i != index).map(|(_, item)| item).collect();
+    Some(Vec::new())
+}
+
+/// serde's message names the keys that the table has: the one list of them.
+fn unknown_key(at: Location, path: &[String], message: &str) -> Diagnostic {
+    let (key, table) = path.split_last().map_or(("", &[][..]), |(key, table)| (key.as_str(), table));
+    let table = table.join(".");
+    let expected = message.strip_prefix("unknown field ").and_then(|rest| rest.rsplit_once("`, expected "));
+    let known: Vec<&str> = expected.map_or("", |(_, known)| known).split('`').skip(1).step_by(2).collect();
+    let what = match table.as_str() {
+        "" => format!("unknown key or table `{key}`"),
+        table => format!("unknown key `{key}` in `{table}`"),
+    };
+    let later = LATER.iter().any(|(of, keys)| *of == table && keys.contains(&key));
+    let hint = match (later, nearest(key, known.iter().copied())) {
+        (true, _) => {
+            "this version does not have it yet; a key that is not built is refused, never ignored".to_owned()
+        }
+        (false, Some(near)) => format!("did you mean `{near}`?"),
+        (false, None) => format!("known here: {}", known.join(", ")),
+    };
+    Diagnostic::at(at, what).hint(hint)
+}
+
+/// serde's words for types, in TOML's.
+fn wrong_type(at: Location, path: &[String], message: &str) -> Diagnostic {
+    let path = path.join(".");
+    let parts = message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "));
+    let Some((got, expected)) = parts else {
+        return Diagnostic::at(at, format!("`{path}`: {message}"));
+    };
+    let got = match got.split_once(' ') {
+        _ if got == "map" => "a table".to_owned(),
+        _ if got == "sequence" => "a list".to_owned(),
+        Some(("string", text)) if text.chars().count() > 40 => "a string".to_owned(),
+        Some(("string", text)) => format!("the string {text}"),
+        Some(("floating", number)) => {
+            format!("the number {}", number.trim_start_matches("point ").replace('`', ""))
+        }
+        Some(("integer", number)) => format!("the number {}", number.replace('`', "")),
+        Some(("boolean", value)) => value.replace('`', ""),
+        _ => got.to_owned(),
+    };
+    let expected = match expected {
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "i64" => "a whole number",
+        other => other,
+    };
+    Diagnostic::at(at, format!("`{path}` takes {expected}, not {got}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,439 @@
+//! From what the user typed to the [`Unit`]: defaults, specifiers, checked values, ids, environment. Pure.
+//!
+//! Every mistake is noted and a stand-in taken for the value, so that one pass finds them all; a `Unit` comes back
+//! only where there was none.
+
+mod namespaces;
+mod network;
+mod rootfs;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use network::clash;
+
+use std::{collections::BTreeMap, ops::Range, path::PathBuf, time::Duration};
+
+use toml::Spanned;
+
+use super::{
+    After, ExitMatch, HostFacts, LogPolicy, Milestone, Namespace, Publish, Unit, UnitName, UserNamespace,
+    defaults,
+};
+use crate::{
+    config::{
+        diagnostic::{Diagnostic, Location},
+        schema::{AfterText, LogTable, RestartTable, Scalar, ServiceFile, Text, UnitTable},
+        value::{self, Refusal, Specifiers},
+    },
+    machine::{Policy, RestartMode, RestartOn},
+};
+
+/// What a unit says about others or about what there is one of on the host, with the place where it says so: for the
+/// checks that need all files.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// `requires`.
+    pub requires: Vec<(UnitName, Location)>,
+    /// `after`.
+    pub after: Vec<(UnitName, Location)>,
+    /// `join:NAME`: a namespace can only be joined while its owner runs, so this requires and orders as well.
+    pub joins: Vec<(UnitName, Location)>,
+    /// `shared:NAME`.
+    pub shares: Vec<(UnitName, Location)>,
+    /// `network.address`.
+    pub address: Option<(std::net::Ipv4Addr, Location)>,
+    /// `network.publish`.
+    pub publish: Vec<(Publish, Location)>,
+}
+
+/// Resolves one service file.
+///
+/// # Errors
+/// Everything that is wrong with the values of the file; what other files say is not looked at.
+pub fn resolve(file: &ServiceFile, host: &HostFacts) -> Result<Unit, Vec<Diagnostic>> {
+    resolve_with_claims(file, host).map(|(unit, _)| unit)
+}
+
+/// As [`resolve`], with what the checks across files need.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit, Claims), Vec<Diagnostic>> {
+    let mut reader = Reader::new(file, host);
+    let reader = &mut reader;
+    let tables = &file.tables;
+    let UnitTable { description, documentation, enabled, requires, after } = &tables.unit;
+    let description = description.as_ref().and_then(|text| reader.line(text));
+    let documentation = documentation.iter().flatten().filter_map(|text| reader.line(text)).collect();
+    let requires = reader.names(requires);
+    let after = after.as_ref().map(|after| reader.after(after)).unwrap_or_default();
+    let namespaces = namespaces::namespaces(reader);
+    let rootfs = rootfs::rootfs(reader);
+    let (network, claims) = network::network(reader);
+    let service = service::service(reader, &rootfs.base, &namespaces.user);
+    let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
+    let log = log(reader, &tables.log);
+    let claims = Claims {
+        requires: requires.iter().map(|(name, span)| (name.clone(), reader.at(span))).collect(),
+        after: after.iter().map(|(after, span)| (after.name.clone(), reader.at(span))).collect(),
+        joins: joined(&namespaces, reader),
+        shares: shared(&namespaces.user, reader),
+        ..claims
+    };
+    let unit = Unit {
+        name: file.name.clone(),
+        description: description.unwrap_or_else(|| file.name.to_string()),
+        documentation,
+        enabled: enabled.unwrap_or(defaults::ENABLED),
+        requires: unique(requires.into_iter().map(|(name, _)| name)),
+        after: unique(after.into_iter().map(|(after, _)| after)),
+        service,
+        restart,
+        namespaces,
+        rootfs,
+        network,
+        log,
+    };
+    match std::mem::take(&mut reader.found) {
+        found if found.is_empty() => Ok((unit, claims)),
+        found => Err(found),
+    }
+}
+
+/// The services whose namespaces are joined, and where the file says so.
+fn joined(namespaces: &super::Namespaces, reader: &Reader<'_>) -> Vec<(UnitName, Location)> {
+    let table = &reader.file.tables.namespaces;
+    let keys = [
+        (&namespaces.pid, &table.pid),
+        (&namespaces.uts, &table.uts),
+        (&namespaces.ipc, &table.ipc),
+        (&namespaces.cgroup, &table.cgroup),
+    ];
+    keys.into_iter()
+        .filter_map(|(namespace, key)| match (namespace, key) {
+            (Namespace::Join(name), Some(key)) => Some((name.clone(), reader.at(&key.span()))),
+            _ => None,
+        })
+        .collect()
+}
+
+fn shared(user: &UserNamespace, reader: &Reader<'_>) -> Vec<(UnitName, Location)> {
+    match (user, &reader.file.tables.namespaces.user) {
+        (UserNamespace::Shared(name), Some(text)) => vec![(name.clone(), reader.at(&text.span()))],
+        _ => Vec::new(),
+    }
+}
+
+fn unique<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut kept = Vec::new();
+    for item in items {
+        if !kept.contains(&item) {
+            kept.push(item);
+        }
+    }
+    kept
+}
+
+const POLICIES: &[(&str, RestartOn)] = &[
+    ("always", RestartOn::Always),
+    ("on-failure", RestartOn::OnFailure),
+    ("on-abnormal", RestartOn::OnAbnormal),
+    ("on-success", RestartOn::OnSuccess),
+    ("never", RestartOn::Never),
+];
+const RESTART_MODES: &[(&str, RestartMode)] =
+    &[("fresh", RestartMode::Fresh), ("in-place", RestartMode::InPlace)];
+
+fn restart(reader: &mut Reader<'_>, table: &RestartTable, oneshot: bool) -> Policy {
+    let on = reader.word("restart.policy", &table.policy, POLICIES).unwrap_or(defaults::RESTART_ON);
+    if let (true, Some(text), RestartOn::Always | RestartOn::OnSuccess) = (oneshot, &table.policy, on) {
+        let message = format!("a oneshot with `policy = {:?}` would run again and again", text.get_ref());
+        reader.refuse(text.span(), Refusal::new(message).hint("write \"on-failure\", or \"never\""));
+    }
+    let delay = reader.bounded(&table.delay).unwrap_or(defaults::RESTART_DELAY);
+    let max_delay = reader.bounded(&table.max_delay).unwrap_or(defaults::RESTART_MAX_DELAY);
+    let longer = table.delay.as_ref().or(table.max_delay.as_ref()).filter(|_| delay > max_delay);
+    if let Some(key) = longer {
+        let message = format!("`delay` ({delay:?}) is longer than `max_delay` ({max_delay:?})");
+        reader.refuse(key.span(), Refusal::new(message).hint("raise `max_delay`"));
+    }
+    Policy {
+        on,
+        delay,
+        factor: table
+            .factor
+            .as_ref()
+            .and_then(|v| reader.checked(v, factor))
+            .unwrap_or(defaults::RESTART_FACTOR),
+        max_delay,
+        jitter: table
+            .jitter
+            .as_ref()
+            .and_then(|v| reader.checked(v, jitter))
+            .unwrap_or(defaults::RESTART_JITTER),
+        reset_after: reader.bounded(&table.reset_after).unwrap_or(defaults::RESTART_RESET_AFTER),
+        max: restart_budget(reader, table),
+        prevent_exit: reader.exits(&table.prevent_exit),
+        force_exit: reader.exits(&table.force_exit),
+        mode: reader.word("restart.mode", &table.mode, RESTART_MODES).unwrap_or(defaults::RESTART_MODE),
+    }
+}
+
+fn restart_budget(reader: &mut Reader<'_>, table: &RestartTable) -> Option<(u32, Duration)> {
+    let max = table.max.as_ref().and_then(|max| reader.number(max, 0..=1_000_000));
+    let within = reader.bounded(&table.within);
+    match (&table.max, &table.within) {
+        (Some(key), None) => {
+            let refusal = Refusal::new("`max` says how many restarts, not in what time");
+            reader.refuse(key.span(), refusal.hint("add `within`, such as `within = \"10min\"`"));
+        }
+        (None, Some(key)) => {
+            let refusal = Refusal::new("`within` says in what time, not how many restarts");
+            reader.refuse(key.span(), refusal.hint("add `max`, such as `max = 5`"));
+        }
+        _ => {}
+    }
+    Some((u32::try_from(max?).ok()?, within?))
+}
+
+fn factor(value: &Scalar) -> Result<f64, Refusal> {
+    let factor = match value {
+        Scalar::Int(number) => i32::try_from(*number).map(f64::from).unwrap_or(f64::NAN),
+        Scalar::Float(number) => *number,
+        Scalar::Text(text) => text.parse().unwrap_or(f64::NAN),
+    };
+    match (1.0..=100.0).contains(&factor) {
+        true => Ok(factor),
+        false => Err(Refusal::new(format!("{value} is not a factor")).hint("write a number, 1 to 100")),
+    }
+}
+
+fn jitter(value: &Scalar) -> Result<f64, Refusal> {
+    let share = match value {
+        Scalar::Int(number) => i32::try_from(*number).map(f64::from).unwrap_or(f64::NAN),
+        Scalar::Float(number) => *number,
+        Scalar::Text(text) => {
+            text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or(f64::NAN)
+                / 100.0
+        }
+    };
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(share),
+        false => Err(Refusal::new(format!("{value} is not a share of the delay"))
+            .hint("write a percentage, \"0%\" to \"100%\"")),
+    }
+}
+
+fn log(reader: &mut Reader<'_>, table: &LogTable) -> LogPolicy {
+    let size =
+        |value: &Scalar| match value::parse_size(value, None)? {
+            size if size >= 4096 => Ok(size),
+            _ => Err(Refusal::new("a log file of less than 4K would be rotated without end")
+                .hint("write 4K or more")),
+        };
+    let max_size = table.max_size.as_ref().and_then(|value| reader.checked(value, size));
+    let files = table.files.as_ref().and_then(|files| reader.number(files, 1..=1000));
+    LogPolicy {
+        max_size: max_size.unwrap_or(defaults::LOG_MAX_SIZE),
+        files: files.and_then(|files| u32::try_from(files).ok()).unwrap_or(defaults::LOG_FILES),
+    }
+}
+
+/// Reads values and notes what is wrong with them.
+pub(super) struct Reader<'a> {
+    file: &'a ServiceFile,
+    host: &'a HostFacts,
+    found: Vec<Diagnostic>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(file: &'a ServiceFile, host: &'a HostFacts) -> Self {
+        Self { file, host, found: Vec::new() }
+    }
+
+    fn at(&self, span: &Range<usize>) -> Location {
+        self.file.sources.locate(span)
+    }
+
+    fn refuse(&mut self, span: Range<usize>, refusal: Refusal) {
+        let at = self.at(&span);
+        self.found.push(Diagnostic::at(at, refusal.message).hint(refusal.hint));
+    }
+
+    /// The value of `result`; its refusal is noted.
+    fn take<T>(&mut self, span: Range<usize>, result: Result<T, Refusal>) -> Option<T> {
+        result.map_err(|refusal| self.refuse(span, refusal)).ok()
+    }
+
+    /// Runs `check` on a value.
+    fn checked<V, T>(
+        &mut self,
+        value: &Spanned<V>,
+        check: impl FnOnce(&V) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        self.take(value.span(), check(value.get_ref()))
+    }
+
+    /// A string with its specifiers replaced.
+    fn text(&mut self, text: &Text) -> Option<String> {
+        let specifiers = Specifiers { name: &self.file.name, hostname: &self.host.hostname };
+        self.take(text.span(), specifiers.expand(text.get_ref()))
+    }
+
+    /// As `text`, without control characters: it goes to terminals and logs.
+    fn line(&mut self, text: &Text) -> Option<String> {
+        let line = self.text(text)?;
+        let refusal = || Err(Refusal::new("this is to be one line without control characters"));
+        let checked = if line.contains(char::is_control) { refusal() } else { Ok(line) };
+        self.take(text.span(), checked)
+    }
+
+    /// An absolute path without `..`; `//` and `/./` are taken out.
+    fn path(&mut self, text: &Text) -> Option<PathBuf> {
+        let path = self.text(text)?;
+        self.take(text.span(), absolute(&path))
+    }
+
+    fn paths(&mut self, list: &Option<Vec<Text>>) -> Vec<PathBuf> {
+        list.iter().flatten().filter_map(|text| self.path(text)).collect()
+    }
+
+    /// One of a few words.
+    fn word<T: Clone>(&mut self, key: &str, text: &Option<Text>, words: &[(&str, T)]) -> Option<T> {
+        let text = text.as_ref()?;
+        let word = self.text(text)?;
+        self.take(text.span(), one_of(key, &word, words))
+    }
+
+    /// A duration or `infinity`; the outer none stands for a key that is not there.
+    fn duration(&mut self, value: &Option<Spanned<Scalar>>) -> Option<Option<Duration>> {
+        let value = value.as_ref()?;
+        self.checked(value, value::parse_duration)
+    }
+
+    /// A duration that ends.
+    fn bounded(&mut self, value: &Option<Spanned<Scalar>>) -> Option<Duration> {
+        let duration = self.duration(value)?;
+        let span = value.as_ref()?.span();
+        self.take(
+            span,
+            duration.ok_or_else(|| Refusal::new("this cannot be \"infinity\"").hint("write a duration")),
+        )
+    }
+
+    fn number(&mut self, value: &Spanned<i64>, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
+        self.checked(value, |number| match range.contains(number) {
+            true => Ok(*number),
+            false => Err(Refusal::new(format!("{number} is out of range")).hint(format!(
+                "write a number from {} to {}",
+                range.start(),
+                range.end()
+            ))),
+        })
+    }
+
+    fn exits(&mut self, list: &Option<Vec<Spanned<Scalar>>>) -> Vec<ExitMatch> {
+        list.iter().flatten().filter_map(|value| self.checked(value, value::parse_exit)).collect()
+    }
+
+    fn name(&mut self, text: &Text) -> Option<UnitName> {
+        let name = self.text(text)?;
+        self.take(text.span(), UnitName::new(&name).map_err(Refusal::new))
+    }
+
+    fn names(&mut self, list: &Option<Vec<Text>>) -> Vec<(UnitName, Range<usize>)> {
+        list.iter().flatten().filter_map(|text| Some((self.name(text)?, text.span()))).collect()
+    }
+
+    fn after(&mut self, after: &AfterText) -> Vec<(After, Range<usize>)> {
+        let milestones = [("started", Milestone::Started), ("done", Milestone::Done)];
+        match after {
+            AfterText::List(list) => list
+                .iter()
+                .filter_map(|text| Some((self.name(text)?, text.span())))
+                .map(|(name, span)| (After { name, milestone: Milestone::Started }, span))
+                .collect(),
+            AfterText::Table(table) => table
+                .iter()
+                .filter_map(|(key, text)| {
+                    let name = self.name(key);
+                    let word = self.text(text)?;
+                    let later = ["ready", "healthy"].contains(&word.as_str());
+                    let milestone = match later {
+                        true => Err(Refusal::new(format!("{word:?} is not a milestone of this version yet"))
+                            .hint("write \"started\" or \"done\"")),
+                        false => one_of("unit.after", &word, &milestones),
+                    };
+                    let milestone = self.take(text.span(), milestone)?;
+                    Some((After { name: name?, milestone }, key.span()))
+                })
+                .collect(),
+        }
+    }
+
+    /// argv with the service's environment in it.
+    fn command(
+        &mut self,
+        command: &Spanned<crate::config::schema::WordOrList>,
+        env: &BTreeMap<String, String>,
+    ) -> Option<Vec<String>> {
+        use crate::config::schema::WordOrList;
+        let span = command.span();
+        let words: Option<Vec<String>> = match command.get_ref() {
+            WordOrList::List(list) => list.iter().map(|text| self.text(text)).collect(),
+            WordOrList::Word(line) => {
+                let words = self.take(span.clone(), value::split(line))?;
+                // After the splitting: what a specifier stands for is never two words.
+                words.into_iter().map(|word| self.text(&Spanned::new(span.clone(), word))).collect()
+            }
+        };
+        let argv = self.take(span.clone(), value::expand(&words?, env))?;
+        let program = &argv[0];
+        let relative = program.contains('/') && !program.starts_with('/');
+        let refusal = || {
+            Refusal::new(format!("the program {program:?} is neither an absolute path nor a bare name"))
+                .hint("write the path inside the sandbox, from its /")
+        };
+        let checked = if relative { Err(refusal()) } else { Ok(()) };
+        self.take(span, checked)?;
+        Some(argv)
+    }
+}
+
+/// An absolute path without `..` and control characters.
+fn absolute(path: &str) -> Result<PathBuf, Refusal> {
+    if !path.starts_with('/') {
+        return Err(Refusal::new(format!("{path:?} is not an absolute path")).hint("write it from the / on"));
+    }
+    if path.contains(char::is_control) {
+        return Err(Refusal::new(format!("the path {path:?} has control characters")));
+    }
+    if path.split('/').any(|component| component == "..") {
+        return Err(
+            Refusal::new(format!("the path {path:?} goes up with \"..\"")).hint("write where it leads")
+        );
+    }
+    // PATH_MAX counts the final NUL.
+    if path.len() > 4095 || path.split('/').any(|component| component.len() > 255) {
+        return Err(Refusal::new("the path is longer than the kernel takes"));
+    }
+    // `components` leaves out `//`, `/./` and a slash at the end, which would make two names of one place.
+    Ok(PathBuf::from(path).components().collect())
+}
+
+/// Looks `word` up; the refusal names the nearest or all words.
+fn one_of<T: Clone>(key: &str, word: &str, words: &[(&str, T)]) -> Result<T, Refusal> {
+    if let Some((_, value)) = words.iter().find(|(name, _)| *name == word) {
+        return Ok(value.clone());
+    }
+    let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+    let refusal = Refusal::new(format!("{word:?} is not a value of `{key}`"));
+    Err(match value::nearest(word, names.iter().copied()) {
+        Some(near) => refusal.hint(format!("did you mean \"{near}\"?")),
+        None => {
+            let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+            refusal.hint(format!("write {}", quoted.join(" or ")))
+        }
+    })
+}

@@ -1,0 +1,120 @@
+//! `[network]`.
+
+use std::net::Ipv4Addr;
+
+use super::{Claims, Reader};
+use crate::{
+    config::{
+        schema::{Text, WordOrList},
+        value::{self, Refusal},
+    },
+    spec::{Egress, Network, NetworkMode, Publish, defaults},
+};
+
+const MODES: &[(&str, NetworkMode)] =
+    &[("veth", NetworkMode::Veth), ("none", NetworkMode::None), ("host", NetworkMode::Host)];
+
+pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
+    let table = &reader.file.tables.network;
+    let mode = mode(reader);
+    let mut claims = Claims::default();
+    let address = table.address.as_ref().and_then(|text| Some((text, reader.text(text)?)));
+    let address = address.and_then(|(text, address)| {
+        let address = reader.take(text.span(), parse_address(&address))?;
+        claims.address = Some((address, reader.at(&text.span())));
+        Some(address)
+    });
+    let mtu = table.mtu.as_ref().and_then(|mtu| reader.number(mtu, 68..=65_535));
+    for text in table.publish.iter().flatten() {
+        publish(reader, text, &mut claims);
+    }
+    let egress = egress(reader);
+    only_with_a_link(reader, mode);
+    let publish = claims.publish.iter().map(|(publish, _)| *publish).collect();
+    (Network { mode, address, mtu: mtu.and_then(|mtu| u32::try_from(mtu).ok()), publish, egress }, claims)
+}
+
+fn mode(reader: &mut Reader<'_>) -> NetworkMode {
+    let key = &reader.file.tables.network.mode;
+    let later = |word: &str| word.starts_with("join:") || ["macvlan", "ipvlan", "bridge"].contains(&word);
+    if let Some(text) = key.as_ref().filter(|text| later(text.get_ref())) {
+        let refusal = Refusal::new(format!("{:?} is not a mode of this version yet", text.get_ref()));
+        reader.refuse(text.span(), refusal.hint("write \"veth\", \"none\" or \"host\""));
+        return defaults::NETWORK_MODE;
+    }
+    reader.word("network.mode", key, MODES).unwrap_or(defaults::NETWORK_MODE)
+}
+
+fn parse_address(text: &str) -> Result<Ipv4Addr, Refusal> {
+    let address: Ipv4Addr = text.parse().map_err(|_| {
+        Refusal::new(format!("{text:?} is not an IPv4 address"))
+            .hint("write it without a prefix, such as \"10.83.0.7\"")
+    })?;
+    let special = address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_broadcast()
+        || address.is_link_local();
+    match special {
+        true => Err(Refusal::new(format!("{address} cannot be the address of a service"))
+            .hint("leave the key out to get one from the supervisor's range")),
+        false => Ok(address),
+    }
+}
+
+fn publish(reader: &mut Reader<'_>, text: &Text, claims: &mut Claims) {
+    let Some(written) = reader.text(text) else { return };
+    let Some(publish) = reader.take(text.span(), value::parse_publish(&written)) else { return };
+    let taken = claims.publish.iter().find(|(other, _)| clash(other, &publish));
+    if let Some((_, at)) = taken {
+        let at = at.clone();
+        let message = format!("host port {}/{} is published twice", publish.host_port, publish.proto);
+        let here = reader.at(&text.span());
+        let hint = "leave one of them out".to_owned();
+        let twice = crate::config::Diagnostic::at(here, message).hint(hint).note(at, "published here first");
+        reader.found.push(twice);
+    }
+    claims.publish.push((publish, reader.at(&text.span())));
+}
+
+/// Whether two published ports cannot both be had.
+pub(crate) fn clash(a: &Publish, b: &Publish) -> bool {
+    let addresses = a.address == b.address || a.address.is_unspecified() || b.address.is_unspecified();
+    addresses && a.host_port == b.host_port && a.proto == b.proto
+}
+
+fn egress(reader: &mut Reader<'_>) -> Egress {
+    let Some(value) = &reader.file.tables.network.egress else { return Egress::None };
+    let refusal = match value.get_ref() {
+        WordOrList::Word(word) if word == "any" => return Egress::Any,
+        WordOrList::List(list) if list.is_empty() => return Egress::None,
+        WordOrList::Word(word) => Refusal::new(format!("{word:?} is not a value of `network.egress`")),
+        WordOrList::List(_) => Refusal::new("single destinations are not a feature of this version yet"),
+    };
+    reader.refuse(value.span(), refusal.hint("write \"any\", or [] for nowhere"));
+    Egress::None
+}
+
+/// Refuses the keys that say something about a link where there is none: they would be ignored.
+fn only_with_a_link(reader: &mut Reader<'_>, mode: NetworkMode) {
+    let table = &reader.file.tables.network;
+    let why = match mode {
+        NetworkMode::Veth => return,
+        NetworkMode::None => "has no link",
+        NetworkMode::Host => "has the host's links",
+    };
+    let publish = table.publish.iter().flatten().next();
+    let egress = table.egress.as_ref().filter(|egress| *egress.get_ref() != WordOrList::List(Vec::new()));
+    let spans = [
+        ("address", table.address.as_ref().map(Text::span)),
+        ("mtu", table.mtu.as_ref().map(toml::Spanned::span)),
+        ("publish", publish.map(Text::span)),
+        ("egress", egress.map(toml::Spanned::span)),
+    ];
+    for (key, span) in spans {
+        if let Some(span) = span {
+            let refusal = Refusal::new(format!("`{key}` has no meaning for a service that {why}"));
+            reader.refuse(span, refusal.hint("leave it out, or write `mode = \"veth\"`".to_string()));
+        }
+    }
+}
