@@ -1,30 +1,52 @@
 //! What can only be said with all files on the table: names, cycles, and things of which the host has one. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::Ipv4Addr,
+    ops::Range,
+};
 
 use super::{
+    Checked,
     diagnostic::{Diagnostic, Location},
     value::nearest,
 };
-use crate::spec::{self, Claims, Unit, UnitName};
+use crate::spec::{self, MOST, Proto, Publish, UnitName};
 
 /// The services of all files.
 pub(super) struct Known<'a> {
     /// Those without a mistake so far.
-    pub(super) resolved: &'a BTreeMap<UnitName, (Unit, Claims)>,
+    pub(super) resolved: &'a BTreeMap<UnitName, Checked>,
     /// Those with one.
     pub(super) broken: BTreeSet<UnitName>,
     /// Those that are hidden.
     pub(super) masked: &'a BTreeSet<UnitName>,
 }
 
-/// The mistakes of each service that shows one.
+impl Known<'_> {
+    fn at(&self, name: &UnitName, span: &Range<usize>) -> Location {
+        self.resolved[name].sources.locate(span)
+    }
+}
+
+/// What there is one of on a host, and the service that has it.
+#[derive(Default)]
+struct Taken<'a> {
+    addresses: BTreeMap<Ipv4Addr, (&'a UnitName, &'a Range<usize>)>,
+    ports: BTreeMap<(Proto, u16), Vec<Port<'a>>>,
+}
+
+/// A published port, whose it is, and the span there that says so.
+type Port<'a> = (&'a Publish, &'a UnitName, &'a Range<usize>);
+
+/// The mistakes of each service that shows one, at most [`MOST`] of each kind.
 pub(super) fn check(known: &Known<'_>) -> BTreeMap<UnitName, Vec<Diagnostic>> {
     let mut found: BTreeMap<UnitName, Vec<Diagnostic>> = BTreeMap::new();
-    for (name, (_, claims)) in known.resolved {
-        let mut mistakes = unknown_names(known, claims);
+    let mut taken = Taken::default();
+    for (name, checked) in known.resolved {
+        let mut mistakes = unknown_names(known, name, checked);
         mistakes.extend(cycle(known, name));
-        mistakes.extend(clashes(known, name, claims));
+        mistakes.extend(clashes(known, name, checked, &mut taken));
         if !mistakes.is_empty() {
             found.insert(name.clone(), mistakes);
         }
@@ -32,100 +54,103 @@ pub(super) fn check(known: &Known<'_>) -> BTreeMap<UnitName, Vec<Diagnostic>> {
     found
 }
 
-fn unknown_names(known: &Known<'_>, claims: &Claims) -> Vec<Diagnostic> {
+fn unknown_names(known: &Known<'_>, of: &UnitName, checked: &Checked) -> Vec<Diagnostic> {
+    let claims = &checked.claims;
     let needed = claims.requires.iter().chain(&claims.joins).chain(&claims.shares).map(|claim| (claim, true));
     let all = needed.chain(claims.after.iter().map(|claim| (claim, false)));
-    let mut found = Vec::new();
-    for ((name, at), needed) in all {
+    let mistake = |((name, span), needed): (&(UnitName, Range<usize>), bool)| {
         if known.resolved.contains_key(name) || known.broken.contains(name) {
-            continue;
+            return None;
         }
         if known.masked.contains(name) {
             // Order among those that start: a masked service never does.
-            if needed {
-                let message = format!("the service {:?} is masked", name.as_str());
-                let hint = "remove the link to /dev/null that hides it, or do without it".to_owned();
-                found.push(Diagnostic::at(at.clone(), message).hint(hint));
-            }
-            continue;
+            let message = format!("the service {:?} is masked", name.as_str());
+            let hint = "remove the link to /dev/null that hides it, or do without it".to_owned();
+            return needed.then(|| Diagnostic::at(known.at(of, span), message).hint(hint));
         }
         let names = known.resolved.keys().chain(&known.broken).map(UnitName::as_str);
         let hint = match nearest(name.as_str(), names) {
             Some(near) => format!("did you mean {near:?}?"),
             None => format!("there is no file {name}.toml"),
         };
-        found.push(Diagnostic::at(at.clone(), format!("there is no service {:?}", name.as_str())).hint(hint));
-    }
-    found
+        Some(
+            Diagnostic::at(known.at(of, span), format!("there is no service {:?}", name.as_str())).hint(hint),
+        )
+    };
+    all.filter_map(mistake).take(MOST).collect()
 }
 
 /// Whom a service waits for, and where it says so.
-fn edges<'a>(known: &Known<'a>, name: &UnitName) -> impl Iterator<Item = &'a (UnitName, Location)> + use<'a> {
-    let claims = known.resolved.get(name).map(|(_, claims)| claims);
+fn edges<'a>(
+    known: &Known<'a>,
+    name: &UnitName,
+) -> impl Iterator<Item = &'a (UnitName, Range<usize>)> + use<'a> {
+    let claims = known.resolved.get(name).map(|checked| &checked.claims);
     claims.into_iter().flat_map(|claims| claims.requires.iter().chain(&claims.joins).chain(&claims.after))
 }
 
 /// The shortest way from a service back to itself.
 fn cycle(known: &Known<'_>, start: &UnitName) -> Option<Diagnostic> {
-    let mut came_from: BTreeMap<&UnitName, (&UnitName, &Location)> = BTreeMap::new();
+    // Whom each was reached from first, and the span there that names it.
+    let mut came_from: BTreeMap<&UnitName, (&UnitName, &Range<usize>)> = BTreeMap::new();
     let (start, _) = known.resolved.get_key_value(start)?;
     let mut queue = VecDeque::from([start]);
-    while let Some(name) = queue.pop_front() {
-        for (next, at) in edges(known, name) {
+    while let Some(name) = queue.pop_front().filter(|_| !came_from.contains_key(start)) {
+        for (next, span) in edges(known, name) {
             if !came_from.contains_key(next) {
-                came_from.insert(next, (name, at));
+                came_from.insert(next, (name, span));
                 queue.push_back(next);
             }
         }
-        if came_from.contains_key(start) {
+    }
+    let mut way = Vec::new();
+    let mut name = start;
+    loop {
+        let (from, span) = *came_from.get(name)?;
+        way.push((from, name, known.at(from, span)));
+        name = from;
+        if name == start {
             break;
         }
     }
-    let mut way = vec![(start, came_from.get(start)?.1)];
-    let mut name = came_from.get(start)?.0;
-    while name != start {
-        let (before, at) = came_from.get(name)?;
-        way.push((name, at));
-        name = before;
-    }
     way.reverse();
-    // `way` has each service of the way with the place that names it: start -> way[0] -> way[1] ... -> start.
-    let text: Vec<&str> =
-        std::iter::once(start).chain(way.iter().map(|(name, _)| *name)).map(UnitName::as_str).collect();
-    let message = format!("dependency cycle: {}", text.join(" -> "));
+    let names: Vec<&str> = way.iter().map(|(from, ..)| from.as_str()).chain([start.as_str()]).collect();
+    let message = format!("dependency cycle: {}", names.join(" -> "));
     let hint = "take one of these lines out: none of the services could ever be the first".to_owned();
-    let mut diagnostic = Diagnostic::at(way.first()?.1.clone(), message).hint(hint);
-    for pair in way.windows(2) {
-        let (from, to) = (pair[0].0, &pair[1]);
-        diagnostic = diagnostic.note(to.1.clone(), format!("{from} waits for {}", to.0));
-    }
-    Some(diagnostic)
+    let mut way = way.into_iter();
+    let (_, _, first) = way.next()?;
+    let cycle = Diagnostic::at(first, message).hint(hint);
+    Some(way.fold(cycle, |cycle, (from, to, at)| cycle.note(at, format!("{from} waits for {to}"))))
 }
 
 /// What a service and one that comes before it by name both want; the earlier keeps it.
-fn clashes(known: &Known<'_>, name: &UnitName, claims: &Claims) -> Vec<Diagnostic> {
+fn clashes<'a>(
+    known: &Known<'_>,
+    name: &'a UnitName,
+    checked: &'a Checked,
+    taken: &mut Taken<'a>,
+) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    for (other, (_, theirs)) in known.resolved.range(..name.clone()) {
-        if let (Some((address, at)), Some((taken, there))) = (&claims.address, &theirs.address)
-            && address == taken
-        {
+    if let Some((address, span)) = &checked.claims.address {
+        let (other, there) = *taken.addresses.entry(*address).or_insert((name, span));
+        if other != name {
             let message = format!("the address {address} is already that of {other}");
             let hint = "give it another, or leave `address` out to have one assigned".to_owned();
-            found.push(Diagnostic::at(at.clone(), message).hint(hint).note(there.clone(), "taken here"));
+            let clash = Diagnostic::at(known.at(name, span), message).hint(hint);
+            found.push(clash.note(known.at(other, there), "taken here"));
         }
-        for (publish, at) in &claims.publish {
-            let taken = theirs.publish.iter().find(|(other, _)| spec::clash(publish, other));
-            if let Some((_, there)) = taken {
-                let message = format!(
-                    "host port {}/{} is already published by {other}",
-                    publish.host_port, publish.proto
-                );
-                let hint = "publish it on another port, or on another address of the host".to_owned();
-                found.push(
-                    Diagnostic::at(at.clone(), message).hint(hint).note(there.clone(), "published here"),
-                );
-            }
+    }
+    for (publish, span) in &checked.claims.publish {
+        let ports = taken.ports.entry((publish.proto, publish.host_port)).or_default();
+        let other = ports.iter().find(|(other, ..)| spec::clash(publish, other));
+        if let Some((_, other, there)) = other.filter(|_| found.len() < MOST) {
+            let (port, proto) = (publish.host_port, publish.proto);
+            let message = format!("host port {port}/{proto} is already published by {other}");
+            let hint = "publish it on another port, or on another address of the host".to_owned();
+            let clash = Diagnostic::at(known.at(name, span), message).hint(hint);
+            found.push(clash.note(known.at(other, there), "published here"));
         }
+        ports.push((publish, name, span));
     }
     found
 }

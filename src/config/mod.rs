@@ -90,7 +90,7 @@ pub fn load_all(sources: &Sources, host: &HostFacts) -> Loaded {
     broken.extend(check::check(&known));
     let units = resolved.into_iter().filter(|(name, _)| !broken.contains_key(name));
     Loaded {
-        units: units.map(|(name, (unit, _))| (name, unit)).collect(),
+        units: units.map(|(name, checked)| (name, checked.unit)).collect(),
         masked: scan.masked,
         files: scan.files,
         other: scan.other,
@@ -111,7 +111,7 @@ pub fn load_file(path: &Path, host: &HostFacts) -> Result<Unit, Vec<Diagnostic>>
     let name = UnitName::new(stem).map_err(|message| vec![Diagnostic::about(path, message)])?;
     let dir = path.parent().unwrap_or(Path::new(""));
     let read = load::read(&name, path, &[dir.to_owned()], host, &Owners::of_this_process());
-    resolve(read, host).map(|(unit, _)| unit)
+    resolve(read, host).map(|checked| checked.unit)
 }
 
 /// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests and
@@ -124,15 +124,23 @@ pub fn parse_str(name: &str, text: &str, host: &HostFacts) -> Result<Unit, Vec<D
     let name = UnitName::new(name).map_err(|message| vec![Diagnostic::about(&file, message)])?;
     let mut sources = SourceMap::default();
     sources.add(file, text);
-    resolve(load::parse(&name, sources), host).map(|(unit, _)| unit)
+    resolve(load::parse(&name, sources), host).map(|checked| checked.unit)
+}
+
+/// A service without a mistake in its own file.
+struct Checked {
+    unit: Unit,
+    claims: Claims,
+    /// What the spans of `claims` point into.
+    sources: SourceMap,
 }
 
 /// Resolves what could be read; a file with mistakes is resolved too, for the mistakes in its values.
-fn resolve(read: Read, host: &HostFacts) -> Result<(Unit, Claims), Vec<Diagnostic>> {
+fn resolve(read: Read, host: &HostFacts) -> Result<Checked, Vec<Diagnostic>> {
     let (file, mut found) = read;
     let Some(file) = file else { return Err(found) };
     match spec::resolve_with_claims(&file, host) {
-        Ok(unit) if found.is_empty() => Ok(unit),
+        Ok((unit, claims)) if found.is_empty() => Ok(Checked { unit, claims, sources: file.sources }),
         Ok(_) => Err(in_order(found)),
         Err(more) => {
             found.extend(more);

@@ -15,9 +15,7 @@ use super::{
     diagnostic::{Diagnostic, Location, SourceMap},
     value::nearest,
 };
-
-/// Mistakes of one service that are reported one by one; beyond them the file is something else altogether.
-const MOST: usize = 50;
+use crate::spec::MOST;
 
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
@@ -105,7 +103,8 @@ pub(super) fn read<T: DeserializeOwned>(sources: &SourceMap) -> (Option<T>, Vec<
 
 fn syntax_error(error: &toml::de::Error, base: usize, sources: &SourceMap) -> Diagnostic {
     let span = error.span().unwrap_or(0..0);
-    Diagnostic::at(sources.locate(&(span.start + base..span.end + base)), error.message())
+    let hint = "mend this first: what a file means is only looked at once all of it is TOML".to_owned();
+    Diagnostic::at(sources.locate(&moved_span(&span, base)), error.message()).hint(hint)
 }
 
 /// The same table with every span `base` further on.
@@ -304,13 +303,15 @@ fn wrong_type(at: Location, path: &[String], message: &str) -> Diagnostic {
         Some(("boolean", value)) => value.replace('`', ""),
         _ => got.to_owned(),
     };
-    let expected = match expected {
-        "a sequence" => "a list",
-        "a map" => "a table",
-        "i64" => "a whole number",
-        other => other,
+    let (expected, hint) = match expected {
+        "a boolean" => ("a boolean", "write true or false, without quotes"),
+        "a string" => ("a string", "write it in quotes"),
+        "i64" => ("a whole number", "write it in digits, without quotes and without a unit"),
+        "a sequence" => ("a list", "write it in square brackets, also when it is one alone"),
+        "a map" | "a table" => ("a table", "write `KEY = VALUE` lines below its name in square brackets"),
+        other => (other, "write one of the two"),
     };
-    Diagnostic::at(at, format!("`{path}` takes {expected}, not {got}"))
+    Diagnostic::at(at, format!("`{path}` takes {expected}, not {got}")).hint(hint.to_owned())
 }
 
 #[cfg(test)]

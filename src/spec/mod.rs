@@ -10,8 +10,8 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Durati
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::resolve::clash;
 pub use self::resolve::{Claims, resolve, resolve_with_claims};
+pub(crate) use self::resolve::{MOST, clash};
 use crate::machine::Policy;
 
 /// The name of a service: `[A-Za-z0-9][A-Za-z0-9_-]{0,62}`, for an instance of a template followed by `@inst`.

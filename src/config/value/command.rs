@@ -53,7 +53,8 @@ fn take_word(chars: &mut Chars<'_>) -> Result<String, Refusal> {
         }
     }
     match quote {
-        Some(open) => Err(Refusal::new(format!("the quote {open} is never closed"))),
+        Some(open) => Err(Refusal::new(format!("the quote {open} is never closed"))
+            .hint(format!("write \\{open} for the character itself"))),
         None => Ok(word),
     }
 }

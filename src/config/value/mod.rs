@@ -98,10 +98,18 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     }
     let fold = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let wanted = fold(word);
+    let rank = |candidate: &'a str| {
+        let folded = fold(candidate);
+        let distance = distance(&wanted, &folded);
+        // `working_directory` is far from `working_dir`, but begins with it.
+        let begins = folded.len() >= 3
+            && (wanted.starts_with(&folded) || folded.starts_with(&wanted))
+            && wanted.len() >= 3;
+        (begins || distance <= (candidate.len() / 3).max(1)).then_some((distance, candidate))
+    };
     candidates
         .into_iter()
-        .map(|candidate| (distance(&wanted, &fold(candidate)), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .filter_map(rank)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }

@@ -22,8 +22,8 @@ pub fn parse_signal(value: &Scalar) -> Result<i32, Refusal> {
         Scalar::Float(_) => return Err(unknown(&value.to_string())),
         Scalar::Text(text) => text.as_str(),
     };
-    if let Ok(number) = text.parse::<u16>() {
-        return number_in_range(i64::from(number));
+    if let Some(number) = digits(text) {
+        return number_in_range(number.into());
     }
     let name = text.strip_prefix("SIG").unwrap_or(text);
     if let Some(number) = realtime(name) {
@@ -32,10 +32,15 @@ pub fn parse_signal(value: &Scalar) -> Result<i32, Refusal> {
     Signal::from_str(&format!("SIG{name}")).map(|signal| signal as i32).map_err(|_| unknown(text))
 }
 
+/// A small number without the sign that `parse` would take.
+fn digits(text: &str) -> Option<u8> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
 fn realtime(name: &str) -> Option<i32> {
     let offset = |text: &str, sign: char| match text {
         "" => Some(0),
-        _ => text.strip_prefix(sign)?.parse::<u8>().ok().map(i32::from),
+        _ => digits(text.strip_prefix(sign)?).map(i32::from),
     };
     let number = match name.strip_prefix("RTMIN") {
         Some(rest) => FIRST_REALTIME + offset(rest, '+')?,

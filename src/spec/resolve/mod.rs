@@ -12,7 +12,12 @@ mod tests;
 
 pub(crate) use network::clash;
 
-use std::{collections::BTreeMap, ops::Range, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::PathBuf,
+    time::Duration,
+};
 
 use toml::Spanned;
 
@@ -23,28 +28,28 @@ use super::{
 use crate::{
     config::{
         diagnostic::{Diagnostic, Location},
-        schema::{AfterText, LogTable, RestartTable, Scalar, ServiceFile, Text, UnitTable},
+        schema::{AfterText, LogTable, RestartTable, Scalar, ServiceFile, Text, UnitTable, WordOrList},
         value::{self, Refusal, Specifiers},
     },
     machine::{Policy, RestartMode, RestartOn},
 };
 
-/// What a unit says about others or about what there is one of on the host, with the place where it says so: for the
+/// What a unit says about others or about what there is one of on the host, with the span where it says so: for the
 /// checks that need all files.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     /// `requires`.
-    pub requires: Vec<(UnitName, Location)>,
+    pub requires: Vec<(UnitName, Range<usize>)>,
     /// `after`.
-    pub after: Vec<(UnitName, Location)>,
+    pub after: Vec<(UnitName, Range<usize>)>,
     /// `join:NAME`: a namespace can only be joined while its owner runs, so this requires and orders as well.
-    pub joins: Vec<(UnitName, Location)>,
+    pub joins: Vec<(UnitName, Range<usize>)>,
     /// `shared:NAME`.
-    pub shares: Vec<(UnitName, Location)>,
+    pub shares: Vec<(UnitName, Range<usize>)>,
     /// `network.address`.
-    pub address: Option<(std::net::Ipv4Addr, Location)>,
+    pub address: Option<(std::net::Ipv4Addr, Range<usize>)>,
     /// `network.publish`.
-    pub publish: Vec<(Publish, Location)>,
+    pub publish: Vec<(Publish, Range<usize>)>,
 }
 
 /// Resolves one service file.
@@ -75,8 +80,8 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
     let log = log(reader, &tables.log);
     let claims = Claims {
-        requires: requires.iter().map(|(name, span)| (name.clone(), reader.at(span))).collect(),
-        after: after.iter().map(|(after, span)| (after.name.clone(), reader.at(span))).collect(),
+        requires: requires.clone(),
+        after: after.iter().map(|(after, span)| (after.name.clone(), span.clone())).collect(),
         joins: joined(&namespaces, reader),
         shares: shared(&namespaces.user, reader),
         ..claims
@@ -86,8 +91,10 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         description: description.unwrap_or_else(|| file.name.to_string()),
         documentation,
         enabled: enabled.unwrap_or(defaults::ENABLED),
-        requires: unique(requires.into_iter().map(|(name, _)| name)),
-        after: unique(after.into_iter().map(|(after, _)| after)),
+        requires: unique(requires.into_iter().map(|(name, _)| name), UnitName::clone),
+        after: unique(after.into_iter().map(|(after, _)| after), |after| {
+            (after.name.clone(), after.milestone as u8)
+        }),
         service,
         restart,
         namespaces,
@@ -102,7 +109,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
 }
 
 /// The services whose namespaces are joined, and where the file says so.
-fn joined(namespaces: &super::Namespaces, reader: &Reader<'_>) -> Vec<(UnitName, Location)> {
+fn joined(namespaces: &super::Namespaces, reader: &Reader<'_>) -> Vec<(UnitName, Range<usize>)> {
     let table = &reader.file.tables.namespaces;
     let keys = [
         (&namespaces.pid, &table.pid),
@@ -112,28 +119,27 @@ fn joined(namespaces: &super::Namespaces, reader: &Reader<'_>) -> Vec<(UnitName,
     ];
     keys.into_iter()
         .filter_map(|(namespace, key)| match (namespace, key) {
-            (Namespace::Join(name), Some(key)) => Some((name.clone(), reader.at(&key.span()))),
+            (Namespace::Join(name), Some(key)) => Some((name.clone(), key.span())),
             _ => None,
         })
         .collect()
 }
 
-fn shared(user: &UserNamespace, reader: &Reader<'_>) -> Vec<(UnitName, Location)> {
+fn shared(user: &UserNamespace, reader: &Reader<'_>) -> Vec<(UnitName, Range<usize>)> {
     match (user, &reader.file.tables.namespaces.user) {
-        (UserNamespace::Shared(name), Some(text)) => vec![(name.clone(), reader.at(&text.span()))],
+        (UserNamespace::Shared(name), Some(text)) => vec![(name.clone(), text.span())],
         _ => Vec::new(),
     }
 }
 
-fn unique<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
-    let mut kept = Vec::new();
-    for item in items {
-        if !kept.contains(&item) {
-            kept.push(item);
-        }
-    }
-    kept
+/// The first of each, in their order.
+fn unique<T, K: Ord>(items: impl IntoIterator<Item = T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    items.into_iter().filter(|item| seen.insert(key(item))).collect()
 }
+
+/// Mistakes of one file that are told one by one.
+pub(crate) const MOST: usize = 50;
 
 const POLICIES: &[(&str, RestartOn)] = &[
     ("always", RestartOn::Always),
@@ -257,8 +263,22 @@ impl<'a> Reader<'a> {
     }
 
     fn refuse(&mut self, span: Range<usize>, refusal: Refusal) {
-        let at = self.at(&span);
-        self.found.push(Diagnostic::at(at, refusal.message).hint(refusal.hint));
+        self.note(|reader| Diagnostic::at(reader.at(&span), refusal.message).hint(refusal.hint));
+    }
+
+    /// Notes a mistake; beyond [`MOST`] only that there are more, for each holds the line that it is in.
+    fn note(&mut self, mistake: impl FnOnce(&Self) -> Diagnostic) {
+        match self.found.len() {
+            0..MOST => {
+                let mistake = mistake(self);
+                self.found.push(mistake);
+            }
+            MOST => {
+                let message = format!("more than {MOST} values are wrong");
+                self.found.push(Diagnostic::about(self.file.sources.first_path(), message));
+            }
+            _ => {}
+        }
     }
 
     /// The value of `result`; its refusal is noted.
@@ -375,10 +395,9 @@ impl<'a> Reader<'a> {
     /// argv with the service's environment in it.
     fn command(
         &mut self,
-        command: &Spanned<crate::config::schema::WordOrList>,
+        command: &Spanned<WordOrList>,
         env: &BTreeMap<String, String>,
     ) -> Option<Vec<String>> {
-        use crate::config::schema::WordOrList;
         let span = command.span();
         let words: Option<Vec<String>> = match command.get_ref() {
             WordOrList::List(list) => list.iter().map(|text| self.text(text)).collect(),

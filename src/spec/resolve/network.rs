@@ -1,18 +1,22 @@
 //! `[network]`.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range};
 
 use super::{Claims, Reader};
 use crate::{
     config::{
+        Diagnostic,
         schema::{Text, WordOrList},
         value::{self, Refusal},
     },
-    spec::{Egress, Network, NetworkMode, Publish, defaults},
+    spec::{Egress, Network, NetworkMode, Proto, Publish, defaults},
 };
 
 const MODES: &[(&str, NetworkMode)] =
     &[("veth", NetworkMode::Veth), ("none", NetworkMode::None), ("host", NetworkMode::Host)];
+
+/// The published ports so far, by what two of them can clash in.
+type Ports = BTreeMap<(Proto, u16), Vec<(Publish, Range<usize>)>>;
 
 pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     let table = &reader.file.tables.network;
@@ -21,12 +25,13 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     let address = table.address.as_ref().and_then(|text| Some((text, reader.text(text)?)));
     let address = address.and_then(|(text, address)| {
         let address = reader.take(text.span(), parse_address(&address))?;
-        claims.address = Some((address, reader.at(&text.span())));
+        claims.address = Some((address, text.span()));
         Some(address)
     });
     let mtu = table.mtu.as_ref().and_then(|mtu| reader.number(mtu, 68..=65_535));
+    let mut ports = Ports::new();
     for text in table.publish.iter().flatten() {
-        publish(reader, text, &mut claims);
+        publish(reader, text, &mut claims, &mut ports);
     }
     let egress = egress(reader);
     only_with_a_link(reader, mode);
@@ -62,19 +67,21 @@ fn parse_address(text: &str) -> Result<Ipv4Addr, Refusal> {
     }
 }
 
-fn publish(reader: &mut Reader<'_>, text: &Text, claims: &mut Claims) {
+fn publish(reader: &mut Reader<'_>, text: &Text, claims: &mut Claims, ports: &mut Ports) {
     let Some(written) = reader.text(text) else { return };
     let Some(publish) = reader.take(text.span(), value::parse_publish(&written)) else { return };
-    let taken = claims.publish.iter().find(|(other, _)| clash(other, &publish));
-    if let Some((_, at)) = taken {
-        let at = at.clone();
+    let same_port = ports.entry((publish.proto, publish.host_port)).or_default();
+    if let Some((_, first)) = same_port.iter().find(|(other, _)| clash(other, &publish)) {
         let message = format!("host port {}/{} is published twice", publish.host_port, publish.proto);
-        let here = reader.at(&text.span());
-        let hint = "leave one of them out".to_owned();
-        let twice = crate::config::Diagnostic::at(here, message).hint(hint).note(at, "published here first");
-        reader.found.push(twice);
+        reader.note(|reader| {
+            let twice =
+                Diagnostic::at(reader.at(&text.span()), message).hint("leave one of them out".to_owned());
+            twice.note(reader.at(first), "published here first")
+        });
+        return;
     }
-    claims.publish.push((publish, reader.at(&text.span())));
+    same_port.push((publish, text.span()));
+    claims.publish.push((publish, text.span()));
 }
 
 /// Whether two published ports cannot both be had.

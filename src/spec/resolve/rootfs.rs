@@ -1,6 +1,9 @@
 //! `[rootfs]`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use toml::Spanned;
 
@@ -35,14 +38,13 @@ pub(super) fn rootfs(reader: &mut Reader<'_>) -> Rootfs {
         table.mounts.iter().flatten().filter_map(|entry| Some((mount(reader, entry)?, entry))).collect();
     let tmpfs: Vec<(Tmpfs, &Spanned<TmpfsTable>)> =
         table.tmpfs.iter().flatten().filter_map(|entry| Some((tmpfs(reader, entry)?, entry))).collect();
-    let mut taken: Vec<PathBuf> = Vec::new();
+    let mut taken: BTreeSet<PathBuf> = BTreeSet::new();
     let places = mounts.iter().map(|(mount, entry)| (&mount.dst, entry.span()));
     for (dst, span) in places.chain(tmpfs.iter().map(|(tmpfs, entry)| (&tmpfs.dst, entry.span()))) {
-        if taken.contains(dst) {
+        if !taken.insert(dst.clone()) {
             let message = format!("two entries have the destination {dst:?}");
             reader.refuse(span, Refusal::new(message).hint("the second would hide the first: leave one out"));
         }
-        taken.push(dst.clone());
     }
     let default_tmpfs = defaults::TMPFS
         .iter()

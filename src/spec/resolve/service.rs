@@ -7,6 +7,7 @@ use toml::Spanned;
 use super::Reader;
 use crate::{
     config::{
+        Diagnostic,
         schema::{EnvFile, Scalar, Text},
         value::{self, MAX_ARG, Refusal},
     },
@@ -28,11 +29,10 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
     let command = match &table.command {
         Some(command) => reader.command(command, &env).unwrap_or_default(),
         None => {
-            let at =
-                crate::config::diagnostic::Location { file: reader.file.sources.first_path(), place: None };
             let hint = "add a table [service] with `command = [\"/path/of/the/program\"]`".to_owned();
-            let missing = crate::config::Diagnostic::at(at, "the service has no `command`");
-            reader.found.push(missing.hint(hint));
+            reader.note(|reader| {
+                Diagnostic::about(reader.file.sources.first_path(), "the service has no `command`").hint(hint)
+            });
             Vec::new()
         }
     };
@@ -189,14 +189,18 @@ fn identity(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace) -> Identi
     }
     for value in table.extra_groups.iter().flatten() {
         let id = account(reader, "group", value).and_then(|id| group(reader, value, id, base));
-        who.extra_groups.extend(id.filter(|id| !who.extra_groups.contains(id)));
+        who.extra_groups.extend(id);
     }
     if let (Base::Host, UserSpec::Named(IdSpec::Number(_)), Some(name)) = (base, &who.user, &who.name) {
         // As initgroups(3) would: by number nobody could look the memberships up later.
         let own = host.groups.values().filter(|(_, members)| members.contains(name)).map(|(gid, _)| *gid);
-        let own: Vec<IdSpec> = own.map(IdSpec::Number).filter(|id| !who.extra_groups.contains(id)).collect();
-        who.extra_groups.extend(own);
+        who.extra_groups.extend(own.map(IdSpec::Number));
     }
+    let key = |id: &IdSpec| match id {
+        IdSpec::Number(number) => (Some(*number), None),
+        IdSpec::Name(name) => (None, Some(name.clone())),
+    };
+    who.extra_groups = super::unique(std::mem::take(&mut who.extra_groups), key);
     who
 }
 

@@ -1,1 +1,425 @@
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use crate::{
+    config::parse_str,
+    machine::{RestartMode, RestartOn},
+    spec::*,
+};
+
+fn host() -> HostFacts {
+    let user =
+        |uid, gid, home: &str| HostUser { uid, gid, home: home.to_owned(), shell: "/bin/sh".to_owned() };
+    HostFacts {
+        users: BTreeMap::from([
+            ("root".to_owned(), user(0, 0, "/root")),
+            ("www-data".to_owned(), user(33, 33, "/var/www")),
+        ]),
+        groups: BTreeMap::from([
+            ("www-data".to_owned(), (33, Vec::new())),
+            ("ssl-cert".to_owned(), (110, vec!["www-data".to_owned()])),
+            ("video".to_owned(), (44, Vec::new())),
+        ]),
+        env: BTreeMap::from([
+            ("TOKEN".to_owned(), "host".to_owned()),
+            ("LANG".to_owned(), "de_DE".to_owned()),
+        ]),
+        hostname: "alpha".to_owned(),
+        cgroup_kill: true,
+    }
+}
+
+/// A service with a command, these keys of `[service]`, and these other tables.
+fn resolve(service: &str, tables: &str) -> Result<Unit, Vec<String>> {
+    let command = if service.starts_with("command =") { "" } else { "command = ['/bin/web']\n" };
+    parse_str("web", &format!("[service]\n{command}{service}\n{tables}"), &host())
+        .map_err(|found| found.into_iter().map(|diagnostic| diagnostic.message).collect())
+}
+
+fn unit(service: &str, tables: &str) -> Unit {
+    resolve(service, tables).unwrap()
+}
+
+/// The one mistake of a file.
+fn mistake(service: &str, tables: &str) -> String {
+    let found = resolve(service, tables).expect_err(&format!("{service} {tables} was taken"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.into_iter().next().unwrap()
+}
+
+fn env(unit: &Unit) -> Vec<(&str, &str)> {
+    unit.service.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+const PATH: (&str, &str) = ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+
+#[test]
+fn a_command_alone_is_a_closed_service() {
+    let unit = unit("", "");
+    assert_eq!(unit.description, "web");
+    assert!(unit.enabled);
+    let service = &unit.service;
+    assert_eq!(service.command, ["/bin/web"]);
+    assert_eq!((service.kind, &service.user, service.umask), (Kind::Exec, &UserSpec::Dynamic, 0o077));
+    assert_eq!(env(&unit), [("HOME", "/"), ("LANG", "C.UTF-8"), PATH]);
+    assert_eq!(service.working_dir, Path::new("/"));
+    let stop = StopPolicy {
+        signal: 15,
+        command: None,
+        timeout: Some(Duration::from_secs(15)),
+        mode: StopMode::Mixed,
+    };
+    assert_eq!(service.stop, stop);
+    assert_eq!((service.start_timeout, service.run_timeout), (Some(Duration::from_secs(90)), None));
+    let restart = &unit.restart;
+    assert_eq!((restart.on, restart.mode, restart.max), (RestartOn::OnFailure, RestartMode::Fresh, None));
+    assert_eq!((restart.delay, restart.max_delay), (Duration::from_millis(200), Duration::from_secs(60)));
+    assert_eq!((restart.factor, restart.jitter, restart.reset_after), (2.0, 0.2, Duration::from_secs(60)));
+    let spaces = &unit.namespaces;
+    assert_eq!(
+        (&spaces.pid, &spaces.user, spaces.clock_offset),
+        (&Namespace::Own, &UserNamespace::Auto, None)
+    );
+    assert_eq!((spaces.hostname.as_str(), spaces.domainname.as_str()), ("web", ""));
+    assert_eq!((&unit.rootfs.base, unit.rootfs.writable), (&Base::Host, Writable::No));
+    assert_eq!(
+        (&unit.rootfs.dev, unit.rootfs.proc, unit.rootfs.sys),
+        (&Dev::Minimal(Vec::new()), true, true)
+    );
+    let tmpfs: Vec<_> =
+        unit.rootfs.tmpfs.iter().map(|t| (t.dst.to_str().unwrap(), t.size >> 20, t.mode, t.exec)).collect();
+    assert_eq!(
+        tmpfs,
+        [("/tmp", 64, 0o1777, false), ("/run", 16, 0o755, false), ("/dev/shm", 64, 0o1777, false)]
+    );
+    let network = &unit.network;
+    assert_eq!((network.mode, network.egress, network.address), (NetworkMode::Veth, Egress::None, None));
+    assert_eq!(unit.log, LogPolicy { max_size: 10 << 20, files: 5 });
+}
+
+#[test]
+fn the_environment_is_built_in_the_order_of_weight() {
+    let unit = unit(
+        "user = 'www-data'\npass_env = ['TOKEN', 'LANG', 'ABSENT']\nenv = { TOKEN = '%n', PORT = 80 }",
+        "",
+    );
+    assert_eq!(
+        env(&unit),
+        [
+            ("HOME", "/var/www"),
+            ("LANG", "de_DE"),
+            ("LOGNAME", "www-data"),
+            PATH,
+            ("PORT", "80"),
+            ("SHELL", "/bin/sh"),
+            ("TOKEN", "web"),
+            ("USER", "www-data"),
+        ]
+    );
+}
+
+#[test]
+fn a_user_of_the_host_becomes_its_ids() {
+    let unit = unit("user = 'www-data'\nextra_groups = ['video', 5]", "");
+    assert_eq!(unit.service.user, UserSpec::Named(IdSpec::Number(33)));
+    assert_eq!(unit.service.group, Some(IdSpec::Number(33)));
+    assert_eq!(unit.service.extra_groups, [44, 5, 110].map(IdSpec::Number));
+}
+
+#[test]
+fn root_needs_no_entry_and_a_number_no_name() {
+    let root = unit("user = 'root'", "[rootfs]\nbase = 'none'");
+    assert_eq!(
+        (root.service.user, root.service.group),
+        (UserSpec::Named(IdSpec::Number(0)), Some(IdSpec::Number(0)))
+    );
+    assert_eq!(root.service.env["HOME"], "/root");
+    let number = unit("user = 1234\ngroup = '99'", "");
+    assert_eq!(
+        (number.service.user, number.service.group),
+        (UserSpec::Named(IdSpec::Number(1234)), Some(IdSpec::Number(99)))
+    );
+    assert_eq!(unit("user = 33", "").service.env["USER"], "www-data");
+    assert_eq!(unit("user = 'dynamic'", "").service.user, UserSpec::Dynamic);
+}
+
+#[test]
+fn names_of_a_foreign_root_are_kept() {
+    let unit = unit(
+        "user = 'app'\ngroup = 'www-data'\nextra_groups = ['tty']",
+        "[rootfs]\nbase = 'dir'\ndir = '/srv/app'",
+    );
+    assert_eq!(unit.service.user, UserSpec::Named(IdSpec::Name("app".to_owned())));
+    assert_eq!(unit.service.group, Some(IdSpec::Name("www-data".to_owned())));
+    assert_eq!(unit.service.extra_groups, [IdSpec::Name("tty".to_owned())]);
+    assert_eq!((unit.service.env["USER"].as_str(), unit.service.env["HOME"].as_str()), ("app", "/"));
+}
+
+#[test]
+fn who_cannot_be_is_refused() {
+    assert_eq!(mistake("user = 'www-dat'", ""), "there is no user \"www-dat\" on this host");
+    assert_eq!(mistake("group = 'nobody'", ""), "there is no group \"nobody\" on this host");
+    assert_eq!(
+        mistake("user = 'app'", "[rootfs]\nbase = 'none'"),
+        "an empty root has no /etc/passwd that could know \"app\""
+    );
+    for bad in ["4294967295", "-1", "'+1'", "'0x10'", "'a b'", "''", "1.5"] {
+        mistake(&format!("user = {bad}"), "");
+    }
+}
+
+#[test]
+fn the_hosts_ids_need_a_user_that_is_not_root() {
+    let off = "[namespaces]\nuser = 'off'";
+    assert_eq!(unit("user = 'www-data'", off).namespaces.user, UserNamespace::Off);
+    assert_eq!(mistake("", off), "`user = \"off\"` runs under the host's ids and needs a `service.user`");
+    for root in ["'root'", "0", "'0'"] {
+        let message = mistake(&format!("user = {root}"), off);
+        assert_eq!(message, "with `namespaces.user = \"off\"` this would be the host's own root");
+    }
+}
+
+#[test]
+fn commands_are_argv_or_a_split_line() {
+    assert_eq!(
+        unit("command = '/bin/sh -c \"a b\" %n ${HOME} $LANG'", "").service.command,
+        ["/bin/sh", "-c", "a b", "web", "/", "C.UTF-8"]
+    );
+    assert_eq!(unit("command = ['/bin/echo', 'a b', '%%']", "").service.command, ["/bin/echo", "a b", "%"]);
+    assert_eq!(unit("command = ['nginx']", "").service.command, ["nginx"]);
+    for bad in
+        ["[]", "['']", "''", "['bin/web']", "['./web']", "['/bin/web', '%Y']", "['/bin/web', \"a\\u0000\"]"]
+    {
+        mistake(&format!("command = {bad}"), "");
+    }
+    assert_eq!(parse_str("web", "", &host()).unwrap_err()[0].message, "the service has no `command`");
+}
+
+#[test]
+fn stop_and_reload_are_read() {
+    let unit = unit(
+        "stop = { signal = 'INT', timeout = 'infinity', mode = 'control-group', command = '/bin/bye' }\nreload = { signal = 'HUP' }",
+        "",
+    );
+    let command = Some(vec!["/bin/bye".to_owned()]);
+    assert_eq!(
+        unit.service.stop,
+        StopPolicy { signal: 2, command, timeout: None, mode: StopMode::ControlGroup }
+    );
+    assert_eq!(unit.service.reload, Some(Reload::Signal(1)));
+    assert_eq!(
+        mistake("stop = { mode = 'process' }", ""),
+        "`mode = \"process\"` is not a feature of this version yet"
+    );
+    assert_eq!(mistake("reload = {}", ""), "`reload` says neither a signal nor a command");
+    assert_eq!(
+        mistake("reload = { signal = 1, command = '/bin/a' }", ""),
+        "`reload` is a signal or a command, not both"
+    );
+    assert_eq!(
+        mistake("reload = { command = '/bin/kill -HUP $MAINPID' }", ""),
+        "$MAINPID is not known when the file is read"
+    );
+}
+
+#[test]
+fn a_oneshot_does_not_run_again_and_again() {
+    for policy in ["always", "on-success"] {
+        let message = mistake("type = 'oneshot'", &format!("[restart]\npolicy = '{policy}'"));
+        assert_eq!(message, format!("a oneshot with `policy = {policy:?}` would run again and again"));
+    }
+    assert!(unit("type = 'oneshot'\nremain_after_exit = true", "").service.remain_after_exit);
+    mistake("remain_after_exit = true", "");
+    assert_eq!(mistake("type = 'notify'", ""), "\"notify\" is not a type of this version yet");
+}
+
+#[test]
+fn restart_values_are_bounded() {
+    let restart = unit("", "[restart]\nfactor = 1.5\njitter = '5%'\nmax = 3\nwithin = '1min'\nprevent_exit = [2, 'KILL']\nmode = 'in-place'").restart;
+    assert_eq!(
+        (restart.factor, restart.jitter, restart.max),
+        (1.5, 0.05, Some((3, Duration::from_secs(60))))
+    );
+    assert_eq!(restart.prevent_exit, [ExitMatch::Code(2), ExitMatch::Signal(9)]);
+    assert_eq!(restart.mode, RestartMode::InPlace);
+    for bad in [
+        "factor = 0.5",
+        "factor = 'nan'",
+        "factor = inf",
+        "jitter = '101%'",
+        "jitter = 20",
+        "jitter = '-1%'",
+        "delay = 'infinity'",
+        "delay = '2min'",
+        "max_delay = 0",
+        "max = 5",
+        "within = '5s'",
+        "max = -1\nwithin = 1",
+        "policy = 'sometimes'",
+        "mode = 'warm'",
+    ] {
+        mistake("", &format!("[restart]\n{bad}"));
+    }
+}
+
+#[test]
+fn namespaces_are_own_joined_or_the_hosts() {
+    let spaces = unit("", "[namespaces]\npid = 'join:db'\nipc = 'host'\nuts = true\ntime = true\nclock_offset = '-1h'\nuser = 'shared:db'").namespaces;
+    let db = UnitName::new("db").unwrap();
+    assert_eq!(
+        (spaces.pid, spaces.ipc, spaces.uts),
+        (Namespace::Join(db.clone()), Namespace::Host, Namespace::Own)
+    );
+    assert_eq!((spaces.user, spaces.clock_offset), (UserNamespace::Shared(db), Some(-3600)));
+    for bad in [
+        "pid = false",
+        "pid = 'own'",
+        "pid = 'join:'",
+        "user = 'on'",
+        "clock_offset = 5",
+        "time = true\nclock_offset = 0.5",
+        "hostname = 'a_b!'",
+        "hostname = ''",
+        "uts = 'host'\nhostname = 'x'",
+        "machine_id = 'x'",
+        "machine_id = '00000000000000000000000000000000'",
+    ] {
+        mistake("", &format!("[namespaces]\n{bad}"));
+    }
+    let text = "[service]\ncommand = '/bin/a'\n[namespaces]\npid = 'host'\n";
+    assert!(parse_str("web", text, &host()).is_ok());
+    assert!(parse_str("web", text, &HostFacts { cgroup_kill: false, ..host() }).is_err());
+}
+
+#[test]
+fn an_instance_has_a_host_name_of_its_own() {
+    let unit = parse_str("job@7", "[service]\ncommand = '/bin/job %p %i'\n", &host()).unwrap();
+    assert_eq!(unit.namespaces.hostname, "job-7");
+    assert_eq!(unit.service.command, ["/bin/job", "job", "7"]);
+}
+
+#[test]
+fn mounts_and_tmpfs_are_closed_by_default() {
+    let rootfs = unit("", "[rootfs]\nmounts = [{ src = '/srv//%n/', dst = '/data' }, { src = '/b', dst = '/tmp', ro = false, exec = true }]\n\
+        tmpfs = [{ dst = '/run', size = '1M' }, { dst = '/cache', mode = '0700' }]\nhide = ['/usr/bin/sudo']\ndev = ['/dev/kvm']\nsys = 'none'").rootfs;
+    let first = Mount {
+        src: "/srv/web".into(),
+        dst: "/data".into(),
+        ro: true,
+        idmap: true,
+        exec: false,
+        optional: false,
+    };
+    assert_eq!(rootfs.mounts[0], first);
+    assert!(!rootfs.mounts[1].ro && rootfs.mounts[1].exec);
+    // A mount or an entry of the file takes the place of the default one.
+    let tmpfs: Vec<_> =
+        rootfs.tmpfs.iter().map(|t| (t.dst.to_str().unwrap(), t.size >> 20, t.mode)).collect();
+    assert_eq!(tmpfs, [("/dev/shm", 64, 0o1777), ("/run", 1, 0o755), ("/cache", 64, 0o700)]);
+    assert_eq!((rootfs.dev, rootfs.sys), (Dev::Minimal(vec!["/dev/kvm".into()]), false));
+}
+
+#[test]
+fn a_root_that_makes_no_sense_is_refused() {
+    for bad in [
+        "base = 'dir'",
+        "dir = '/srv'",
+        "base = 'dir'\ndir = '/'",
+        "base = 'image'",
+        "base = 'dir'\ndir = 'srv'",
+        "base = 'dir'\ndir = '/srv/../etc'",
+        "mounts = [{ src = '/a' }]",
+        "mounts = [{ dst = '/a' }]",
+        "mounts = [{ src = '/a', dst = '/' }]",
+        "mounts = [{ src = '/a', dst = '/x' }, { src = '/b', dst = '/x/' }]",
+        "mounts = [{ src = '/a', dst = '/x' }]\ntmpfs = [{ dst = '/x' }]",
+        "tmpfs = [{ size = 1 }]",
+        "tmpfs = [{ dst = '/x', size = 0 }]",
+        "tmpfs = [{ dst = '/x', size = '50%' }]",
+        "tmpfs = [{ dst = '/x', mode = '8' }]",
+        "hide = ['etc']",
+        "hide = ['/']",
+        "dev = 'all'",
+        "dev = ['/etc/passwd']",
+        "dev = ['/dev']",
+        "proc = 'host'",
+        "writable = 'yes'",
+        "hide = [\"/a\\nb\"]",
+    ] {
+        mistake("", &format!("[rootfs]\n{bad}"));
+    }
+}
+
+#[test]
+fn the_network_is_read() {
+    let network =
+        unit("", "[network]\naddress = '10.83.0.7'\nmtu = 1400\npublish = ['8080:80']\negress = 'any'")
+            .network;
+    assert_eq!(
+        (network.address, network.mtu, network.egress),
+        (Some([10, 83, 0, 7].into()), Some(1400), Egress::Any)
+    );
+    assert_eq!(network.publish[0].to_string(), "127.0.0.1:8080:80/tcp");
+    assert_eq!(unit("", "[network]\nmode = 'none'\negress = []").network.mode, NetworkMode::None);
+    for bad in [
+        "mode = 'bridge'",
+        "mode = 'join:db'",
+        "mode = 'weth'",
+        "address = '10.83.0.7/24'",
+        "address = '127.0.0.1'",
+        "address = 'fd00::1'",
+        "mtu = 10",
+        "egress = 'all'",
+        "egress = ['10.0.0.0/8']",
+        "publish = ['80:80', '0.0.0.0:80:81']",
+        "mode = 'none'\negress = 'any'",
+        "mode = 'host'\npublish = ['80:80']",
+        "mode = 'none'\nmtu = 1400",
+        "mode = 'host'\naddress = '10.83.0.7'",
+    ] {
+        mistake("", &format!("[network]\n{bad}"));
+    }
+}
+
+#[test]
+fn the_rest_of_the_values_is_checked() {
+    for bad in [
+        "umask = '1777'",
+        "umask = '9'",
+        "nice = 20",
+        "oom_score_adj = -1001",
+        "stdin = 'tty'",
+        "stdin = 'file:x'",
+        "stdin = 'null'\ntty = true",
+        "working_dir = 'srv'",
+        "success_exit = [256]",
+        "pass_env = ['A=B']",
+        "env = { 'A B' = '1' }",
+        "env = { A = 1.5 }",
+        "env_file = ['x']",
+        "env_file = ['/x']",
+        "timeout = { start = 'soon' }",
+    ] {
+        mistake(bad, "");
+    }
+    for bad in [
+        "description = \"a\\u001b[31m\"",
+        "requires = ['a b']",
+        "after = { db = 'ready' }",
+        "after = { db = 'up' }",
+    ] {
+        mistake("", &format!("[unit]\n{bad}"));
+    }
+    for bad in ["max_size = '1K'", "files = 0", "files = 1001"] {
+        mistake("", &format!("[log]\n{bad}"));
+    }
+    let unit = unit("stdin = 'file:/srv/%n'", "[unit]\nafter = { db = 'done', cache = 'started' }");
+    assert_eq!(unit.service.stdin, Stdin::File("/srv/web".into()));
+    let after: Vec<_> = unit.after.iter().map(|after| (after.name.as_str(), after.milestone)).collect();
+    assert_eq!(after, [("cache", Milestone::Started), ("db", Milestone::Done)]);
+}
+
+#[test]
+fn a_variable_that_is_too_long_is_refused() {
+    let long = "x".repeat(128 * 1024);
+    assert!(mistake(&format!("env = {{ A = '{long}' }}"), "").contains("longer"));
+}
