@@ -1,0 +1,1 @@
+//! One service in the foreground: `palisade run FILE`.

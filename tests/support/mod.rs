@@ -1,0 +1,162 @@
+//! What the tests that need a real kernel share: a world of its own for every test, a leak guard and a probe.
+//!
+//! A suite is a list of functions handed to [`main`]. Each test runs in three processes:
+//!
+//! ```text
+//! harness      libtest-mimic: names, filters, several tests at a time, one line each
+//!  └ keeper    unshares mount, network and pid namespaces; whatever the test leaves behind, it removes
+//!     └ test   PID 1 of the world: the test's own function, the supervisor below it, and the leak guard
+//! ```
+//!
+//! The test being PID 1, every process that a supervisor forgets becomes its child and is seen, and when it ends,
+//! however it ends, the kernel kills what is left. The same program is also the [`probe`] that services run.
+#![allow(dead_code, reason = "each suite uses a part of it")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test and a probe report by printing")]
+
+pub mod need;
+pub mod probe;
+pub mod snapshot;
+pub mod world;
+
+use std::{
+    panic::AssertUnwindSafe,
+    process::{Command, ExitCode},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::{Arguments, Trial};
+pub use need::Need;
+pub use world::World;
+
+/// How long one test may take before it is ended and counts as failed.
+const TEST_TIME: Duration = Duration::from_secs(240);
+
+/// One test of a suite.
+pub struct Test {
+    /// The sentence that it proves.
+    pub name: &'static str,
+    /// What the machine must have for it.
+    pub needs: &'static [Need],
+    /// The test; it fails by panicking.
+    pub run: fn(&mut World),
+}
+
+/// A list of [`Test`]s from function names: `tests![a_is_b: Root Nft; c_is_d: Root Program("nginx")]`.
+#[macro_export]
+macro_rules! tests {
+    ($($run:path : $($need:ident $(($arg:expr))?)+);+ $(;)?) => {
+        vec![$($crate::support::Test {
+            name: stringify!($run),
+            needs: &[$($crate::support::Need::$need $(($arg))?),+],
+            run: $run,
+        }),+]
+    };
+}
+
+/// Runs a suite, or what the suite's own program was started as: keeper, test or probe.
+pub fn main(tests: &[Test]) -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "__probe", ref rest @ ..] => probe::main(rest),
+        [_, "__keep", name] => world::keep(name),
+        [_, "__test", name, dir] => {
+            let test = tests.iter().find(|t| t.name == name).expect("the harness knows the names");
+            inside(test, dir)
+        }
+        _ => {
+            let trials = tests.iter().map(trial).collect();
+            libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+        }
+    }
+}
+
+/// The harness's view of a test: ignored when a need is missing, else run by a keeper.
+fn trial(test: &Test) -> Trial {
+    let missing: Vec<String> = test.needs.iter().filter(|n| !n.is_met()).map(ToString::to_string).collect();
+    let name = test.name;
+    if missing.is_empty() {
+        return Trial::test(name, move || outside(name));
+    }
+    let missing = format!("needs {}", missing.join(", "));
+    // A test that did not run is never green where all of them are asked for.
+    match need::all_required() {
+        true => Trial::test(name, move || Err(missing.into())),
+        false => Trial::test(name, || Ok(())).with_kind(missing).with_ignored_flag(true),
+    }
+}
+
+/// Starts the keeper of one test and turns its end into a verdict.
+fn outside(name: &str) -> Result<(), libtest_mimic::Failed> {
+    let me = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
+    let output = Command::new(me).args(["__keep", name]).output().map_err(|e| format!("keeper: {e}"))?;
+    let said = [output.stdout, output.stderr].concat();
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&said)).into()),
+    }
+}
+
+/// The life of a test as PID 1 of its world.
+fn inside(test: &Test, dir: &str) -> ExitCode {
+    world::enter();
+    let (ended, end) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if end.recv_timeout(scaled(TEST_TIME)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!(
+                "the test did not end within {:?}; alive:\n{}",
+                scaled(TEST_TIME),
+                snapshot::processes().join("\n")
+            );
+            std::process::abort();
+        }
+    });
+    let mut world = World::new(dir.into());
+    let before = snapshot::Snapshot::take(&world);
+    let passed = std::panic::catch_unwind(AssertUnwindSafe(|| (test.run)(&mut world))).is_ok();
+    let stopped = world.stop();
+    let leaks = before.wait_until_again(&world);
+    drop(ended);
+    watch.join().expect("the watch does not panic");
+    if let Err(trouble) = &stopped {
+        eprintln!("supervisor: {trouble}");
+    }
+    for leak in &leaks {
+        eprintln!("leak: {leak}");
+    }
+    match passed && stopped.is_ok() && leaks.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// A time-out made longer by `PALISADE_TEST_SCALE`, for machines that are emulated.
+pub fn scaled(time: Duration) -> Duration {
+    let scale = std::env::var("PALISADE_TEST_SCALE").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    time * scale
+}
+
+/// Asks `condition` again and again until it holds or `deadline` (scaled) has passed.
+///
+/// # Panics
+/// When the deadline has passed: with `what` was waited for.
+pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    wait_for(what, deadline, || condition().then_some(()));
+}
+
+/// As [`wait_until`], for a condition that also has a value.
+///
+/// # Panics
+/// As [`wait_until`].
+pub fn wait_for<T>(what: &str, deadline: Duration, mut value: impl FnMut() -> Option<T>) -> T {
+    let deadline = scaled(deadline);
+    let start = Instant::now();
+    loop {
+        if let Some(value) = value() {
+            return value;
+        }
+        assert!(start.elapsed() < deadline, "waited {deadline:?} in vain: {what}");
+        // The pace of asking, not a guess of how long it takes.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,287 @@
+//! What services of the tests run: this very program, which is static and so runs on any root.
+//!
+//! `probe report` tells what a process finds around it, as JSON, read from the kernel's own files. The others are
+//! small programs with the bad habits that real services have.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
+    process::{Command, ExitCode},
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+/// Runs the probe that `args` name.
+///
+/// `report` · `http PORT` · `echo PORT` · `udp PORT` · `ignore-term` · `tree` · `flood BYTES` · `exit CODE` ·
+/// `signal NUMBER` · `print TEXT` · `wait` · `connect ADDRESS:PORT` · `write PATH`
+pub fn main(args: &[&str]) -> ExitCode {
+    match args {
+        ["report"] => println!("{}", report()),
+        ["http", port] => http(number(port)),
+        ["echo", port] => echo(number(port)),
+        ["udp", port] => udp(number(port)),
+        ["ignore-term"] => ignore_term(),
+        ["tree"] => tree(),
+        ["orphan", name] => orphan(name),
+        ["flood", bytes] => flood(number(bytes)),
+        ["exit", code] => return ExitCode::from(number::<u8>(code)),
+        ["signal", signal] => raise(number(signal)),
+        ["print", text] => println!("{text}"),
+        ["wait"] => wait(),
+        ["connect", address] => println!("{}", outcome(TcpStream::connect(address).map(drop))),
+        ["write", path] => println!("{}", outcome(fs::write(path, "x"))),
+        _ => {
+            eprintln!("probe: {args:?} is nothing that it knows");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The session, 0 when it began outside the pid namespace: getsid(2) would do, but rustix holds 0 to be impossible.
+fn session() -> u32 {
+    let stat = lines("/proc/self/stat").concat();
+    let rest = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
+    rest.split(' ').nth(3).and_then(|n| n.parse().ok()).unwrap_or(u32::MAX)
+}
+
+/// Everything that a process can see of its surroundings.
+pub fn report() -> Value {
+    json!({
+        "namespaces": namespaces(),
+        "status": status(),
+        "uid_map": lines("/proc/self/uid_map"),
+        "gid_map": lines("/proc/self/gid_map"),
+        "fds": fds(),
+        "mounts": mounts(),
+        "env": std::env::vars().collect::<BTreeMap<_, _>>(),
+        "cwd": std::env::current_dir().map(|d| d.display().to_string()).unwrap_or_default(),
+        "hostname": rustix::system::uname().nodename().to_string_lossy(),
+        "interfaces": interfaces(),
+        "addresses": addresses(),
+        "processes": processes(),
+        "root": names("/"),
+        "dev": names("/dev"),
+        "cgroup": lines("/proc/self/cgroup"),
+        "limits": lines("/proc/self/limits"),
+        "oom_score_adj": lines("/proc/self/oom_score_adj").concat(),
+        "pid": std::process::id(),
+        "session": session(),
+        "nice": rustix::process::getpriority_process(None).unwrap_or(99),
+    })
+}
+
+/// `/proc/self/ns`: which namespaces, by kind.
+fn namespaces() -> BTreeMap<String, String> {
+    let link = |kind: String| Some((kind.clone(), target(&format!("/proc/self/ns/{kind}"))));
+    names("/proc/self/ns").into_iter().filter_map(link).collect()
+}
+
+/// `/proc/self/status`: ids, capabilities, signal masks, by the kernel's own keys.
+fn status() -> BTreeMap<String, String> {
+    let field =
+        |line: &String| line.split_once(':').map(|(k, v)| (k.to_owned(), v.trim().replace('\t', " ")));
+    lines("/proc/self/status").iter().filter_map(field).collect()
+}
+
+/// Open descriptors and what they are, but for the one that lists them.
+fn fds() -> BTreeMap<String, String> {
+    let entry = |fd: String| (fd.clone(), target(&format!("/proc/self/fd/{fd}")));
+    names("/proc/self/fd").into_iter().map(entry).filter(|(_, t)| !t.is_empty()).collect()
+}
+
+/// `/proc/self/mountinfo`, the fields that matter.
+fn mounts() -> Vec<Value> {
+    let entry = |line: &String| {
+        let (fields, rest) = line.split_once(" - ")?;
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let rest: Vec<&str> = rest.split(' ').collect();
+        let (point, options) = (fields.get(4)?, fields.get(5)?.split(',').collect::<Vec<_>>());
+        let optional: Vec<&&str> = fields.iter().skip(6).collect();
+        Some(json!({ "point": point, "options": options, "propagation": optional, "type": rest.first()?,
+            "source": rest.get(1)?, "super_options": rest.get(2)?.split(',').collect::<Vec<_>>() }))
+    };
+    lines("/proc/self/mountinfo").iter().filter_map(entry).collect()
+}
+
+/// Links, from `/proc/net/dev`.
+fn interfaces() -> Vec<String> {
+    let name = |line: &String| line.split_once(':').map(|(name, _)| name.trim().to_owned());
+    lines("/proc/net/dev").iter().skip(2).filter_map(name).collect()
+}
+
+/// Own IPv4 addresses, from the local routes of `/proc/net/fib_trie`, which needs no socket.
+fn addresses() -> Vec<String> {
+    let mut all = Vec::new();
+    let mut last = String::new();
+    for line in lines("/proc/net/fib_trie") {
+        match line.trim().strip_prefix("|-- ") {
+            Some(address) => last = address.to_owned(),
+            None if line.contains("/32 host LOCAL") && !all.contains(&last) => all.push(last.clone()),
+            None => {}
+        }
+    }
+    all
+}
+
+/// Every process in `/proc`: pid and name.
+fn processes() -> Vec<(u32, String)> {
+    let entry = |name: String| {
+        let comm = fs::read_to_string(format!("/proc/{name}/comm")).unwrap_or_default();
+        Some((name.parse().ok()?, comm.trim().to_owned()))
+    };
+    names("/proc").into_iter().filter_map(entry).collect()
+}
+
+/// Serves HTTP with one connection after the other: `/` answers the host name, `/report` the report, `/pid` the pid.
+fn http(port: u16) {
+    let listener = TcpListener::bind(("0.0.0.0", port)).expect("the port is free");
+    for stream in listener.incoming().flatten() {
+        // A client that went away is its own business.
+        let _ = answer(stream);
+    }
+}
+
+/// Answers one request.
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut request = String::new();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    reader.read_line(&mut request)?;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 && !line.trim().is_empty() {
+        line.clear();
+    }
+    let body = match request.split(' ').nth(1) {
+        Some("/report") => report().to_string(),
+        Some("/pid") => std::process::id().to_string(),
+        _ => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    };
+    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Echoes on TCP, listening without SO_REUSEADDR as many servers do: std's listener would set it.
+fn echo(port: u16) {
+    let family = rustix::net::AddressFamily::INET;
+    let socket: OwnedFd =
+        rustix::net::socket(family, rustix::net::SocketType::STREAM, None).expect("a socket");
+    let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, port);
+    if let Err(errno) = rustix::net::bind(&socket, &any) {
+        println!("bind: {errno:?}");
+        // What such a server does: it gives up.
+        raise(nix::libc::SIGABRT);
+    }
+    rustix::net::listen(&socket, 16).expect("bound just now");
+    println!("listening");
+    for stream in TcpListener::from(socket).incoming().flatten() {
+        std::thread::spawn(move || {
+            let mut reader = stream.try_clone().expect("dup");
+            std::io::copy(&mut reader, &mut &stream)
+        });
+    }
+}
+
+/// Echoes datagrams.
+fn udp(port: u16) {
+    let socket = UdpSocket::bind(("0.0.0.0", port)).expect("the port is free");
+    let mut bytes = [0; 2048];
+    while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+        // A client that went away is its own business.
+        let _ = socket.send_to(&bytes[..length], from);
+    }
+}
+
+/// Lives on whatever SIGTERM says.
+fn ignore_term() {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(nix::libc::SIGTERM, flag).expect("SIGTERM can be caught");
+    println!("ready");
+    wait();
+}
+
+/// A parent, a child, a grandchild whose parent has gone, and a grandchild in a session of its own; none heeds SIGTERM.
+fn tree() {
+    spawn(&["ignore-term"]);
+    spawn(&["orphan", "double-forked"]);
+    spawn(&["orphan", "new-session"]);
+    ignore_term();
+}
+
+/// Leaves a child behind.
+fn orphan(kind: &str) {
+    if kind == "new-session" {
+        rustix::process::setsid().expect("a fresh child leads no group");
+    }
+    spawn(&["ignore-term"]);
+}
+
+/// Another probe as a child of this one. It is never waited for: that is what the init is there for.
+#[allow(clippy::zombie_processes, reason = "the point of it")]
+fn spawn(args: &[&str]) {
+    let me = std::env::current_exe().expect("own path");
+    let child = Command::new(me).arg("__probe").args(args).spawn().expect("another probe");
+    println!("{args:?} is {}", child.id());
+}
+
+/// Writes `count` bytes in lines of 64.
+fn flood(count: usize) {
+    let line = [&[b'x'; 63][..], b"\n"].concat();
+    let mut out = std::io::stdout().lock();
+    for _ in 0..count / line.len() {
+        out.write_all(&line).expect("somebody reads");
+    }
+}
+
+/// Ends this process by a signal.
+fn raise(signal: i32) {
+    let signal = nix::sys::signal::Signal::try_from(signal).expect("a signal number");
+    nix::sys::signal::raise(signal).expect("raise(3)");
+    wait();
+}
+
+/// Waits for a signal.
+fn wait() {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+/// `ok`, or the name of the error.
+fn outcome(result: std::io::Result<()>) -> String {
+    match result {
+        Ok(()) => "ok".to_owned(),
+        Err(e) => format!("{:?}", nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or_default())),
+    }
+}
+
+/// An argument that is a number.
+fn number<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().unwrap_or_else(|_| panic!("{text} is no number"))
+}
+
+/// The lines of a file; what went wrong as the only one, so that a report is never silent about it.
+fn lines(path: &str) -> Vec<String> {
+    let mut text = String::new();
+    match fs::File::open(path).and_then(|mut f| f.read_to_string(&mut text)) {
+        Ok(_) => text.lines().map(str::to_owned).collect(),
+        Err(e) => vec![format!("{path}: {e}")],
+    }
+}
+
+/// The sorted names in a directory.
+fn names(dir: &str) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut all: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    all.sort();
+    all
+}
+
+/// What a symbolic link says; empty when it is gone.
+fn target(path: &str) -> String {
+    fs::read_link(path).map(|t| t.display().to_string()).unwrap_or_default()
+}
