@@ -1,1 +1,42 @@
-fn main() {}
+//! A supervisor and what its services live through, asked as a user asks: over the command line, sockets and signals.
+
+#![allow(unreachable_pub, reason = "a test program exports nothing")]
+
+#[path = "../support/mod.rs"]
+#[macro_use]
+mod support;
+mod ends;
+mod reach;
+mod refuse;
+mod takeover;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    support::main(&tests![
+        reach::two_published_services_see_only_themselves: Root CgroupV2 UserNs Nft;
+        reach::udp_is_published_too: Root CgroupV2 UserNs Nft;
+        reach::a_service_reaches_neither_another_nor_the_host: Root CgroupV2 UserNs Nft;
+        reach::exec_and_shell_run_inside: Root CgroupV2 UserNs Nft;
+        ends::a_killed_service_comes_back_with_the_same_address: Root CgroupV2 UserNs Nft;
+        ends::a_server_without_reuseaddr_comes_back_while_a_client_holds_on: Root CgroupV2 UserNs Nft;
+        ends::a_crash_loop_backs_off_by_the_formula: Root CgroupV2 UserNs;
+        ends::what_ignores_sigterm_is_killed_with_all_that_it_forked: Root CgroupV2 UserNs;
+        ends::a_oneshot_is_done_and_what_waits_for_it_starts_afterwards: Root CgroupV2 UserNs;
+        ends::what_requires_a_service_goes_up_after_and_down_before_it: Root CgroupV2 UserNs;
+        ends::a_reload_touches_only_what_differs: Root CgroupV2 UserNs;
+        ends::two_hundred_cycles_leak_nothing: Root CgroupV2 UserNs Nft;
+        ends::output_is_kept_in_bounded_files: Root CgroupV2 UserNs;
+        takeover::a_killed_supervisor_loses_no_service_and_no_request: Root CgroupV2 UserNs Nft;
+        takeover::a_service_that_ends_while_nobody_supervises_is_restarted: Root CgroupV2 UserNs;
+        takeover::two_supervisors_do_not_meet: Root CgroupV2 UserNs Nft;
+        refuse::three_mistakes_are_three_messages_and_the_others_go_on: Root CgroupV2 UserNs;
+        refuse::a_missing_program_is_named: Root CgroupV2 UserNs;
+        refuse::a_missing_rootfs_is_named: Root CgroupV2 UserNs;
+        refuse::a_taken_port_is_named_with_who_has_it: Root CgroupV2 UserNs Nft;
+        refuse::two_services_with_one_address_are_named: Root CgroupV2;
+        refuse::a_dependency_cycle_is_named: Root CgroupV2;
+        refuse::an_unknown_user_is_named: Root CgroupV2;
+        refuse::unknown_names_and_absent_supervisors_have_their_exit_codes: Root CgroupV2;
+    ])
+}

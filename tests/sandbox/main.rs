@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 mod selftest;
+mod single;
 mod walls;
 
 use std::process::ExitCode;
@@ -19,6 +20,23 @@ fn main() -> ExitCode {
         selftest::a_test_that_panics_fails_and_is_cleared_up: Root CgroupV2;
         selftest::a_test_that_leaks_nothing_passes: Root;
         selftest::a_wait_in_vain_says_what_for: Root;
+        single::the_default_sandbox_has_no_hole: Root CgroupV2 UserNs Nft;
+        single::a_directory_root_has_no_hole: Root CgroupV2 UserNs Nft;
+        single::an_empty_root_holds_only_what_was_mounted: Root CgroupV2 UserNs;
+        single::nothing_of_the_caller_leaks_in: Root CgroupV2 UserNs;
+        single::the_environment_is_what_the_file_says: Root CgroupV2 UserNs;
+        single::process_attributes_are_what_the_file_says: Root CgroupV2 UserNs;
+        single::the_exit_status_is_the_payloads: Root CgroupV2 UserNs;
+        single::a_signal_is_128_and_its_number: Root CgroupV2 UserNs;
+        single::a_missing_program_is_127_and_leaves_nothing: Root CgroupV2 UserNs;
+        single::a_run_timeout_is_124: Root CgroupV2 UserNs;
+        single::mode_none_has_loopback_only: Root CgroupV2 UserNs;
+        single::the_root_cannot_be_written: Root CgroupV2 UserNs;
+        single::an_ephemeral_root_forgets: Root CgroupV2 UserNs;
+        single::a_writable_mount_belongs_to_the_service_inside_and_to_its_owner_outside: Root CgroupV2 UserNs;
+        single::a_writable_mount_of_roots_directory_is_refused: Root CgroupV2 UserNs;
+        single::proc_none_and_sys_none_are_not_there: Root CgroupV2 UserNs;
+        single::an_unknown_key_is_refused_with_line_and_column: Root;
     ];
     // Started by the self-tests alone: they are there to fail.
     let specimens = tests![

@@ -198,7 +198,8 @@ impl World {
     /// Runs one service file in the foreground, as `palisade run FILE` does.
     pub fn run(&self, toml: &str) -> Output {
         let file = self.write("single/once.toml", toml);
-        self.palisade(&["run", &file.display().to_string()])
+        let state = self.dir.join("state");
+        self.palisade(&["run", "--state", &state.display().to_string(), &file.display().to_string()])
     }
 
     /// Starts the supervisor and waits until it answers.

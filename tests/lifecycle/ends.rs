@@ -1,0 +1,188 @@
+//! Ends of runs and what follows them.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    process::Command,
+    time::Duration,
+};
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use crate::support::{
+    World, snapshot, wait_until,
+    world::{pids, raw, tcp, wait_http},
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+pub fn a_killed_service_comes_back_with_the_same_address(world: &mut World) {
+    let keys = "network.publish = [\"8081:80\"]\nrestart.policy = \"always\"\nrestart.delay = \"10ms\"";
+    world.write_service("web", &world.probe_toml(&["http", "80"], keys));
+    world.start();
+    wait_http("127.0.0.1:8081", "/");
+    let (pid, run, address) = (world.pid("web"), world.run_id("web"), world.address("web"));
+    kill(raw(pid), Signal::SIGKILL).expect("it lives");
+    wait_until("another run", LONG, || world.run_id("web") > run && world.state("web") == "active");
+    assert_ne!(world.pid("web"), pid);
+    assert_eq!(world.address("web"), address);
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    let exits = world.status("web")["exits"].clone();
+    assert_eq!(exits[0]["signal"], 9, "{exits}");
+}
+
+pub fn a_server_without_reuseaddr_comes_back_while_a_client_holds_on(world: &mut World) {
+    let keys = "network.publish = [\"7000:7000\"]\nrestart.policy = \"always\"\nrestart.delay = \"10ms\"";
+    world.write_service("echo", &world.probe_toml(&["echo", "7000"], keys));
+    world.start();
+    wait_until("echo answers", LONG, || tcp("127.0.0.1:7000", b"one").is_ok_and(|a| a == b"one"));
+    let mut held = TcpStream::connect("127.0.0.1:7000").expect("it answered just now");
+    held.write_all(b"held").expect("connected");
+    let mut bytes = [0; 4];
+    held.read_exact(&mut bytes).expect("it echoes");
+    let run = world.run_id("echo");
+    kill(raw(world.pid("echo")), Signal::SIGKILL).expect("it lives");
+    wait_until("echo answers again", LONG, || {
+        world.run_id("echo") > run && tcp("127.0.0.1:7000", b"two").is_ok_and(|a| a == b"two")
+    });
+    assert_eq!(world.run_id("echo"), run + 1, "the first new run could bind: {}", world.logs("echo"));
+    drop(held);
+}
+
+pub fn a_crash_loop_backs_off_by_the_formula(world: &mut World) {
+    let keys = "network.mode = \"none\"\nrestart.delay = \"20ms\"\nrestart.factor = 2\n\
+                restart.max_delay = \"100ms\"\nrestart.jitter = \"20%\"";
+    world.write_service("crash", &world.probe_toml(&["exit", "3"], keys));
+    world.start();
+    wait_until("six runs", LONG, || world.run_id("crash") >= 6);
+    let text = world.ok(&["events", "--json", "--lines", "200"]);
+    let events: Vec<Value> =
+        text.lines().map(|l| serde_json::from_str(l).expect("JSON, one event a line")).collect();
+    let backoffs: Vec<&Value> =
+        events.iter().filter(|e| e["name"] == "crash" && e["to"] == "backoff").collect();
+    assert!(backoffs.len() >= 5, "{text}");
+    for (n, event) in backoffs.iter().enumerate() {
+        let since = event["at"].as_u64().expect("milliseconds");
+        let delay = event["until"].as_u64().expect("milliseconds") - since;
+        let plain = (20 << n.min(10)).min(100);
+        assert!(
+            (plain * 8 / 10..=plain * 12 / 10).contains(&delay),
+            "restart {n}: {delay} ms for {plain} ms"
+        );
+    }
+}
+
+pub fn what_ignores_sigterm_is_killed_with_all_that_it_forked(world: &mut World) {
+    let keys = "network.mode = \"none\"\nservice.stop = { timeout = \"300ms\" }";
+    world.write_service("tree", &world.probe_toml(&["tree"], keys));
+    world.start();
+    wait_until("the whole tree is up", LONG, || world.logs("tree").matches("ready").count() == 4);
+    let supervisor = world.supervisor_pid().to_string();
+    let before: Vec<String> = snapshot::processes();
+    assert!(before.iter().filter(|p| p.contains("ignore-term")).count() >= 3, "{before:?}");
+    world.ok(&["stop", "tree"]);
+    assert_eq!(world.state("tree"), "stopped");
+    let left: Vec<String> = snapshot::processes().into_iter().filter(|p| p.contains("__probe")).collect();
+    assert_eq!(left, Vec::<String>::new());
+    assert!(pids().iter().any(|pid| pid.to_string() == supervisor), "the supervisor lives on");
+}
+
+pub fn a_oneshot_is_done_and_what_waits_for_it_starts_afterwards(world: &mut World) {
+    let none = "network.mode = \"none\"";
+    let once = format!("service.type = \"oneshot\"\nservice.remain_after_exit = true\n{none}");
+    world.write_service("migrate", &world.probe_toml(&["print", "migrated"], &once));
+    let app = format!("unit.requires = [\"migrate\"]\nunit.after = [{{ migrate = \"done\" }}]\n{none}");
+    world.write_service("app", &world.probe_toml(&["wait"], &app));
+    world.start();
+    world.wait_state("app", "active");
+    assert_eq!(world.state("migrate"), "done");
+    assert!(world.logs("migrate").contains("migrated"));
+}
+
+pub fn what_requires_a_service_goes_up_after_and_down_before_it(world: &mut World) {
+    let none = "network.mode = \"none\"";
+    world.write_service("db", &world.probe_toml(&["wait"], &format!("unit.enabled = false\n{none}")));
+    let app = format!("unit.requires = [\"db\"]\nunit.after = [\"db\"]\n{none}");
+    world.write_service("app", &world.probe_toml(&["wait"], &app));
+    world.start();
+    world.wait_state("app", "active");
+    assert_eq!(world.state("db"), "active", "pulled in");
+    world.ok(&["stop", "db"]);
+    assert_eq!((world.state("db"), world.state("app")), ("stopped".into(), "stopped".into()));
+    world.ok(&["start", "app"]);
+    world.wait_state("app", "active");
+    assert_eq!(world.state("db"), "active");
+}
+
+pub fn a_reload_touches_only_what_differs(world: &mut World) {
+    let none = "network.mode = \"none\"";
+    for name in ["same", "changed", "removed"] {
+        world.write_service(name, &world.probe_toml(&["wait"], none));
+    }
+    world.start();
+    for name in ["same", "changed", "removed"] {
+        world.wait_state(name, "active");
+    }
+    let (same, changed) = (world.pid("same"), world.pid("changed"));
+    world.write_service(
+        "changed",
+        &world.probe_toml(&["wait"], &format!("service.env = {{ NEW = \"1\" }}\n{none}")),
+    );
+    world.write_service("added", &world.probe_toml(&["wait"], none));
+    fs::remove_file(world.services_dir().join("removed.toml")).expect("written above");
+    world.signal(Signal::SIGHUP);
+    wait_until("added is there", LONG, || {
+        world.json(&["list"]).to_string().contains("\"added\"") && world.state("added") == "active"
+    });
+    wait_until("changed is another process", LONG, || {
+        world.state("changed") == "active" && world.pid("changed") != changed
+    });
+    assert_eq!(world.pid("same"), same);
+    wait_until("removed is gone", LONG, || !snapshot::processes().join("\n").contains("removed"));
+    let log = world.supervisor_log();
+    assert!(log.contains("changed") && log.contains("service.env"), "the log says why: {log}");
+}
+
+pub fn two_hundred_cycles_leak_nothing(world: &mut World) {
+    let keys =
+        "network.publish = [\"8081:80\"]\nservice.reload = { signal = \"HUP\" }\nrestart.policy = \"always\"";
+    world.write_service("web", &world.probe_toml(&["http", "80"], keys));
+    world.start();
+    wait_http("127.0.0.1:8081", "/");
+    let descriptors = |world: &World| snapshot::descriptors(world.supervisor_pid()).len();
+    let before = descriptors(world);
+    for cycle in 0..50 {
+        world.ok(&["restart", "web"]);
+        world.palisade(&["reload", "web"]);
+        world.ok(&["stop", "web"]);
+        world.ok(&["start", "web"]);
+        world.reap();
+        assert!(
+            descriptors(world) <= before + 8,
+            "cycle {cycle}: {:?}",
+            snapshot::descriptors(world.supervisor_pid())
+        );
+    }
+    wait_http("127.0.0.1:8081", "/");
+    wait_until("as many descriptors as before", LONG, || descriptors(world) == before);
+    wait_until("one service, one link beside loopback", LONG, || {
+        let links = Command::new("ip").args(["-o", "link"]).output().expect("iproute2 is installed");
+        String::from_utf8_lossy(&links.stdout).lines().count() == 2
+    });
+}
+
+pub fn output_is_kept_in_bounded_files(world: &mut World) {
+    let keys = "network.mode = \"none\"\nlog.max_size = \"64K\"\nlog.files = 3\nrestart.policy = \"never\"";
+    world.write_service("flood", &world.probe_toml(&["flood", "1000000"], keys));
+    world.start();
+    wait_until("the flood is over", LONG, || world.status("flood")["pid"].is_null());
+    let files: Vec<_> = fs::read_dir(world.dir().join("log")).expect("our own directory").flatten().collect();
+    let own: Vec<_> = files.iter().filter(|f| f.file_name().to_string_lossy().starts_with("flood")).collect();
+    assert!((1..=3).contains(&own.len()), "{files:?}");
+    for file in own {
+        let size = file.metadata().expect("listed").len();
+        assert!(size <= 65536 + 256, "{:?} has {size} bytes", file.file_name());
+    }
+}

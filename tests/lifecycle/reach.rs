@@ -1,0 +1,115 @@
+//! Who can be reached, from where, and what they see of each other.
+
+use std::{
+    net::{TcpListener, UdpSocket},
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::support::{
+    World,
+    world::{PROBE, describe, wait_http},
+};
+
+/// A probe that serves HTTP on port 80 and is published on `port` of the loopback address.
+fn web(world: &World, name: &str, port: u16) {
+    let keys = format!("network.publish = [\"{port}:80\"]");
+    world.write_service(name, &world.probe_toml(&["http", "80"], &keys));
+}
+
+pub fn two_published_services_see_only_themselves(world: &mut World) {
+    web(world, "one", 8081);
+    web(world, "two", 8082);
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "one");
+    assert_eq!(wait_http("127.0.0.1:8082", "/"), "two");
+    for (name, port) in [("one", 8081), ("two", 8082)] {
+        let report = wait_http(&format!("127.0.0.1:{port}"), "/report");
+        let report: Value = serde_json::from_str(&report).expect("the probe sends JSON");
+        let pids: Vec<u64> =
+            report["processes"].as_array().expect("a list").iter().filter_map(|p| p[0].as_u64()).collect();
+        assert!(pids.iter().all(|&pid| pid == 1 || Some(pid) == report["pid"].as_u64()), "{pids:?}");
+        assert_eq!(report["interfaces"], serde_json::json!(["lo", "eth0"]));
+        let own = world.address(name);
+        let own = own.split('/').next().unwrap_or_default();
+        assert!(report["addresses"].to_string().contains(own), "{own} in {}", report["addresses"]);
+        // The kernel's own word for it, through a program of the host's that the service's root shows.
+        let output = world.ok(&["exec", name, "--", "/usr/sbin/ip", "-j", "addr"]);
+        let links: Value = serde_json::from_str(&output).expect("ip prints JSON");
+        let names: Vec<&str> =
+            links.as_array().expect("a list").iter().filter_map(|l| l["ifname"].as_str()).collect();
+        assert_eq!(names, ["lo", "eth0"]);
+    }
+    assert_ne!(world.address("one"), world.address("two"));
+}
+
+pub fn udp_is_published_too(world: &mut World) {
+    world.write_service("echo", &world.probe_toml(&["udp", "53"], "network.publish = [\"5353:53/udp\"]"));
+    world.start();
+    world.wait_state("echo", "active");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket");
+    let mut bytes = [0; 16];
+    let answered = (0..50).any(|_| {
+        // A datagram sent before the service listens is lost, as datagrams are.
+        socket.send_to(b"ping", "127.0.0.1:5353").is_ok()
+            && socket.recv(&mut bytes).is_ok_and(|n| &bytes[..n] == b"ping")
+    });
+    assert!(answered);
+}
+
+pub fn a_service_reaches_neither_another_nor_the_host(world: &mut World) {
+    web(world, "one", 8081);
+    world.write_service("two", &world.probe_toml(&["wait"], ""));
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "one");
+    let listener = TcpListener::bind("0.0.0.0:9999").expect("the port is free");
+    let one = world.address("one");
+    let one = one.split('/').next().unwrap_or_default();
+    for target in
+        [&format!("{one}:80"), "10.83.0.1:8081", "10.83.0.1:9999", "127.0.0.1:9999", "169.254.169.254:80"]
+    {
+        // Dropped packets time out after minutes: two seconds without a handshake are the proof.
+        let mut command = world.command(&[
+            "exec",
+            "two",
+            "--",
+            "/usr/bin/timeout",
+            "2",
+            PROBE,
+            "__probe",
+            "connect",
+            target,
+        ]);
+        let output = command.output().expect("the program under test starts");
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let refused = ["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT"].contains(&said.as_str());
+        assert!(refused || output.status.code() == Some(124), "{target}: {}", describe(&output));
+    }
+    listener.set_nonblocking(true).expect("a socket");
+    assert!(listener.accept().is_err(), "somebody got through");
+}
+
+pub fn exec_and_shell_run_inside(world: &mut World) {
+    web(world, "one", 8081);
+    world.start();
+    wait_http("127.0.0.1:8081", "/");
+    assert_eq!(world.ok(&["exec", "one", "--", "/usr/bin/hostname"]).trim(), "one");
+    assert_eq!(
+        world.palisade(&["exec", "one", "--", PROBE, "__probe", "exit", "42"]).status.code(),
+        Some(42)
+    );
+    assert_eq!(world.palisade(&["exec", "one", "--", "/no/such"]).status.code(), Some(127));
+    // script(1) is a terminal that is not ours; stty asks the kernel how big the inner one is.
+    let shell = format!(
+        "{} --config {dir}/palisade.toml --run {dir}/run exec -t one -- /usr/bin/stty size",
+        crate::support::world::PALISADE,
+        dir = world.dir().display()
+    );
+    let mut script = Command::new("script");
+    script.args(["-qec", &format!("stty rows 33 cols 101; {shell}"), "/dev/null"]).env("TERM", "dumb");
+    let output = script.output().expect("util-linux is installed");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("33 101"), "{}", describe(&output));
+}
