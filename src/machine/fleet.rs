@@ -1,25 +1,29 @@
-//! Many services: who goes first, who goes with whom, what a new set of files changes. Pure, as [`super::step`] is.
+//! Many services: who goes first, who goes with whom, what a new set of files changes. Pure, as
+//! [`super::step`] is.
 //!
 //! # Specification
-//! Each [`Entry`] has a [`Goal`] beside its life: what somebody last asked for and what the machine was not told yet,
-//! because others go first. [`Fleet::apply`] takes in one thing that happened, sets goals, and then *settles*: it tells
-//! the machines whatever is due, until nothing is due any more.
+//! Each [`Entry`] has a [`Goal`] beside its life: what somebody last asked for and what the machine was not
+//! told yet, because others go first. [`Fleet::apply`] takes in one thing that happened, sets goals, and then
+//! *settles*: it tells the machines whatever is due, until nothing is due any more.
 //!
-//! *Up.* `Start` also starts what a service requires (and whose namespaces it joins). A Waiting service gets its `Go` when everything it
-//! requires has started and nothing that it comes `after` is on its way there. A oneshot has started when it ended
-//! with success. When a required service is down and not on its way up, the service fails with "dependency failed"; it waits again as soon as
-//! that one is started. A required service that crashes and is restarted leaves those that run alone; one that is launched meanwhile waits for it.
+//! *Up.* `Start` also starts what a service requires (and whose namespaces it joins). A Waiting service gets
+//! its `Go` when everything it requires has started and nothing that it comes `after` is on its way there. A
+//! oneshot has started when it ended with success. When a required service is down and not on its way up, the
+//! service fails with "dependency failed"; it waits again as soon as that one is started. A required service
+//! that crashes and is restarted leaves those that run alone; one that is launched meanwhile waits for it.
 //!
-//! *Down.* When somebody stops or restarts a service, everything up that requires it goes down with it (and after a
-//! restart comes up again). Of those that go down, whoever requires another or comes after it is gone before that one is asked
-//! to stop. `Shutdown` stops everything in this order; the second kills everything at once.
+//! *Down.* When somebody stops or restarts a service, everything up that requires it goes down with it (and
+//! after a restart comes up again). Of those that go down, whoever requires another or comes after it is gone
+//! before that one is asked to stop. `Shutdown` stops everything in this order; the second kills everything
+//! at once.
 //!
-//! *Reload.* [`diff`] tells what a new file changes: nothing, something that the machine reads anyway, or something
-//! that needs another sandbox. Only in the last case is the service restarted, and it alone. A service whose file is gone is stopped
-//! and forgotten. A service that is new, or newly enabled, is started. A stopped service stays stopped.
+//! *Reload.* [`diff()`] tells what a new file changes: nothing, something that the machine reads anyway, or
+//! something that needs another sandbox. Only in the last case is the service restarted, and it alone. A
+//! service whose file is gone is stopped and forgotten. A service that is new, or newly enabled, is started.
+//! A stopped service stays stopped.
 //!
-//! *Cycles* are refused when files are loaded. Were one to come here, one of its edges would be ignored, so that
-//! nothing waits for ever.
+//! *Cycles* are refused when files are loaded. Were one to come here, one of its edges would be ignored, so
+//! that nothing waits for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -423,9 +427,10 @@ impl Fleet {
 
     /// Tells the machines what is due until nothing is.
     fn settle(&mut self, now: Mono, out: &mut Outcome) {
+        // Nothing below rearranges it.
+        let order = std::mem::take(&mut self.order);
         loop {
             let mut moved = false;
-            let order = self.order.clone();
             for name in order.iter().rev() {
                 moved |= self.lower(name, now, out);
             }
@@ -436,6 +441,7 @@ impl Fleet {
                 break;
             }
         }
+        self.order = order;
         self.forget_the_removed(now, out);
     }
 
@@ -470,7 +476,7 @@ impl Fleet {
     /// Lets a service go, or fail, or try again, according to what it requires and follows.
     fn raise(&mut self, name: &UnitName, now: Mono, out: &mut Outcome) -> bool {
         let Some(entry) = self.entries.get(name) else { return false };
-        if entry.goal != Goal::Up || self.shutdown == Shutdown::Asked {
+        if entry.goal != Goal::Up {
             return false;
         }
         let event = match &entry.life.state {

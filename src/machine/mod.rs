@@ -1,48 +1,52 @@
 //! The life of one service as a pure, total function; [`fleet`] makes many of them one.
 //!
-//! [`step`] takes where a service stands, what has happened and the time, and answers where it stands now and what is
-//! to be done. It knows no pid, no clock, no file and no other service. The supervisor owns those: it feeds events,
-//! carries out actions, and persists the state in between.
+//! [`step`] takes where a service stands, what has happened and the time, and answers where it stands now and
+//! what is to be done. It knows no pid, no clock, no file and no other service. The supervisor owns those: it
+//! feeds events, carries out actions, and persists the state in between.
 //!
 //! # Specification
-//! A service is at rest in **Stopped** (well so) or **Failed** (wanted up in vain); nothing of it is left then, and
-//! nothing happens to it until somebody asks. In every other state something is under way, and which way it goes is part of the
-//! state, so that there is no desired state beside the current one that could contradict it.
+//! A service is at rest in **Stopped** (well so) or **Failed** (wanted up in vain); nothing of it is left
+//! then, and nothing happens to it until somebody asks. In every other state something is under way, and
+//! which way it goes is part of the state, so that there is no desired state beside the current one that
+//! could contradict it.
 //!
-//! *Coming up.* `Start` leads to **Waiting**. The fleet answers with `Go` when everything that has to come first is
-//! there: this is the only door to a launch, so no launch, automatic restarts included, passes by a dependency.
-//! `Launch` leads to **Starting**. Of kind exec, a service is **Running** as soon as its program was executed. Of kind
-//! oneshot, it stays Starting while its program works, and has started when that ends with success; then it is
-//! **Done** with `remain_after_exit`, otherwise Stopped.
+//! *Coming up.* `Start` leads to **Waiting**. The fleet answers with `Go` when everything that has to come
+//! first is there: this is the only door to a launch, so no launch, automatic restarts included, passes by a
+//! dependency. `Launch` leads to **Starting**. Of kind exec, a service is **Running** as soon as its program
+//! was executed. Of kind oneshot, it stays Starting while its program works, and has started when that ends
+//! with success; then it is **Done** with `remain_after_exit`, otherwise Stopped.
 //!
-//! *Going down.* Every run ends in **Stopping**, and leaves it by `Gone`, which says that no process of its sandbox is
-//! left; then it is torn down, once. `Terminate` asks politely; at `kill` the rest is killed. When the main process
-//! has ended, the others are killed at once (`stop.mode = "mixed"`) or asked as well and killed in time
-//! (`"control-group"`). A program that was not executed yet is killed without being asked, because nobody is there
-//! who would hear. `ForceStop` kills at once. A run of which one hears nothing but `Gone` has ended with an exit
-//! status unknown to all.
+//! *Going down.* Every run ends in **Stopping**, and leaves it by `Gone`, which says that no process of its
+//! sandbox is left; then it is torn down, once. `Terminate` asks politely; at `kill` the rest is killed. When
+//! the main process has ended, the others are killed at once (`stop.mode = "mixed"`) or asked as well and
+//! killed in time (`"control-group"`). A program that was not executed yet is killed without being asked,
+//! because nobody is there who would hear. `ForceStop` kills at once. A run of which one hears nothing but
+//! `Gone` has ended with an exit status unknown to all.
 //!
-//! *Ending by itself.* The end is a success, a failure or abnormal (a signal, a core dump, a time-out, an unknown
-//! status, a launch that failed for want of something). `prevent_exit`, then `force_exit`, then the policy decide whether another run follows. If one
-//! does and `restart.max` allows it, the service is in **Backoff** for [`backoff::delay`] from the moment when the sandbox was gone, and then Waiting.
-//! With `restart.mode = "in-place"` a sandbox whose main process ended by itself is left standing through Backoff and
-//! Waiting, and `RelaunchInPlace` gives it to the next run; when it goes away meanwhile, the next run gets a new one.
-//! A launch that cannot succeed ([`Retry::Never`]) is not repeated. A oneshot that succeeded is not either.
+//! *Ending by itself.* The end is a success, a failure or abnormal (a signal, a core dump, a time-out, an
+//! unknown status, a launch that failed for want of something). `prevent_exit`, then `force_exit`, then the
+//! policy decide whether another run follows. If one does and `restart.max` allows it, the service is in
+//! **Backoff** for [`backoff::delay`] from the moment when the sandbox was gone, and then Waiting. With
+//! `restart.mode = "in-place"` a sandbox whose main process ended by itself is left standing through Backoff
+//! and Waiting, and `RelaunchInPlace` gives it to the next run; when it goes away meanwhile, the next run
+//! gets a new one. A launch that cannot succeed ([`Retry::Never`]) is not repeated. A oneshot that succeeded
+//! is not either.
 //!
-//! *Counting.* [`Tally::failures`] counts automatic restarts in a row and sets the delay. It starts again when a
-//! run lived for `reset_after` after it had started, and with `Start`, `Restart` and `SpecChanged`. Independently of it, no more than `max` automatic restarts
-//! are launched within any window of that length; the next one is refused and the service has failed.
+//! *Counting.* [`Tally::failures`] counts automatic restarts in a row and sets the delay. It starts again
+//! when a run lived for `reset_after` after it had started, and with `Start`, `Restart` and `SpecChanged`.
+//! Independently of it, no more than `max` automatic restarts are launched within any window of that length;
+//! the next one is refused and the service has failed.
 //!
-//! *What is kept.* `Teardown` ends a run, `Release` ends what outlives runs (network namespace, link, ports). A service is released whenever it comes to
-//! rest, and between two runs when its network was changed.
+//! *What is kept.* `Teardown` ends a run, `Release` ends what outlives runs (network namespace, link, ports).
+//! A service is released whenever it comes to rest, and between two runs when its network was changed.
 //!
-//! *Runs.* A [`RunId`] is given to each launch and never again. A report about a run other than the one that stands is
-//! stale and dropped at the head of [`step`].
+//! *Runs.* A [`RunId`] is given to each launch and never again. A report about a run other than the one that
+//! stands is stale and dropped at the head of [`step`].
 //!
 //! # Table
-//! What each event does, for `policy = "on-failure"`, `mode = "fresh"`, `stop.mode = "mixed"` and kind exec where
-//! nothing else is said. What is not listed leaves the state as it is and asks for nothing. A test makes this table
-//! from [`step`] and compares.
+//! What each event does, for `policy = "on-failure"`, `mode = "fresh"`, `stop.mode = "mixed"` and kind exec
+//! where nothing else is said. What is not listed leaves the state as it is and asks for nothing. A test
+//! makes this table from [`step`] and compares.
 //! ```text
 //! state                      event                becomes                     and asks for
 //! Stopped                    Start                Waiting

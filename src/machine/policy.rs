@@ -1,4 +1,5 @@
-//! What a service file says about starting, stopping and restarting, as the machine reads it, and how an end is judged.
+//! What a service file says about starting, stopping and restarting, as the machine reads it, and how an end
+//! is judged.
 
 use std::time::Duration;
 
