@@ -92,12 +92,27 @@ pub fn create(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), 
         NLM_F_CREATE | NLM_F_EXCL,
         ("RTM_NEWLINK", &args),
     )?;
-    let done = host_side(host, plan).and_then(|()| netns.within(|| guest_side(plan))?);
+    let done = connect(host, netns, plan);
     if done.is_err() {
         // The first cause is what counts; a link that stays is found again by its group.
         let _ = remove(host, &plan.host_if);
     }
     done
+}
+
+/// The service's end first, then the host's: an end that goes up when its peer already is can send at once, while the
+/// one that waited for its peer drops what it is given until the kernel's link watch has run (a second at worst). So
+/// the first client's first packet is not lost.
+fn connect(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), NetError> {
+    let mut guest = netns.within(Netlink::route)??;
+    let index = index(&guest, GUEST_IF)?;
+    guest_side(&mut guest, index, plan)?;
+    host_side(host, plan)?;
+    // Since Linux 6.8 asking for one link makes the kernel catch up with its state: the service's end is ready too.
+    // Before, its first packet may be early, and that only when it speaks first.
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    guest.request(RouteNetlinkMessage::GetLink(message), 0, ("RTM_GETLINK", &format!("{GUEST_IF:?}")))
 }
 
 fn veth(netns: &NetNs, plan: &LinkPlan) -> LinkMessage {
@@ -153,12 +168,9 @@ fn host_side(host: &mut Netlink, plan: &LinkPlan) -> Result<(), NetError> {
     add_neighbour(host, index, plan.address, plan.guest_mac)
 }
 
-/// Runs with the calling thread in the service's namespace.
-fn guest_side(plan: &LinkPlan) -> Result<(), NetError> {
-    let mut guest = Netlink::route()?;
-    let index = index(&guest, GUEST_IF)?;
-    set_up(&mut guest, index, GUEST_IF)?;
-    add_address(&mut guest, index, plan.address)?;
+fn guest_side(guest: &mut Netlink, index: u32, plan: &LinkPlan) -> Result<(), NetError> {
+    set_up(guest, index, GUEST_IF)?;
+    add_address(guest, index, plan.address)?;
     let mut default = route();
     // onlink: the gateway is in no network of the link's, there is none.
     default.header.flags = RouteFlags::Onlink;
@@ -169,7 +181,7 @@ fn guest_side(plan: &LinkPlan) -> Result<(), NetError> {
         NLM_F_CREATE | NLM_F_EXCL,
         ("RTM_NEWROUTE", &format!("default, via {}, {GUEST_IF:?}", plan.gateway)),
     )?;
-    add_neighbour(&mut guest, index, plan.gateway, plan.host_mac)
+    add_neighbour(guest, index, plan.gateway, plan.host_mac)
 }
 
 fn route() -> RouteMessage {

@@ -121,6 +121,12 @@ fn json(netns: &NetNs, command: &str) -> serde_json::Value {
     serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text }).unwrap()
 }
 
+/// Names alone: an interface's state follows its carrier whenever the kernel gets to it.
+fn link_names() -> Vec<String> {
+    let lines = run("ip -br link");
+    lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
 fn tcp(netns: &NetNs, at: SocketAddrV4) -> TcpListener {
     netns.within(|| TcpListener::bind(at)).unwrap().unwrap()
 }
@@ -190,7 +196,11 @@ fn v4(peer: SocketAddr) -> Ipv4Addr {
 
 /// Packets that the table has refused for this reason.
 fn counted(name: &str) -> u64 {
-    let text = run(&format!("nft -j list counter inet palisade {name}"));
+    counted_in("palisade", name)
+}
+
+fn counted_in(table: &str, name: &str) -> u64 {
+    let text = run(&format!("nft -j list counter inet {table} {name}"));
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     value["nftables"][1]["counter"]["packets"].as_u64().unwrap()
 }

@@ -223,6 +223,53 @@ fn forwarding_that_was_switched_on_for_services_routes_nothing_else() {
 }
 
 #[test]
+fn the_services_of_two_supervisors_are_not_each_others_outside() {
+    on_a_host(|world| {
+        let staging = NetworkSettings {
+            name: "staging".to_owned(),
+            prefix4: "10.84.0.0/16".parse::<Prefix4>().unwrap(),
+        };
+        let web = world.guest(0, &[]);
+        let (mut table, mut other) = (world.table(), Table::open(&staging).unwrap());
+        let production = std::mem::replace(&mut world.settings, staging);
+        let port = publish("0.0.0.0:5432:5432/udp");
+        let db = world.guest(0, &[port]);
+        world.settings = production;
+        table.add(&[Element::Egress(web.address)]).unwrap();
+        other.add(&[Element::Publish(port, db.address)]).unwrap();
+        let server = db.udp(DB);
+        assert_eq!(ask(&server, &world.host, (Ipv4Addr::LOCALHOST, DB)), Ipv4Addr::new(10, 84, 0, 1));
+        shout(&web.netns, (db.address, DB));
+        // Both tables refuse it; which of two chains of one priority goes first is the kernel's affair.
+        let refused = || counted("to_service") + counted_in("staging", "unpublished");
+        until("one of the tables refuses it", || refused() == 1);
+        shout(&web.netns, (HOST, DB));
+        until_counted("to_host", 1);
+        assert_empty(&server);
+    });
+}
+
+#[test]
+fn a_packet_of_another_family_is_dropped_even_where_the_host_would_take_it() {
+    on_a_host(|world| {
+        let guest = world.guest(0, &[]);
+        let _table = world.table();
+        sysctl::set(&format!("ipv6/conf/{}/disable_ipv6", guest.plan.host_if), "0").unwrap();
+        run(&format!("ip addr add fd00::1/64 dev {} nodad", guest.plan.host_if));
+        run_in(&guest.netns, "ip addr add fd00::2/64 dev eth0 nodad");
+        let mac = guest.plan.host_mac;
+        run_in(&guest.netns, &format!("ip neigh add fd00::1 lladdr {mac} dev eth0 nud permanent"));
+        let host = UdpSocket::bind("[fd00::1]:53").unwrap();
+        let before = counted("spoofed");
+        let client = guest.netns.within(|| UdpSocket::bind("[fd00::2]:0")).unwrap().unwrap();
+        client.send_to(b"?", "[fd00::1]:53").unwrap();
+        // Neighbour discovery of the kernel's own may be counted beside it.
+        until("the packet is counted", || counted("spoofed") > before);
+        assert_empty(&host);
+    });
+}
+
+#[test]
 fn a_udp_client_that_asked_too_early_is_heard_once_it_is_forgotten() {
     on_a_host(|world| {
         let port = publish("127.0.0.1:5353:53/udp");
