@@ -73,7 +73,7 @@ pub struct UnitTable {
     pub enabled: Option<bool>,
     /// Services without which this one is not started. Default: none.
     pub requires: Option<Vec<Text>>,
-    /// Services that come first where they are started at all: names, or a table of name to `started` or `done`.
+    /// Services that come first where they are started at all: names, and tables of name to `started` or `done`.
     /// A bare name waits for `started`. Default: none.
     pub after: Option<AfterText>,
 }
@@ -400,14 +400,9 @@ impl<'de> Deserialize<'de> for WordOrList {
     }
 }
 
-/// `unit.after`.
+/// `unit.after`: names, and the milestones of those that are given in a table.
 #[derive(Clone, Debug)]
-pub enum AfterText {
-    /// Names alone.
-    List(Vec<Text>),
-    /// Name to milestone.
-    Table(Vec<(Text, Text)>),
-}
+pub struct AfterText(pub Vec<(Text, Option<Text>)>);
 
 impl<'de> Deserialize<'de> for AfterText {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -419,19 +414,52 @@ impl<'de> Deserialize<'de> for AfterText {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<AfterText, A::Error> {
                 let mut list = Vec::new();
-                while let Some(name) = seq.next_element()? {
-                    list.push(name);
+                while let Some(item) = seq.next_element::<Spanned<AfterItem>>()? {
+                    let span = item.span();
+                    match item.into_inner() {
+                        AfterItem::Name(name) => list.push((Text::new(span, name), None)),
+                        AfterItem::Table(table) => list.extend(table),
+                    }
                 }
-                Ok(AfterText::List(list))
+                Ok(AfterText(list))
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AfterText, A::Error> {
-                let mut list = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    list.push(entry);
-                }
-                Ok(AfterText::Table(list))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AfterText, A::Error> {
+                milestones(map).map(AfterText)
             }
         }
         deserializer.deserialize_any(Reader)
     }
+}
+
+/// One entry of `unit.after`.
+enum AfterItem {
+    Name(String),
+    Table(Vec<(Text, Option<Text>)>),
+}
+
+impl<'de> Deserialize<'de> for AfterItem {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = AfterItem;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or a table of name to milestone")
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<AfterItem, E> {
+                Ok(AfterItem::Name(name.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AfterItem, A::Error> {
+                milestones(map).map(AfterItem::Table)
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+fn milestones<'de, A: MapAccess<'de>>(mut map: A) -> Result<Vec<(Text, Option<Text>)>, A::Error> {
+    let mut list = Vec::new();
+    while let Some((name, milestone)) = map.next_entry()? {
+        list.push((name, Some(milestone)));
+    }
+    Ok(list)
 }

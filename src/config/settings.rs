@@ -1,10 +1,6 @@
 //! `palisade.toml`: what one supervisor calls its things, so that several live side by side on a host.
 
-use std::{
-    fmt,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -16,6 +12,7 @@ use super::{
     trust::{self, Found, Owners},
     value::Refusal,
 };
+use crate::net::addr::{AddrError, NetworkSettings, Prefix4};
 
 /// Where the settings are unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/palisade/palisade.toml";
@@ -25,10 +22,8 @@ pub const IDS_PER_SERVICE: u32 = 65_536;
 /// The settings of one supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `network.name`: nft table, and tag of the links.
-    pub name: String,
-    /// `network.prefix4`: where the services' addresses come from.
-    pub prefix4: Prefix4,
+    /// `[network]`.
+    pub network: NetworkSettings,
     /// `ids.base`: the first host id that is given to a service.
     pub id_base: u32,
     /// `ids.count`: how many ranges of [`IDS_PER_SERVICE`] begin there.
@@ -39,28 +34,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            name: "palisade".to_owned(),
-            prefix4: Prefix4 { address: Ipv4Addr::new(10, 83, 0, 0), length: 16 },
-            id_base: 0x7000_0000,
-            id_count: 4000,
-            cgroup: None,
-        }
-    }
-}
-
-/// An IPv4 network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefix4 {
-    /// The first address.
-    pub address: Ipv4Addr,
-    /// How many leading bits all its addresses share, 8 to 30.
-    pub length: u8,
-}
-
-impl fmt::Display for Prefix4 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
+        Self { network: NetworkSettings::default(), id_base: 0x7000_0000, id_count: 4000, cgroup: None }
     }
 }
 
@@ -68,14 +42,14 @@ impl fmt::Display for Prefix4 {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct SettingsTables {
-    network: NetworkSettings,
+    network: NetworkTable,
     ids: IdSettings,
     cgroup: CgroupSettings,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
-struct NetworkSettings {
+struct NetworkTable {
     /// Name of the nft table and tag of the links. Default: `palisade`.
     name: Option<Text>,
     /// Range of the services' addresses. Default: `10.83.0.0/16`.
@@ -128,13 +102,13 @@ impl Settings {
         };
         if let Some(text) = network.name {
             match parse_name(text.get_ref()) {
-                Ok(name) => settings.name = name,
+                Ok(name) => settings.network.name = name,
                 Err(refusal) => refuse(text.span(), refusal),
             }
         }
         if let Some(text) = network.prefix4 {
             match parse_prefix4(text.get_ref()) {
-                Ok(prefix) => settings.prefix4 = prefix,
+                Ok(prefix) => settings.network.prefix4 = prefix,
                 Err(refusal) => refuse(text.span(), refusal),
             }
         }
@@ -170,25 +144,18 @@ fn parse_name(name: &str) -> Result<String, Refusal> {
 }
 
 fn parse_prefix4(text: &str) -> Result<Prefix4, Refusal> {
-    let parts = text.split_once('/').and_then(|(address, length)| {
-        let length = Some(length).filter(|length| length.bytes().all(|b| b.is_ascii_digit()));
-        Some((address.parse::<Ipv4Addr>().ok()?, length?.parse::<u8>().ok()?))
-    });
     let hint = "write a private network that is free here, such as \"10.83.0.0/16\"";
-    let Some((address, length)) = parts.filter(|(_, length)| (8..=30).contains(length)) else {
-        return Err(Refusal::new(format!("{text:?} is not an IPv4 network of 8 to 30 bits")).hint(hint));
-    };
-    let mask = u32::MAX << (32 - u32::from(length));
-    let first = Ipv4Addr::from(address.to_bits() & mask);
-    if first != address {
-        return Err(Refusal::new(format!("{address} is not the first address of a /{length}"))
-            .hint(format!("write \"{first}/{length}\"")));
-    }
-    if address.is_loopback() || address.is_multicast() || address.is_unspecified() || address.is_link_local()
+    let prefix: Prefix4 =
+        text.parse().map_err(|error: AddrError| Refusal::new(error.to_string()).hint(hint))?;
+    let address = prefix.gateway();
+    match address.is_loopback()
+        || address.is_multicast()
+        || address.octets()[0] == 0
+        || address.is_link_local()
     {
-        return Err(Refusal::new(format!("services cannot have addresses of {text}")).hint(hint));
+        true => Err(Refusal::new(format!("services cannot have addresses of {text}")).hint(hint)),
+        false => Ok(prefix),
     }
-    Ok(Prefix4 { address, length })
 }
 
 fn parse_cgroup(text: &str) -> Result<PathBuf, Refusal> {
@@ -228,9 +195,9 @@ mod tests {
     #[test]
     fn an_empty_file_has_the_defaults() {
         let settings = parse("").unwrap();
-        assert_eq!(settings.prefix4.to_string(), "10.83.0.0/16");
+        assert_eq!(settings.network.prefix4.to_string(), "10.83.0.0/16");
         assert_eq!((settings.id_base, settings.id_count), (1_879_048_192, 4000));
-        assert_eq!((settings.name.as_str(), settings.cgroup), ("palisade", None));
+        assert_eq!((settings.network.name.as_str(), settings.cgroup), ("palisade", None));
     }
 
     #[test]
@@ -238,7 +205,7 @@ mod tests {
         let text = "[network]\nname = 'lab_2'\nprefix4 = '192.168.64.0/20'\n[ids]\nbase = 131072\ncount = 3\n\
                     [cgroup]\npath = 'lab.slice/palisade'\n";
         let settings = parse(text).unwrap();
-        assert_eq!(settings.prefix4, Prefix4 { address: Ipv4Addr::new(192, 168, 64, 0), length: 20 });
+        assert_eq!(settings.network.prefix4.to_string(), "192.168.64.0/20");
         assert_eq!((settings.id_base, settings.id_count), (131_072, 3));
         assert_eq!(settings.cgroup.as_deref(), Some(Path::new("lab.slice/palisade")));
     }

@@ -367,29 +367,27 @@ impl<'a> Reader<'a> {
     }
 
     fn after(&mut self, after: &AfterText) -> Vec<(After, Range<usize>)> {
-        let milestones = [("started", Milestone::Started), ("done", Milestone::Done)];
-        match after {
-            AfterText::List(list) => list
-                .iter()
-                .filter_map(|text| Some((self.name(text)?, text.span())))
-                .map(|(name, span)| (After { name, milestone: Milestone::Started }, span))
-                .collect(),
-            AfterText::Table(table) => table
-                .iter()
-                .filter_map(|(key, text)| {
-                    let name = self.name(key);
-                    let word = self.text(text)?;
-                    let later = ["ready", "healthy"].contains(&word.as_str());
-                    let milestone = match later {
-                        true => Err(Refusal::new(format!("{word:?} is not a milestone of this version yet"))
-                            .hint("write \"started\" or \"done\"")),
-                        false => one_of("unit.after", &word, &milestones),
-                    };
-                    let milestone = self.take(text.span(), milestone)?;
-                    Some((After { name: name?, milestone }, key.span()))
-                })
-                .collect(),
-        }
+        let entry = |(key, text): &(Text, Option<Text>)| {
+            let name = self.name(key);
+            let milestone = match text {
+                Some(text) => self.milestone(text)?,
+                None => Milestone::Started,
+            };
+            Some((After { name: name?, milestone }, key.span()))
+        };
+        after.0.iter().filter_map(entry).collect()
+    }
+
+    fn milestone(&mut self, text: &Text) -> Option<Milestone> {
+        let word = self.text(text)?;
+        let milestone = match word.as_str() {
+            "ready" | "healthy" => {
+                Err(Refusal::new(format!("{word:?} is not a milestone of this version yet"))
+                    .hint("write \"started\" or \"done\""))
+            }
+            _ => one_of("unit.after", &word, &[("started", Milestone::Started), ("done", Milestone::Done)]),
+        };
+        self.take(text.span(), milestone)
     }
 
     /// argv with the service's environment in it.

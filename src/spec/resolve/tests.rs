@@ -419,6 +419,13 @@ fn the_rest_of_the_values_is_checked() {
 }
 
 #[test]
+fn a_list_of_predecessors_mixes_names_and_tables() {
+    let unit = unit("", "[unit]\nafter = ['cache', { db = 'done' }]");
+    let after: Vec<_> = unit.after.iter().map(|after| (after.name.as_str(), after.milestone)).collect();
+    assert_eq!(after, [("cache", Milestone::Started), ("db", Milestone::Done)]);
+}
+
+#[test]
 fn a_variable_that_is_too_long_is_refused() {
     let long = "x".repeat(128 * 1024);
     assert!(mistake(&format!("env = {{ A = '{long}' }}"), "").contains("longer"));
