@@ -1,1 +1,200 @@
-//! Not built yet.
+//! The launch plan: everything that will be done for one run, as data.
+//!
+//! Pure. [`build`] turns a [`Unit`] and what was assigned to it into steps; [`render`] prints them, [`lower`] turns the child
+//! steps into what the init understands, `launch` carries out the host steps and knows how to undo each. The order of the
+//! steps is the order that the kernel demands; `tests` in this module hold it fast.
+
+mod child;
+mod etc;
+mod host;
+pub mod lower;
+pub mod render;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use child::{ChildStep, Credentials, User, session};
+pub use host::{Dest, HostStep};
+
+use crate::{
+    net::link::LinkPlan,
+    spec::{HostFacts, Unit, UserNamespace},
+};
+
+/// What the supervisor hands out to one run; the unit says nothing about these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// Which launch of this service.
+    pub run: u64,
+    /// First of the service's 65536 ids, for a user namespace.
+    pub id_base: u32,
+    /// The run's control group, relative to the cgroup2 mount; none where the host has no cgroup v2 tree.
+    pub cgroup: Option<PathBuf>,
+    /// Where the root is put together, in the supervisor's own mount namespace.
+    pub root: PathBuf,
+    /// Where the upper layers of persistent roots are.
+    pub state: PathBuf,
+    /// The service's link, for `mode = "veth"`.
+    pub link: Option<LinkPlan>,
+    /// The network namespace is there already, with its link.
+    pub netns_kept: bool,
+    /// 32 hexadecimal digits.
+    pub machine_id: String,
+    /// The sandbox ends with the process that launched it (`palisade run`).
+    pub ends_with_launcher: bool,
+}
+
+/// What will be done, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchPlan {
+    /// Whom for.
+    pub name: String,
+    /// Done by the supervisor.
+    pub host: Vec<HostStep>,
+    /// Done by the sandbox's PID 1 before it forks.
+    pub init: Vec<ChildStep>,
+    /// Done by the process that becomes the service.
+    pub service: Vec<ChildStep>,
+    /// Done by PID 1 after the fork, before it waits.
+    pub waiting: Vec<ChildStep>,
+    /// Flags of the init: see `init::wire`.
+    pub flags: u32,
+}
+
+/// Which descriptor of the launch a child step works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fd {
+    /// The listening end of the init's channel.
+    Listen,
+    /// Where the last words go.
+    Words,
+    /// The service's standard input.
+    Stdin,
+    /// Write end of its standard output.
+    Stdout,
+    /// Write end of its standard error.
+    Stderr,
+    /// Read end of its standard output, kept by the init.
+    KeepStdout,
+    /// Read end of its standard error, kept by the init.
+    KeepStderr,
+}
+
+impl Fd {
+    /// The label under which the init keeps it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Fd::Listen => "listen",
+            Fd::Words => "words",
+            Fd::Stdin => "stdin",
+            Fd::Stdout | Fd::KeepStdout => "stdout",
+            Fd::Stderr | Fd::KeepStderr => "stderr",
+        }
+    }
+}
+
+/// Works out the plan of one run.
+pub fn build(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> LaunchPlan {
+    LaunchPlan {
+        name: unit.name.to_string(),
+        host: host::steps(unit, assigned, facts),
+        init: child::init_steps(unit, assigned),
+        service: child::service_steps(unit),
+        waiting: child::waiting_steps(unit),
+        flags: child::flags(unit, assigned),
+    }
+}
+
+impl LaunchPlan {
+    /// The child steps in the order in which they are numbered: the init's, the fork, the service's, the waiting init's.
+    pub fn child(&self) -> impl Iterator<Item = &ChildStep> {
+        self.init.iter().chain(std::iter::once(&ChildStep::Fork)).chain(&self.service).chain(&self.waiting)
+    }
+
+    /// The child step with this number, counted from 1.
+    pub fn child_step(&self, number: usize) -> Option<&ChildStep> {
+        number.checked_sub(1).and_then(|n| self.child().nth(n))
+    }
+
+    /// The descriptors that the init is sent, in the order of its registers (the plan itself is register 0).
+    pub fn fds(&self) -> Vec<Fd> {
+        let mut fds: Vec<Fd> = self.child().flat_map(ChildStep::fds).collect();
+        fds.sort_unstable();
+        fds.dedup();
+        fds
+    }
+}
+
+/// A further process of a sandbox that stands: an `exec` session, a stop command, the service itself once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// 0 is the service.
+    pub number: u32,
+    /// Done by the new process.
+    pub steps: Vec<ChildStep>,
+    /// Done by the init after the fork.
+    pub after: Vec<ChildStep>,
+    /// Of the init; meant only with number 0.
+    pub flags: u32,
+}
+
+impl Session {
+    /// The descriptors that the init is sent, in the order of its registers.
+    pub fn fds(&self) -> Vec<Fd> {
+        let mut fds: Vec<Fd> = self.steps.iter().chain(&self.after).flat_map(ChildStep::fds).collect();
+        fds.sort_unstable();
+        fds.dedup();
+        fds
+    }
+
+    /// The step with this number; the fork is the first.
+    pub fn step(&self, number: usize) -> Option<&ChildStep> {
+        let all = std::iter::once(&ChildStep::Fork).chain(&self.steps).chain(&self.after);
+        number.checked_sub(1).and_then(|n| all.clone().nth(n))
+    }
+}
+
+/// Whether the run gets a user namespace.
+pub(crate) fn has_user_namespace(unit: &Unit) -> bool {
+    unit.namespaces.user != UserNamespace::Off
+}
+
+/// Root of the sandbox, as the host counts.
+pub fn owner(unit: &Unit, assigned: &Assigned) -> u32 {
+    if has_user_namespace(unit) { assigned.id_base } else { 0 }
+}
+
+/// The ids of the service as the host counts them, where they are known before the sandbox exists.
+pub fn service_ids(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Option<(u32, u32)> {
+    use crate::spec::{Base, IdSpec, UserSpec};
+    let known = |name: &str| {
+        let user = (unit.rootfs.base == Base::Host).then(|| facts.users.get(name)).flatten();
+        user.map(|user| (user.uid, user.gid))
+    };
+    let (uid, gid) = match &unit.service.user {
+        UserSpec::Dynamic => (etc::DYNAMIC_ID, etc::DYNAMIC_ID),
+        UserSpec::Named(IdSpec::Number(id)) => (*id, *id),
+        UserSpec::Named(IdSpec::Name(name)) if name == "root" => (0, 0),
+        UserSpec::Named(IdSpec::Name(name)) => known(name)?,
+    };
+    let gid = match &unit.service.group {
+        None => gid,
+        Some(IdSpec::Number(gid)) => *gid,
+        Some(IdSpec::Name(name)) => facts.groups.get(name).map(|(gid, _)| *gid)?,
+    };
+    let base = owner(unit, assigned);
+    Some((base + uid, base + gid))
+}
+
+/// A machine id for a service: always the same on this host, and different from those of others.
+pub fn machine_id(host: &str, service: &str) -> String {
+    // FNV-1a, twice with different beginnings; an identifier, not a secret.
+    let hash = |seed: u64| {
+        let bytes = host.bytes().chain([0]).chain(service.bytes());
+        bytes.fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    };
+    format!("{:016x}{:016x}", hash(0xcbf2_9ce4_8422_2325), hash(0x6c62_272e_07bb_0142))
+}

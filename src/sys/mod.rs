@@ -1,5 +1,11 @@
 //! Everything that talks to the kernel below the level of rustix and nix; the only unsafe code of the package.
 
+pub mod clone;
+pub mod facts;
+pub mod file;
+pub mod mount;
+pub mod socket;
+
 use std::fmt;
 
 /// A system call that went wrong: the call, what it was called with, and the kernel's answer.

@@ -1,0 +1,786 @@
+//! PID 1 of a sandbox, and the keeper: a freestanding program of its own, built by `build.rs` and embedded.
+//!
+//! It knows no configuration and decides nothing. It carries out a plan, a list of system calls whose arguments the
+//! supervisor has already worked out, forks the service, and then waits: it reaps, relays signals, writes last words, keeps
+//! descriptors, and runs further plans for sessions. One program is both stages of PID 1, because the steps
+//! are system calls over descriptors and constants: an interpreter for them is smaller than anything linked with a
+//! standard library, and a start executes one program less.
+//!
+//! Freestanding: no allocation, no standard library, no thread, no panic that prints. Its only input is the channel,
+//! whose other end only the supervisor has, and /etc/passwd and /etc/group of the sandbox, which are hostile.
+
+#![no_std]
+#![no_main]
+
+#[path = "raw.rs"]
+mod raw;
+#[path = "wire.rs"]
+mod wire;
+
+use core::mem::{size_of, zeroed};
+
+use raw::{Call, call};
+use wire::*;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    exit(125)
+}
+
+fn exit(code: u64) -> ! {
+    loop {
+        call(Call::ExitGroup, [code, 0, 0, 0, 0, 0]);
+    }
+}
+
+const SESSIONS: usize = 32;
+const CONNECTIONS: usize = 8;
+const KEPT: usize = 4096;
+const GROUPS: usize = 64;
+
+/// The descriptor that the supervisor leaves open at exec.
+const SETUP: i64 = 3;
+
+#[derive(Clone, Copy)]
+struct Session {
+    pid: i64,
+    id: u32,
+    connection: i64,
+}
+
+#[derive(Clone, Copy)]
+struct Kept {
+    fd: i64,
+    label: [u8; LABEL],
+}
+
+/// Everything that the waiting stage knows. Lives in `.bss`, so that what is not used costs no memory.
+struct Init {
+    flags: u32,
+    main: i64,
+    signals: i64,
+    listen: i64,
+    words: i64,
+    connections: [i64; CONNECTIONS],
+    sessions: [Session; SESSIONS],
+    kept: [Kept; KEPT],
+    kept_count: usize,
+    groups: [u32; GROUPS],
+    group_count: usize,
+    registers: [i64; REGISTERS],
+    /// Whose plan is being carried out.
+    session: u32,
+}
+
+/// Why a plan was not carried out.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Fault {
+    step: i64,
+    errno: i64,
+}
+
+const ENOENT: i64 = 2;
+const EINTR: i64 = 4;
+const EPROTO: i64 = 71;
+const EUSERS: i64 = 87;
+const EINVAL: i64 = 22;
+
+const SIGKILL: i64 = 9;
+const SIGCHLD: i64 = 17;
+const O_CLOEXEC: u64 = 0o2000000;
+const MSG_NOSIGNAL: u64 = 0x4000;
+const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
+const MSG_CTRUNC: u32 = 0x8;
+
+static mut INIT: Init = Init {
+    flags: 0,
+    main: 0,
+    signals: 0,
+    listen: 0,
+    words: 0,
+    connections: [0; CONNECTIONS],
+    sessions: [Session { pid: 0, id: 0, connection: 0 }; SESSIONS],
+    kept: [Kept { fd: 0, label: [0; LABEL] }; KEPT],
+    kept_count: 0,
+    groups: [0; GROUPS],
+    group_count: 0,
+    registers: [0; REGISTERS],
+    session: 0,
+};
+
+/// Entered from the assembly of `raw.rs`, once.
+#[unsafe(no_mangle)]
+extern "C" fn start() -> ! {
+    // SAFETY: there is one thread, and this function, which never returns, is the only one that takes the reference.
+    let init = unsafe { &mut *core::ptr::addr_of_mut!(INIT) };
+    let all = u64::MAX;
+    // Every signal is blocked and read from a descriptor; the service's own process gets an empty mask from its plan.
+    call(Call::SigProcMask, [0, (&raw const all) as u64, 0, 8, 0, 0]);
+    init.signals = call(Call::SignalFd4, [u64::MAX, (&raw const all) as u64, 8, O_CLOEXEC, 0, 0]);
+    call(Call::Fcntl, [SETUP as u64, 2, 1, 0, 0, 0]);
+    // Zero is a descriptor like any other.
+    (init.listen, init.words) = (-1, -1);
+    init.connections = [-1; CONNECTIONS];
+    init.connections[0] = SETUP;
+    let mut fds = Descriptors::none();
+    match receive(SETUP, &mut fds) {
+        Some(message) if message.verb == SAY_SETUP => init.set_up(&message, &fds),
+        _ => exit(125),
+    }
+    init.wait()
+}
+
+/// Descriptors that came with a message.
+struct Descriptors {
+    fds: [i32; MAX_FDS],
+    count: usize,
+}
+
+impl Descriptors {
+    fn none() -> Self {
+        Self { fds: [-1; MAX_FDS], count: 0 }
+    }
+
+    fn close(&self) {
+        for fd in &self.fds[..self.count] {
+            close(i64::from(*fd));
+        }
+    }
+}
+
+impl Init {
+    /// Runs the plan that makes the sandbox. The service's process leaves by exec, the init returns.
+    fn set_up(&mut self, message: &Message, fds: &Descriptors) {
+        if let Err(fault) = self.run_plan(message, fds, SETUP) {
+            send(SETUP, &Message::new(SAY_FAULT, message.session, fault.step, fault.errno));
+            exit(125);
+        }
+        // The placeholders that kept the received descriptors away from 0, 1 and 2.
+        for fd in 0..3 {
+            close(fd);
+        }
+    }
+
+    /// Maps the plan, runs it, forgets it. What the plan does not keep of the descriptors is closed.
+    fn run_plan(&mut self, message: &Message, fds: &Descriptors, channel: i64) -> Result<(), Fault> {
+        let length = message.a as u64;
+        let plan = fds.fds[0] as u64;
+        // PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED_NOREPLACE: calls write their answers into the private copy.
+        let at = call(Call::Mmap, [PLAN_AT, length, 3, 0x10_0002, plan, 0]);
+        if at as u64 != PLAN_AT {
+            fds.close();
+            return Err(Fault { step: 0, errno: if at < 0 { -at } else { EINVAL } });
+        }
+        self.registers = [-1; REGISTERS];
+        for (register, fd) in self.registers.iter_mut().zip(&fds.fds[..fds.count]) {
+            *register = i64::from(*fd);
+        }
+        self.registers[CHANNEL as usize] = channel;
+        self.group_count = 0;
+        self.session = message.session;
+        // SAFETY: the supervisor mapped at least a Head and `ops` operations; the mapping is page aligned.
+        let head = unsafe { *(PLAN_AT as *const Head) };
+        let first = (PLAN_AT as usize + size_of::<Head>()) as *const Op;
+        // SAFETY: as above.
+        let ops = unsafe { core::slice::from_raw_parts(first, head.ops as usize) };
+        if message.session == 0 {
+            self.flags = head.flags;
+        }
+        let result = self.run_ops(ops, head.after as usize, message.session, channel);
+        for register in &self.registers[..fds.count] {
+            if *register >= 0 {
+                close(*register);
+            }
+        }
+        call(Call::Munmap, [PLAN_AT, length, 0, 0, 0, 0]);
+        result
+    }
+
+    fn run_ops(&mut self, ops: &[Op], after: usize, session: u32, channel: i64) -> Result<(), Fault> {
+        let mut at = 0;
+        let mut report = -1;
+        while let Some(op) = ops.get(at) {
+            at += 1;
+            if op.kind == OP_FORK {
+                if let Some(to_parent) = self.fork(session, channel, i64::from(op.step))? {
+                    report = to_parent;
+                } else {
+                    at = after;
+                }
+                continue;
+            }
+            let result = self.run_op(op, channel);
+            if op.save != NOWHERE {
+                self.registers[op.save as usize % REGISTERS] = result;
+            }
+            let wrong = if op.flags & ON_EXACTLY != 0 { result != op.want } else { result < 0 };
+            let allowed = op.flags & ON_ERROR_GO_ON != 0 && (op.want == 0 || op.want == result);
+            if wrong && !allowed {
+                let fault =
+                    Fault { step: i64::from(op.step), errno: if result < 0 { -result } else { EPROTO } };
+                if report >= 0 {
+                    // In the forked process: the init reads this and tells the supervisor.
+                    write(report, &fault);
+                    exit(127);
+                }
+                return Err(fault);
+            }
+        }
+        if report >= 0 {
+            exit(127);
+        }
+        Ok(())
+    }
+
+    /// Forks. In the child: where to report a fault. In the init, once the child has executed its program: none.
+    fn fork(&mut self, session: u32, channel: i64, step: i64) -> Result<Option<i64>, Fault> {
+        let mut pipe = [-1i32; 2];
+        let made = call(Call::Pipe2, [pipe.as_mut_ptr() as u64, O_CLOEXEC, 0, 0, 0, 0]);
+        if made < 0 {
+            return Err(Fault { step, errno: -made });
+        }
+        let (read_end, write_end) = (i64::from(pipe[0]), i64::from(pipe[1]));
+        let pid = call(Call::Clone, [SIGCHLD as u64, 0, 0, 0, 0, 0]);
+        if pid == 0 {
+            close(read_end);
+            return Ok(Some(write_end));
+        }
+        close(write_end);
+        if pid < 0 {
+            close(read_end);
+            return Err(Fault { step, errno: -pid });
+        }
+        let mut fault = Fault { step: 0, errno: 0 };
+        // The write end closes by exec, or by death: then nothing comes and the exit is reaped as any other.
+        let read = loop {
+            let read = call(Call::Read, [
+                read_end as u64,
+                (&raw mut fault) as u64,
+                size_of::<Fault>() as u64,
+                0,
+                0,
+                0,
+            ]);
+            if read != -EINTR {
+                break read;
+            }
+        };
+        close(read_end);
+        if read == size_of::<Fault>() as i64 {
+            return Err(fault);
+        }
+        if session == 0 {
+            self.main = pid;
+        } else if let Some(slot) = self.sessions.iter_mut().find(|s| s.pid == 0) {
+            *slot = Session { pid, id: session, connection: channel };
+        }
+        send(channel, &Message::new(SAY_STARTED, session, pid, 0));
+        Ok(None)
+    }
+
+    fn run_op(&mut self, op: &Op, channel: i64) -> i64 {
+        let mut args = op.args;
+        for (n, arg) in args.iter_mut().enumerate() {
+            if op.registers & (1 << n) != 0 {
+                *arg = self.registers[*arg as usize % REGISTERS] as u64;
+            }
+        }
+        match op.kind {
+            OP_CALL => raw::numbered(op.nr, args),
+            OP_SEND_FD => {
+                let message = Message { session: self.session, ..labelled(SAY_FD, args[1]) };
+                send_fd(channel, &message, args[0] as i32)
+            }
+            OP_USER => self.find_user(args[0], args[1] as usize),
+            OP_GROUP => match group_id(args[0]) {
+                Ok(gid) => {
+                    self.registers[args[1] as usize % REGISTERS] = i64::from(gid);
+                    0
+                }
+                Err(error) => error,
+            },
+            OP_MEMBER => self.add_memberships(args[0]),
+            OP_ADD_GROUP => self.add_group(args[0] as u32),
+            OP_SET_GROUPS => {
+                call(Call::SetGroups, [self.group_count as u64, self.groups.as_ptr() as u64, 0, 0, 0, 0])
+            }
+            OP_LISTEN => {
+                self.listen = self.take_register(args[0]);
+                0
+            }
+            OP_WORDS => {
+                self.words = self.take_register(args[0]);
+                0
+            }
+            OP_KEEP => {
+                let label = labelled(SAY_KEPT, args[1]).label;
+                let fd = self.take_register(args[0]);
+                self.keep(fd, label)
+            }
+            OP_EXPECT => {
+                let same = (0..args[2]).all(|n| byte_at(args[0] + n) == byte_at(args[1] + n));
+                if same { 0 } else { -EPROTO }
+            }
+            OP_LOAD => args[0] as i64,
+            _ => -EINVAL,
+        }
+    }
+
+    /// Takes a descriptor out of the registers, so that it is not closed with the others at the end of the plan.
+    fn take_register(&mut self, fd: u64) -> i64 {
+        for register in &mut self.registers {
+            if *register == fd as i64 {
+                *register = -1;
+            }
+        }
+        fd as i64
+    }
+
+    fn keep(&mut self, fd: i64, label: [u8; LABEL]) -> i64 {
+        self.drop_kept(&label);
+        if self.kept_count == KEPT {
+            close(fd);
+            return -EUSERS;
+        }
+        self.kept[self.kept_count] = Kept { fd, label };
+        self.kept_count += 1;
+        0
+    }
+
+    fn drop_kept(&mut self, label: &[u8; LABEL]) {
+        if let Some(at) = self.kept[..self.kept_count].iter().position(|kept| same(&kept.label, label)) {
+            close(self.kept[at].fd);
+            self.kept_count -= 1;
+            self.kept[at] = self.kept[self.kept_count];
+        }
+    }
+
+    fn add_group(&mut self, gid: u32) -> i64 {
+        if self.groups[..self.group_count].contains(&gid) {
+            return 0;
+        }
+        if self.group_count == GROUPS {
+            return -EUSERS;
+        }
+        self.groups[self.group_count] = gid;
+        self.group_count += 1;
+        0
+    }
+
+    fn find_user(&mut self, name: u64, register: usize) -> i64 {
+        let Ok(file) = Text::open(c"/etc/passwd") else { return -ENOENT };
+        let name = Text::at(name);
+        for line in file.lines() {
+            let mut fields = line.split(|b| *b == b':');
+            if fields.next() != Some(name) {
+                continue;
+            }
+            let (Some(uid), Some(gid)) =
+                (fields.nth(1).and_then(decimal), fields.next().and_then(decimal))
+            else {
+                return -EINVAL;
+            };
+            self.registers[register % REGISTERS] = i64::from(uid);
+            self.registers[(register + 1) % REGISTERS] = i64::from(gid);
+            return 0;
+        }
+        -ENOENT
+    }
+
+    fn add_memberships(&mut self, user: u64) -> i64 {
+        // A root without /etc/group has no memberships to give.
+        let Ok(file) = Text::open(c"/etc/group") else { return 0 };
+        let user = Text::at(user);
+        for line in file.lines() {
+            let mut fields = line.split(|b| *b == b':');
+            let (Some(gid), Some(members)) = (fields.nth(2).and_then(decimal), fields.next()) else { continue };
+            if members.split(|b| *b == b',').any(|member| member == user) {
+                let added = self.add_group(gid);
+                if added < 0 {
+                    return added;
+                }
+            }
+        }
+        0
+    }
+
+    /// The waiting stage: until the service has ended, or, for the keeper, until it is told to end.
+    fn wait(&mut self) -> ! {
+        loop {
+            // signals, listening end, connections
+            let mut poll = [PollFd { fd: -1, events: 1, revents: 0 }; 2 + CONNECTIONS];
+            poll[0].fd = self.signals as i32;
+            poll[1].fd = self.listen as i32;
+            for (slot, fd) in poll[2..].iter_mut().zip(&self.connections) {
+                slot.fd = *fd as i32;
+            }
+            let ready = call(Call::PPoll, [poll.as_mut_ptr() as u64, poll.len() as u64, 0, 0, 0, 0]);
+            if ready < 0 {
+                continue;
+            }
+            // Requests first: a signal that was asked for reaches the service before its death is looked at.
+            for slot in &poll[2..] {
+                if slot.revents != 0 {
+                    self.answer(i64::from(slot.fd));
+                }
+            }
+            if poll[1].revents != 0 {
+                self.accept();
+            }
+            if poll[0].revents != 0 {
+                self.signalled();
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        let fd = call(Call::Accept4, [self.listen as u64, 0, 0, O_CLOEXEC, 0, 0]);
+        if fd < 0 {
+            return;
+        }
+        match self.connections.iter_mut().find(|slot| **slot < 0) {
+            Some(slot) => *slot = fd,
+            None => close(fd),
+        }
+    }
+
+    fn hang_up(&mut self, connection: i64) {
+        if connection == SETUP && self.flags & ENDS_WITH_LAUNCHER != 0 {
+            exit(0);
+        }
+        close(connection);
+        for slot in &mut self.connections {
+            if *slot == connection {
+                *slot = -1;
+            }
+        }
+        for session in &mut self.sessions {
+            if session.pid > 0 && session.connection == connection {
+                session.connection = -1;
+            }
+        }
+    }
+
+    fn answer(&mut self, connection: i64) {
+        let mut fds = Descriptors::none();
+        let Some(message) = receive(connection, &mut fds) else {
+            self.hang_up(connection);
+            return;
+        };
+        match message.verb {
+            SAY_SIGNAL => {
+                fds.close();
+                self.signal(message.a, message.b == 1);
+            }
+            SAY_SPAWN => self.spawn(&message, &fds, connection),
+            SAY_STATUS => {
+                fds.close();
+                self.say_state(connection);
+            }
+            SAY_HAND_OVER => {
+                fds.close();
+                for kept in &self.kept[..self.kept_count] {
+                    let mut message = Message::new(SAY_KEPT, 0, 0, 0);
+                    message.label = kept.label;
+                    send_fd(connection, &message, kept.fd as i32);
+                }
+                self.say_state(connection);
+            }
+            SAY_KEEP if fds.count == 1 => {
+                if self.keep(i64::from(fds.fds[0]), message.label) < 0 {
+                    send(connection, &Message::new(SAY_FULL, 0, 0, 0));
+                }
+            }
+            SAY_DROP => {
+                fds.close();
+                self.drop_kept(&message.label);
+            }
+            SAY_END if self.flags & KEEPER != 0 => exit(0),
+            _ => fds.close(),
+        }
+    }
+
+    fn say_state(&self, connection: i64) {
+        send(connection, &Message::new(SAY_STATE, 0, self.main, self.kept_count as i64));
+    }
+
+    fn signal(&self, signal: i64, everybody: bool) {
+        if everybody && self.flags & NOT_PID1 == 0 {
+            kill(-1, signal);
+        } else if self.main > 0 {
+            kill(self.main, signal);
+        }
+    }
+
+    fn spawn(&mut self, message: &Message, fds: &Descriptors, connection: i64) {
+        let full = message.session != 0 && self.sessions.iter().all(|s| s.pid != 0);
+        if full || fds.count == 0 {
+            fds.close();
+            send(connection, &Message::new(SAY_FULL, message.session, 0, 0));
+            return;
+        }
+        if let Err(fault) = self.run_plan(message, fds, connection) {
+            send(connection, &Message::new(SAY_FAULT, message.session, fault.step, fault.errno));
+        }
+    }
+
+    /// SIGCHLD: somebody ended. Anything else was sent to the init from outside and is meant for the service.
+    fn signalled(&mut self) {
+        let mut info = [0u32; 32];
+        let read = call(Call::Read, [self.signals as u64, info.as_mut_ptr() as u64, 128, 0, 0, 0]);
+        if read != 128 {
+            return;
+        }
+        if i64::from(info[0]) == SIGCHLD {
+            self.reap();
+        } else {
+            self.signal(i64::from(info[0]), false);
+        }
+    }
+
+    fn reap(&mut self) {
+        loop {
+            let mut status = 0i32;
+            // SAFETY: plain integers.
+            let mut usage: Usage = unsafe { zeroed() };
+            let pid = call(Call::Wait4, [
+                u64::MAX,
+                (&raw mut status) as u64,
+                1, // WNOHANG
+                (&raw mut usage) as u64,
+                0,
+                0,
+            ]);
+            if pid <= 0 {
+                return;
+            }
+            if pid == self.main {
+                self.main_ended(status, &usage);
+            }
+            for n in 0..SESSIONS {
+                let session = self.sessions[n];
+                if session.pid == pid {
+                    self.sessions[n].pid = 0;
+                    if session.connection >= 0 {
+                        send(session.connection, &Message::new(SAY_EXITED, session.id, i64::from(status), 0));
+                    }
+                }
+            }
+        }
+    }
+
+    fn main_ended(&mut self, status: i32, usage: &Usage) {
+        let mut now = [0u64; 2];
+        call(Call::ClockGetTime, [1, now.as_mut_ptr() as u64, 0, 0, 0, 0]);
+        let words = Words {
+            magic: MAGIC,
+            status,
+            at: now[0] * 1000 + now[1] / 1_000_000,
+            user_us: usage.user[0] * 1_000_000 + usage.user[1],
+            system_us: usage.system[0] * 1_000_000 + usage.system[1],
+            max_rss_kib: usage.max_rss,
+        };
+        // The room was made by the supervisor: this cannot meet a full file system.
+        call(Call::PWrite64, [self.words as u64, (&raw const words) as u64, size_of::<Words>() as u64, 0, 0, 0]);
+        self.main = 0;
+        if self.flags & STAY == 0 {
+            // As PID 1, ending takes everybody along: the kernel kills what is left in the namespace.
+            exit(0);
+        }
+        if self.flags & NOT_PID1 == 0 {
+            kill(-1, SIGKILL);
+        }
+        for n in 0..CONNECTIONS {
+            if self.connections[n] >= 0 {
+                send(self.connections[n], &Message::new(SAY_EXITED, 0, i64::from(status), 0));
+            }
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PollFd {
+    fd: i32,
+    events: i16,
+    revents: i16,
+}
+
+/// struct rusage of getrusage(2), as far as it is read.
+#[repr(C)]
+struct Usage {
+    user: [u64; 2],
+    system: [u64; 2],
+    max_rss: u64,
+    rest: [u64; 13],
+}
+
+#[repr(C)]
+struct MessageHead {
+    name: u64,
+    name_len: u32,
+    io: u64,
+    io_len: u64,
+    control: u64,
+    control_len: u64,
+    flags: u32,
+}
+
+#[repr(C, align(8))]
+struct Control {
+    len: u64,
+    level: i32,
+    kind: i32,
+    fds: [i32; MAX_FDS],
+}
+
+fn labelled(verb: u32, text: u64) -> Message {
+    let mut message = Message::new(verb, 0, 0, 0);
+    for (to, from) in message.label.iter_mut().zip(Text::at(text)) {
+        *to = *from;
+    }
+    message
+}
+
+fn send(to: i64, message: &Message) {
+    let length = size_of::<Message>() as u64;
+    call(Call::SendTo, [to as u64, (&raw const *message) as u64, length, MSG_NOSIGNAL, 0, 0]);
+}
+
+fn send_fd(to: i64, message: &Message, fd: i32) -> i64 {
+    let mut control = Control { len: 20, level: 1, kind: 1, fds: [fd; MAX_FDS] };
+    let io = [(&raw const *message) as u64, size_of::<Message>() as u64];
+    let head = MessageHead {
+        name: 0,
+        name_len: 0,
+        io: io.as_ptr() as u64,
+        io_len: 1,
+        control: (&raw mut control) as u64,
+        control_len: 24,
+        flags: 0,
+    };
+    call(Call::SendMsg, [to as u64, (&raw const head) as u64, MSG_NOSIGNAL, 0, 0, 0])
+}
+
+/// One message with its descriptors; none at the end of the connection or for anything that is no message.
+fn receive(from: i64, fds: &mut Descriptors) -> Option<Message> {
+    let mut message = Message::new(0, 0, 0, 0);
+    let mut control = Control { len: 0, level: 0, kind: 0, fds: [-1; MAX_FDS] };
+    let io = [(&raw mut message) as u64, size_of::<Message>() as u64];
+    let mut head = MessageHead {
+        name: 0,
+        name_len: 0,
+        io: io.as_ptr() as u64,
+        io_len: 1,
+        control: (&raw mut control) as u64,
+        control_len: size_of::<Control>() as u64,
+        flags: 0,
+    };
+    let read = loop {
+        let read = call(Call::RecvMsg, [from as u64, (&raw mut head) as u64, MSG_CMSG_CLOEXEC, 0, 0, 0]);
+        if read != -EINTR {
+            break read;
+        }
+    };
+    if head.control_len >= 16 && control.level == 1 && control.kind == 1 {
+        fds.count = ((control.len as usize).saturating_sub(16) / 4).min(MAX_FDS);
+        fds.fds = control.fds;
+    }
+    if read != size_of::<Message>() as i64 || message.magic != MAGIC || head.flags & MSG_CTRUNC != 0 {
+        fds.close();
+        return None;
+    }
+    Some(message)
+}
+
+fn write<T>(fd: i64, value: &T) {
+    call(Call::Write, [fd as u64, (&raw const *value) as u64, size_of::<T>() as u64, 0, 0, 0]);
+}
+
+fn close(fd: i64) {
+    call(Call::Close, [fd as u64, 0, 0, 0, 0, 0]);
+}
+
+fn kill(pid: i64, signal: i64) {
+    call(Call::Kill, [pid as u64, signal as u64, 0, 0, 0, 0]);
+}
+
+fn byte_at(address: u64) -> u8 {
+    // SAFETY: addresses in a plan point into the mapped plan.
+    unsafe { *(address as *const u8) }
+}
+
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a == b)
+}
+
+fn decimal(digits: &[u8]) -> Option<u32> {
+    if digits.is_empty() {
+        return None;
+    }
+    let mut value = 0u32;
+    for digit in digits {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add(u32::from(digit))?;
+    }
+    // 4294967295 is "no id" to every system call that takes one.
+    (value != u32::MAX).then_some(value)
+}
+
+fn group_id(name: u64) -> Result<u32, i64> {
+    let file = Text::open(c"/etc/group").map_err(|_| -ENOENT)?;
+    let name = Text::at(name);
+    let line = file.lines().find(|line| line.split(|b| *b == b':').next() == Some(name)).ok_or(-ENOENT)?;
+    line.split(|b| *b == b':').nth(2).and_then(decimal).ok_or(-EINVAL)
+}
+
+/// A file of the sandbox, mapped. It may be anything: a fifo, endless, full of NULs.
+struct Text {
+    at: u64,
+    length: u64,
+}
+
+impl Text {
+    const LARGEST: u64 = 1 << 20;
+
+    fn open(path: &core::ffi::CStr) -> Result<Self, i64> {
+        // O_NONBLOCK: a fifo must not stop us. O_NOFOLLOW: a link might lead into /proc.
+        let flags = O_CLOEXEC | 0o4000 | raw::O_NOFOLLOW;
+        let fd = call(Call::OpenAt, [raw::AT_FDCWD, path.as_ptr() as u64, flags, 0, 0, 0]);
+        if fd < 0 {
+            return Err(fd);
+        }
+        let end = call(Call::LSeek, [fd as u64, 0, 2, 0, 0, 0]);
+        let length = if end < 0 { 0 } else { (end as u64).min(Self::LARGEST) };
+        // Only a regular file can be mapped privately here: a fifo or a directory fails, a device is not on this file system.
+        let at = call(Call::Mmap, [0, length, 1, 2, fd as u64, 0]);
+        close(fd);
+        if at < 0 { Err(at) } else { Ok(Self { at: at as u64, length }) }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        // SAFETY: mapped by `open`, unmapped by `drop`, and the file is bounded by its length at that time.
+        let bytes = unsafe { core::slice::from_raw_parts(self.at as *const u8, self.length as usize) };
+        bytes.split(|b| *b == b'\n')
+    }
+
+    /// The NUL-terminated text at an address of the plan.
+    fn at(address: u64) -> &'static [u8] {
+        let mut length = 0;
+        while byte_at(address + length) != 0 {
+            length += 1;
+        }
+        // SAFETY: just walked.
+        unsafe { core::slice::from_raw_parts(address as *const u8, length as usize) }
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        call(Call::Munmap, [self.at, self.length, 0, 0, 0, 0]);
+    }
+}

@@ -1,0 +1,235 @@
+//! The steps inside the sandbox.
+
+use std::path::PathBuf;
+
+use super::{Assigned, Fd, etc, has_user_namespace};
+use crate::{
+    init::wire,
+    machine::RestartMode,
+    spec::{IdSpec, Kind, Namespace, Service, Unit, UserSpec},
+};
+
+/// One step of the init or of the process that becomes the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChildStep {
+    /// Becomes root of the user namespace: until here the init runs as an id that is not mapped.
+    IdsRoot,
+    /// Keeps mount events from reaching the host.
+    MountPrivate,
+    /// Goes to the root that the host has put together.
+    RootEnter(PathBuf),
+    /// Mounts the processes of this pid namespace; before the old root goes, or the kernel refuses.
+    Proc,
+    /// Makes the entered directory the root and detaches the old one.
+    PivotRoot,
+    /// Pseudo-terminals of its own.
+    DevPts,
+    /// The view of the control groups, read-only.
+    CgroupFs,
+    /// Empties or write-protects the parts of /proc that speak of the whole machine.
+    ProcMask,
+    /// Sets the host name.
+    Hostname(String),
+    /// Sets the NIS domain name.
+    Domainname(String),
+    /// Shifts the clocks, in seconds.
+    ClockOffset(i64),
+    /// Leaves the process that becomes the service behind.
+    Fork,
+    /// A session of its own, without a terminal.
+    Session,
+    /// Standard input, output and error.
+    Stdio,
+    /// A pseudo-terminal as standard input, output and error, its master end sent to the supervisor.
+    Terminal {
+        /// Columns.
+        columns: u16,
+        /// Rows.
+        rows: u16,
+    },
+    /// Marks every other descriptor close-on-exec.
+    CloseFds,
+    /// Tells the supervisor which process this is.
+    Hello,
+    /// Empties the bounding set, while there is still the right to.
+    BoundingSet,
+    /// Groups and user.
+    Credentials(Credentials),
+    /// Empties the other four capability sets.
+    Capabilities,
+    /// File mode creation mask.
+    Umask(u32),
+    /// Working directory.
+    WorkingDir(PathBuf),
+    /// No signal blocked, every one at its default.
+    Signals,
+    /// Nothing executed from here on gains privileges.
+    NoNewPrivs,
+    /// Becomes the service.
+    Exec {
+        /// argv.
+        command: Vec<String>,
+        /// `NAME=value`.
+        env: Vec<String>,
+        /// Directories that are searched for a program without a slash.
+        path: Vec<String>,
+    },
+    /// The waiting init keeps the descriptors that must outlive the supervisor.
+    Keep(Vec<Fd>),
+    /// The waiting init gives up every capability but those that sessions need, and is closed to tracing.
+    Recede,
+}
+
+/// Whom the service runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user, and with a name also its primary group and memberships.
+    pub user: User,
+    /// Another primary group.
+    pub group: Option<IdSpec>,
+    /// More groups.
+    pub extra: Vec<IdSpec>,
+}
+
+/// A user, as far as it is known before the sandbox exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    /// Looked up in the sandbox's /etc/passwd.
+    Name(String),
+    /// A number, with the group of the same number.
+    Id(u32),
+}
+
+impl ChildStep {
+    /// The descriptors that the step works on.
+    pub(super) fn fds(&self) -> Vec<Fd> {
+        match self {
+            ChildStep::Stdio => vec![Fd::Stdin, Fd::Stdout, Fd::Stderr],
+            ChildStep::Keep(fds) => fds.clone(),
+            ChildStep::IdsRoot
+            | ChildStep::MountPrivate
+            | ChildStep::RootEnter(_)
+            | ChildStep::Proc
+            | ChildStep::PivotRoot
+            | ChildStep::DevPts
+            | ChildStep::CgroupFs
+            | ChildStep::ProcMask
+            | ChildStep::Hostname(_)
+            | ChildStep::Domainname(_)
+            | ChildStep::ClockOffset(_)
+            | ChildStep::Fork
+            | ChildStep::Session
+            | ChildStep::Terminal { .. }
+            | ChildStep::CloseFds
+            | ChildStep::Hello
+            | ChildStep::BoundingSet
+            | ChildStep::Credentials(_)
+            | ChildStep::Capabilities
+            | ChildStep::Umask(_)
+            | ChildStep::WorkingDir(_)
+            | ChildStep::Signals
+            | ChildStep::NoNewPrivs
+            | ChildStep::Exec { .. }
+            | ChildStep::Recede => Vec::new(),
+        }
+    }
+}
+
+pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
+    let ns = &unit.namespaces;
+    // The way to the root leads through directories that only the host's root may pass, and until `IdsRoot` that is
+    // whom the file system sees.
+    let mut steps = vec![ChildStep::MountPrivate, ChildStep::RootEnter(assigned.root.clone())];
+    if has_user_namespace(unit) {
+        steps.push(ChildStep::IdsRoot);
+    }
+    if unit.rootfs.proc {
+        steps.push(ChildStep::Proc);
+    }
+    steps.push(ChildStep::PivotRoot);
+    if matches!(unit.rootfs.dev, crate::spec::Dev::Minimal(_)) {
+        steps.push(ChildStep::DevPts);
+    }
+    if unit.rootfs.sys && assigned.cgroup.is_some() && ns.cgroup == Namespace::Own {
+        steps.push(ChildStep::CgroupFs);
+    }
+    if unit.rootfs.proc {
+        steps.push(ChildStep::ProcMask);
+    }
+    if ns.uts == Namespace::Own {
+        steps.push(ChildStep::Hostname(ns.hostname.clone()));
+        if !ns.domainname.is_empty() {
+            steps.push(ChildStep::Domainname(ns.domainname.clone()));
+        }
+    }
+    steps.extend(ns.clock_offset.map(ChildStep::ClockOffset));
+    steps
+}
+
+pub(super) fn service_steps(unit: &Unit) -> Vec<ChildStep> {
+    let stdio =
+        if unit.service.tty { ChildStep::Terminal { columns: 80, rows: 24 } } else { ChildStep::Stdio };
+    session(unit, &unit.service.command, stdio)
+}
+
+/// The steps of a process in the sandbox of `unit`: the service itself, or a session with the same confinement.
+pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildStep> {
+    let service = &unit.service;
+    let terminal = matches!(stdio, ChildStep::Terminal { .. });
+    let mut steps = vec![ChildStep::Session];
+    if !terminal {
+        steps.push(stdio.clone());
+    }
+    steps.extend([ChildStep::CloseFds, ChildStep::Hello, ChildStep::BoundingSet]);
+    steps.push(ChildStep::Credentials(credentials(service)));
+    if terminal {
+        // After the change of user, so that the terminal is the user's.
+        steps.push(stdio);
+    }
+    steps.extend([
+        ChildStep::Capabilities,
+        ChildStep::Umask(service.umask),
+        ChildStep::WorkingDir(service.working_dir.clone()),
+        ChildStep::Signals,
+        ChildStep::NoNewPrivs,
+        // Landlock and the system call filter stand here, the filter last.
+    ]);
+    let env: Vec<String> = service.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let path = service.env.get("PATH").map(|path| path.split(':').map(str::to_owned).collect());
+    let path = path.unwrap_or_default();
+    steps.push(ChildStep::Exec { command: command.to_vec(), env, path });
+    steps
+}
+
+fn credentials(service: &Service) -> Credentials {
+    let user = match &service.user {
+        UserSpec::Dynamic => User::Id(etc::DYNAMIC_ID),
+        UserSpec::Named(IdSpec::Number(id)) => User::Id(*id),
+        // Known to every /etc/passwd, and to roots that have none.
+        UserSpec::Named(IdSpec::Name(name)) if name == "root" => User::Id(0),
+        UserSpec::Named(IdSpec::Name(name)) => User::Name(name.clone()),
+    };
+    Credentials { user, group: service.group.clone(), extra: service.extra_groups.clone() }
+}
+
+pub(super) fn waiting_steps(unit: &Unit) -> Vec<ChildStep> {
+    let mut kept = vec![Fd::Listen, Fd::Words];
+    if !unit.service.tty {
+        kept.extend([Fd::KeepStdout, Fd::KeepStderr]);
+    }
+    vec![ChildStep::Keep(kept), ChildStep::Recede]
+}
+
+pub(super) fn flags(unit: &Unit, assigned: &Assigned) -> u32 {
+    let mut flags = 0;
+    if unit.restart.mode == RestartMode::InPlace && unit.service.kind == Kind::Exec {
+        flags |= wire::STAY;
+    }
+    if unit.namespaces.pid != Namespace::Own {
+        flags |= wire::NOT_PID1;
+    }
+    if assigned.ends_with_launcher {
+        flags |= wire::ENDS_WITH_LAUNCHER;
+    }
+    flags
+}

@@ -1,0 +1,77 @@
+//! The files of /etc that are made for a service.
+
+use std::{fmt::Write, path::PathBuf};
+
+use super::Assigned;
+use crate::spec::{Base, HostFacts, IdSpec, Unit, UserSpec};
+
+/// The id of a user that the file does not name. It lies where systemd has its dynamic users, so no package owns it.
+pub(crate) const DYNAMIC_ID: u32 = 61184;
+/// The overflow id: whom the kernel shows for ids that are not mapped.
+const NOBODY: u32 = 65534;
+/// Below this Debian, Fedora, Arch and Alpine keep the users of packages.
+const FIRST_PERSON: u32 = 1000;
+
+/// (path, content) of each. A directory root keeps its own users, and gets only what belongs to this host and run.
+pub(super) fn files(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<(PathBuf, String)> {
+    let host = &unit.namespaces.hostname;
+    let address = assigned.link.as_ref().map(|link| link.address.to_string());
+    let own = address.as_deref().unwrap_or("127.0.1.1");
+    let mut files = vec![
+        ("/etc/hostname".into(), format!("{host}\n")),
+        ("/etc/hosts".into(), format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{own} {host}\n")),
+        ("/etc/machine-id".into(), format!("{}\n", assigned.machine_id)),
+    ];
+    if unit.rootfs.base == Base::Host {
+        files.push(("/etc/passwd".into(), passwd(unit, facts)));
+        files.push(("/etc/group".into(), group(unit, facts)));
+        files.push(("/etc/nsswitch.conf".into(), "passwd: files\ngroup: files\nhosts: files dns\n".into()));
+    }
+    files
+}
+
+/// The users of the host's packages and the one that the service runs as; no people.
+fn passwd(unit: &Unit, facts: &HostFacts) -> String {
+    let named = match &unit.service.user {
+        UserSpec::Named(IdSpec::Name(name)) => Some(name.as_str()),
+        UserSpec::Named(IdSpec::Number(_)) | UserSpec::Dynamic => None,
+    };
+    let mut text = String::from("root:x:0:0:root:/root:/bin/sh\n");
+    for (name, user) in &facts.users {
+        let shown = (1..FIRST_PERSON).contains(&user.uid) || Some(name.as_str()) == named;
+        if shown && name != "root" {
+            let _ = writeln!(text, "{name}:x:{}:{}::{}:{}", user.uid, user.gid, user.home, user.shell);
+        }
+    }
+    if unit.service.user == UserSpec::Dynamic {
+        let name = dynamic_name(unit);
+        let _ = writeln!(text, "{name}:x:{DYNAMIC_ID}:{DYNAMIC_ID}::/:/usr/sbin/nologin");
+    }
+    let _ = writeln!(text, "nobody:x:{NOBODY}:{NOBODY}::/:/usr/sbin/nologin");
+    text
+}
+
+fn group(unit: &Unit, facts: &HostFacts) -> String {
+    let mut text = String::from("root:x:0:\n");
+    let named = |name: &str| unit.service.extra_groups.iter().any(|g| *g == IdSpec::Name(name.to_owned()));
+    let primary = |name: &str| unit.service.group == Some(IdSpec::Name(name.to_owned()));
+    for (name, (gid, members)) in &facts.groups {
+        let shown = (1..FIRST_PERSON).contains(gid) || named(name) || primary(name);
+        if shown && name != "root" {
+            let known =
+                |member: &&String| facts.users.get(*member).is_some_and(|user| user.uid < FIRST_PERSON);
+            let members: Vec<&str> = members.iter().filter(known).map(String::as_str).collect();
+            let _ = writeln!(text, "{name}:x:{gid}:{}", members.join(","));
+        }
+    }
+    if unit.service.user == UserSpec::Dynamic {
+        let _ = writeln!(text, "{}:x:{DYNAMIC_ID}:", dynamic_name(unit));
+    }
+    let _ = writeln!(text, "nogroup:x:{NOBODY}:");
+    text
+}
+
+/// User names are shorter than service names and know no '@'.
+fn dynamic_name(unit: &Unit) -> String {
+    unit.name.as_str().replace('@', "-").chars().take(31).collect()
+}

@@ -1,0 +1,186 @@
+//! The steps of the supervisor.
+
+use std::path::PathBuf;
+
+use super::{Assigned, etc, has_user_namespace};
+use crate::{
+    net::link::LinkPlan,
+    spec::{
+        Base, Dev, Egress, HostFacts, Mount, Namespace, NetworkMode, Publish, Stdin, Tmpfs, Unit, Writable,
+    },
+};
+
+/// A path inside the sandbox.
+pub type Dest = PathBuf;
+
+/// One step on the host's side. `launch` knows how to do and to undo each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostStep {
+    /// Makes the run's control group.
+    Cgroup(PathBuf),
+    /// Makes the network namespace, with loopback up.
+    NetNs,
+    /// Uses the network namespace that the service had before: what earlier runs left on its ports is cleared away.
+    NetNsKept,
+    /// Makes the link between host and namespace.
+    Veth(LinkPlan),
+    /// Takes a port of the host and leads it to the service.
+    Publish(Publish),
+    /// Lets the service talk to the outside.
+    Egress,
+    /// Makes the user namespace that shifts file ownership into the service's range.
+    IdMap(u32),
+    /// An empty root in memory.
+    RootMemory,
+    /// A directory tree as root.
+    RootDir {
+        /// On the host.
+        src: PathBuf,
+        /// Shifted into the service's ids.
+        idmap: bool,
+        /// What becomes of writes.
+        writable: Writable,
+        /// Where persistent writes go.
+        upper: Option<PathBuf>,
+    },
+    /// The host's programs and libraries, read-only, in an empty root.
+    RootHost,
+    /// A file of ours.
+    File {
+        /// Inside.
+        dst: Dest,
+        /// Its content.
+        content: String,
+        /// Laid over a file of the root, and left out where the root has none.
+        over: bool,
+    },
+    /// A file or directory of the host.
+    Bind(Mount),
+    /// A memory file system.
+    Tmpfs(Tmpfs),
+    /// /dev with these nodes beside the usual ones.
+    DevMinimal(Vec<PathBuf>),
+    /// The host's /dev.
+    DevHost,
+    /// An empty directory for /proc.
+    ProcPoint,
+    /// sysfs of the service's network namespace, read-only.
+    Sysfs,
+    /// Nothing to be seen here.
+    Hide(Dest),
+    /// Read-only from here down.
+    ReadOnly(Dest),
+    /// Makes the root in memory read-only.
+    RootSeal,
+    /// Opens standard input and the pipes of the output.
+    Stdio(Stdin),
+    /// Makes the channel and the file for the last words.
+    Channel,
+    /// Starts the init in its namespaces and its control group.
+    Clone(Vec<&'static str>),
+    /// Writes the id maps.
+    Ids(u32),
+    /// Sets what only the host may set: priority, out-of-memory score.
+    Sched {
+        /// -20 to 19.
+        nice: Option<i32>,
+        /// -1000 to 1000.
+        oom_score_adj: Option<i32>,
+    },
+    /// Hands the init its plan.
+    Go,
+}
+
+pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<HostStep> {
+    let mut steps = Vec::new();
+    steps.extend(assigned.cgroup.clone().map(HostStep::Cgroup));
+    network(&mut steps, unit, assigned);
+    if has_user_namespace(unit) && needs_idmap(unit) {
+        steps.push(HostStep::IdMap(assigned.id_base));
+    }
+    root(&mut steps, unit, assigned, facts);
+    steps.push(HostStep::Stdio(unit.service.stdin.clone()));
+    steps.push(HostStep::Channel);
+    steps.push(HostStep::Clone(namespaces(unit)));
+    if has_user_namespace(unit) {
+        steps.push(HostStep::Ids(assigned.id_base));
+    }
+    if unit.service.nice.is_some() || unit.service.oom_score_adj.is_some() {
+        let (nice, oom_score_adj) = (unit.service.nice, unit.service.oom_score_adj);
+        steps.push(HostStep::Sched { nice, oom_score_adj });
+    }
+    steps.push(HostStep::Go);
+    steps
+}
+
+fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
+    if unit.network.mode == NetworkMode::Host {
+        return;
+    }
+    if assigned.netns_kept {
+        steps.push(HostStep::NetNsKept);
+        return;
+    }
+    steps.push(HostStep::NetNs);
+    if let Some(link) = &assigned.link {
+        steps.extend(unit.network.publish.iter().copied().map(HostStep::Publish));
+        steps.push(HostStep::Veth(link.clone()));
+        if unit.network.egress == Egress::Any {
+            steps.push(HostStep::Egress);
+        }
+    }
+}
+
+fn needs_idmap(unit: &Unit) -> bool {
+    matches!(unit.rootfs.base, Base::Dir(_)) || unit.rootfs.mounts.iter().any(|mount| mount.idmap)
+}
+
+fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &HostFacts) {
+    let rootfs = &unit.rootfs;
+    match &rootfs.base {
+        Base::Host => steps.extend([HostStep::RootMemory, HostStep::RootHost]),
+        Base::None => steps.push(HostStep::RootMemory),
+        Base::Dir(src) => {
+            let upper = (rootfs.writable == Writable::Persistent)
+                .then(|| assigned.state.join("rootfs").join(unit.name.as_str()));
+            let idmap = has_user_namespace(unit);
+            steps.push(HostStep::RootDir { src: src.clone(), idmap, writable: rootfs.writable, upper });
+        }
+    }
+    let over = matches!(rootfs.base, Base::Dir(_));
+    let files = if rootfs.base == Base::None { Vec::new() } else { etc::files(unit, assigned, facts) };
+    steps.extend(files.into_iter().map(|(dst, content)| HostStep::File { dst, content, over }));
+    match &rootfs.dev {
+        Dev::Minimal(extra) => steps.push(HostStep::DevMinimal(extra.clone())),
+        Dev::Host => steps.push(HostStep::DevHost),
+    }
+    if rootfs.proc {
+        steps.push(HostStep::ProcPoint);
+    }
+    if rootfs.sys {
+        steps.push(HostStep::Sysfs);
+    }
+    // A mount on a path above another would hide it: shallow ones first, the order of the file otherwise.
+    let mut tmpfs = rootfs.tmpfs.clone();
+    tmpfs.sort_by_key(|tmpfs| tmpfs.dst.components().count());
+    steps.extend(tmpfs.into_iter().map(HostStep::Tmpfs));
+    steps.extend(rootfs.mounts.iter().cloned().map(HostStep::Bind));
+    steps.extend(rootfs.hide.iter().cloned().map(HostStep::Hide));
+    steps.extend(rootfs.read_only.iter().cloned().map(HostStep::ReadOnly));
+    let in_memory = !matches!(rootfs.base, Base::Dir(_));
+    if in_memory && rootfs.writable == Writable::No {
+        steps.push(HostStep::RootSeal);
+    }
+}
+
+fn namespaces(unit: &Unit) -> Vec<&'static str> {
+    let ns = &unit.namespaces;
+    let own = |namespace: &Namespace, name| (*namespace == Namespace::Own).then_some(name);
+    let mut names = vec!["mnt"];
+    names.extend(own(&ns.pid, "pid"));
+    names.extend(own(&ns.uts, "uts"));
+    names.extend(own(&ns.ipc, "ipc"));
+    names.extend(own(&ns.cgroup, "cgroup"));
+    names.extend(has_user_namespace(unit).then_some("user"));
+    names
+}

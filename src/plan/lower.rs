@@ -1,0 +1,586 @@
+//! From child steps to the operations that the init carries out.
+//!
+//! The init maps the bytes that come out of here at [`wire::PLAN_AT`] and runs them as they stand: every argument is a
+//! number, a pointer into those bytes, or a register. The numbers of the system calls are those of the architecture that
+//! this is compiled for, which is that of the init.
+
+use std::path::Path;
+
+use libc::c_long;
+
+use super::{ChildStep, Credentials, Fd, LaunchPlan, Session, User};
+use crate::{
+    init::{
+        self,
+        wire::{self, Head, NOWHERE, Op},
+    },
+    spec::IdSpec,
+};
+
+// The first registers hold the descriptors that came with the plan; results go here.
+const TARGET: u8 = 48;
+const CONFIGURATION: u8 = 49;
+const MOUNTED: u8 = 50;
+const MASTER: u8 = 51;
+const SLAVE: u8 = 52;
+const FILE: u8 = 53;
+const UID: u8 = 54;
+const GID: u8 = 55;
+
+const AT_FDCWD: u64 = (libc::AT_FDCWD as i64).cast_unsigned();
+
+/// The bytes of the plan for the init, to be sent in a sealed memfd.
+pub fn lower(plan: &LaunchPlan) -> Vec<u8> {
+    let mut out = Lowering::new(plan.fds());
+    for step in plan.init.iter().chain([&ChildStep::Fork]).chain(&plan.service) {
+        out.step(step);
+    }
+    let after = out.ops.len();
+    for step in &plan.waiting {
+        out.step(step);
+    }
+    out.finish(plan.flags, after)
+}
+
+/// The bytes of the plan of a further process, which an init that waits is to fork.
+pub fn lower_session(session: &Session) -> Vec<u8> {
+    let mut out = Lowering::new(session.fds());
+    out.session = session.number;
+    for step in [ChildStep::Fork].iter().chain(&session.steps) {
+        out.step(step);
+    }
+    let after = out.ops.len();
+    for step in &session.after {
+        out.step(step);
+    }
+    out.finish(session.flags, after)
+}
+
+/// The plan of the keeper: nothing to do but to wait.
+pub fn keeper() -> Vec<u8> {
+    let mut out = Lowering::new(vec![Fd::Listen]);
+    out.step(&ChildStep::Keep(vec![Fd::Listen]));
+    out.name_process("palisade-keep");
+    let after = out.ops.len();
+    out.finish(wire::KEEPER, after)
+}
+
+/// An argument of a call.
+enum Arg<'a> {
+    Value(u64),
+    Register(u8),
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    /// What was put into the blob before.
+    At(u64),
+}
+
+struct Lowering {
+    fds: Vec<Fd>,
+    ops: Vec<Op>,
+    /// What the operations point to; behind them in the plan, so pointers are relocated when their number is known.
+    blob: Vec<u8>,
+    /// (operation, argument) that are offsets into the blob.
+    pointers: Vec<(usize, usize)>,
+    /// Offsets in the blob of words that are offsets into the blob.
+    inner: Vec<usize>,
+    step: u16,
+    session: u32,
+}
+
+impl Lowering {
+    fn new(fds: Vec<Fd>) -> Self {
+        let (ops, blob, pointers, inner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { fds, ops, blob, pointers, inner, step: 0, session: 0 }
+    }
+
+    fn finish(mut self, flags: u32, after: usize) -> Vec<u8> {
+        let blob_at = wire::PLAN_AT + (size_of::<Head>() + self.ops.len() * size_of::<Op>()) as u64;
+        for (op, arg) in &self.pointers {
+            self.ops[*op].args[*arg] += blob_at;
+        }
+        for at in &self.inner {
+            let word = &mut self.blob[*at..*at + 8];
+            let offset = u64::from_ne_bytes(word.try_into().expect("a word is 8 bytes"));
+            word.copy_from_slice(&(offset + blob_at).to_ne_bytes());
+        }
+        let count = |n: usize| u32::try_from(n).expect("a plan has a few hundred operations");
+        let head = Head { magic: wire::MAGIC, flags, ops: count(self.ops.len()), after: count(after) };
+        let mut bytes = init::head_bytes(&head).to_vec();
+        for op in &self.ops {
+            bytes.extend_from_slice(&init::op_bytes(op));
+        }
+        bytes.extend_from_slice(&self.blob);
+        bytes
+    }
+
+    /// Puts bytes into the blob, aligned for any use.
+    fn put(&mut self, bytes: &[u8]) -> u64 {
+        self.blob.resize(self.blob.len().next_multiple_of(8), 0);
+        let at = self.blob.len() as u64;
+        self.blob.extend_from_slice(bytes);
+        at
+    }
+
+    fn put_text(&mut self, text: &str) -> u64 {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        self.put(&bytes)
+    }
+
+    fn op(&mut self, kind: u16, nr: c_long, args: &[Arg<'_>]) -> &mut Op {
+        let nr = u64::try_from(nr).expect("system call numbers are positive");
+        let mut op =
+            Op { kind, step: self.step, flags: 0, registers: 0, save: NOWHERE, nr, args: [0; 6], want: 0 };
+        for (n, arg) in args.iter().enumerate() {
+            let offset = match arg {
+                Arg::Value(value) => {
+                    op.args[n] = *value;
+                    continue;
+                }
+                Arg::Register(register) => {
+                    op.args[n] = u64::from(*register);
+                    op.registers |= 1 << n;
+                    continue;
+                }
+                Arg::Text(text) => self.put_text(text),
+                Arg::Bytes(bytes) => self.put(bytes),
+                Arg::At(offset) => *offset,
+            };
+            op.args[n] = offset;
+            self.pointers.push((self.ops.len(), n));
+        }
+        self.ops.push(op);
+        self.ops.last_mut().expect("just pushed")
+    }
+
+    /// A vector of pointers to texts, with a null at the end.
+    fn put_texts(&mut self, texts: &[String]) -> u64 {
+        let offsets: Vec<u64> = texts.iter().map(|text| self.put_text(text)).collect();
+        let at = self.put(&vec![0; (texts.len() + 1) * 8]);
+        for (n, offset) in offsets.iter().enumerate() {
+            let word = usize::try_from(at).expect("a blob fits into memory") + n * 8;
+            self.blob[word..word + 8].copy_from_slice(&offset.to_ne_bytes());
+            self.inner.push(word);
+        }
+        at
+    }
+
+    fn call(&mut self, nr: c_long, args: &[Arg<'_>]) -> &mut Op {
+        self.op(wire::OP_CALL, nr, args)
+    }
+
+    /// A call whose result is wanted later.
+    fn call_into(&mut self, register: u8, nr: c_long, args: &[Arg<'_>]) {
+        self.call(nr, args).save = register;
+    }
+
+    /// A call whose result is known in advance.
+    fn call_exactly(&mut self, want: i64, nr: c_long, args: &[Arg<'_>]) {
+        let op = self.call(nr, args);
+        op.flags = wire::ON_EXACTLY;
+        op.want = want;
+    }
+
+    /// A call that one error, or with 0 any, does not make fail.
+    fn call_unless(&mut self, errno: i32, nr: c_long, args: &[Arg<'_>]) {
+        let op = self.call(nr, args);
+        op.flags = wire::ON_ERROR_GO_ON;
+        op.want = -i64::from(errno);
+    }
+
+    fn close(&mut self, register: u8) {
+        self.call(libc::SYS_close, &[Arg::Register(register)]);
+    }
+
+    fn register(&self, fd: Fd) -> Arg<'static> {
+        let at = self.fds.iter().position(|known| *known == fd).expect("the plan lists what its steps use");
+        // The plan itself is the first descriptor.
+        Arg::Register(u8::try_from(at + 1).expect("a plan has a few descriptors"))
+    }
+
+    fn step(&mut self, step: &ChildStep) {
+        self.step += 1;
+        match step {
+            ChildStep::IdsRoot => self.ids_root(),
+            ChildStep::MountPrivate => {
+                self.mount(None, "/", None, libc::MS_REC | libc::MS_PRIVATE, None);
+            }
+            ChildStep::RootEnter(path) => self.root_enter(path),
+            ChildStep::Proc => self.proc(),
+            ChildStep::PivotRoot => self.pivot_root(),
+            ChildStep::DevPts => {
+                let options = "newinstance,ptmxmode=0666,mode=0620,gid=5";
+                let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
+                self.mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, Some(options));
+            }
+            ChildStep::CgroupFs => {
+                let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+                self.mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), flags, None);
+            }
+            ChildStep::ProcMask => self.proc_mask(),
+            ChildStep::Hostname(name) => {
+                self.call(libc::SYS_sethostname, &[Arg::Text(name), Arg::Value(name.len() as u64)]);
+            }
+            ChildStep::Domainname(name) => {
+                self.call(libc::SYS_setdomainname, &[Arg::Text(name), Arg::Value(name.len() as u64)]);
+            }
+            ChildStep::ClockOffset(seconds) => self.clock_offset(*seconds),
+            ChildStep::Fork => {
+                self.op(wire::OP_FORK, 0, &[]);
+            }
+            ChildStep::Session => {
+                self.call(libc::SYS_setsid, &[]);
+            }
+            ChildStep::Stdio => {
+                for (to, fd) in [Fd::Stdin, Fd::Stdout, Fd::Stderr].into_iter().enumerate() {
+                    let from = self.register(fd);
+                    self.call(libc::SYS_dup3, &[from, Arg::Value(to as u64), Arg::Value(0)]);
+                }
+            }
+            ChildStep::Terminal { columns, rows } => self.terminal(*columns, *rows),
+            ChildStep::CloseFds => {
+                let all = Arg::Value(u64::from(u32::MAX));
+                let cloexec = Arg::Value(u64::from(libc::CLOSE_RANGE_CLOEXEC));
+                self.call(libc::SYS_close_range, &[Arg::Value(3), all, cloexec]);
+            }
+            ChildStep::Hello => self.hello(),
+            ChildStep::BoundingSet => self.bounding_set(),
+            ChildStep::Credentials(credentials) => self.credentials(credentials),
+            ChildStep::Capabilities => self.capabilities(0),
+            ChildStep::Umask(mask) => {
+                self.call(libc::SYS_umask, &[Arg::Value(u64::from(*mask))]);
+            }
+            ChildStep::WorkingDir(path) => self.working_dir(path),
+            ChildStep::Signals => self.signals(),
+            ChildStep::NoNewPrivs => {
+                self.prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
+                let read = Arg::Value(libc::PR_GET_NO_NEW_PRIVS as u64);
+                self.call_exactly(1, libc::SYS_prctl, &[read]);
+            }
+            ChildStep::Exec { command, env, path } => self.exec(command, env, path),
+            ChildStep::Keep(fds) => self.keep(fds),
+            ChildStep::Recede => self.recede(),
+        }
+    }
+
+    fn prctl(&mut self, option: i32, value: u64) {
+        self.call(libc::SYS_prctl, &[Arg::Value(i64::from(option).cast_unsigned()), Arg::Value(value)]);
+    }
+
+    /// What `ps` shows in place of the name of a memfd.
+    fn name_process(&mut self, name: &str) {
+        self.call(libc::SYS_prctl, &[Arg::Value(libc::PR_SET_NAME as u64), Arg::Text(name)]);
+    }
+
+    fn mount(
+        &mut self,
+        source: Option<&str>,
+        target: &str,
+        kind: Option<&str>,
+        flags: u64,
+        options: Option<&str>,
+    ) -> &mut Op {
+        let text = |text| match text {
+            Some(text) => Arg::Text(text),
+            None => Arg::Value(0),
+        };
+        let args = [text(source), Arg::Text(target), text(kind), Arg::Value(flags), text(options)];
+        self.call(libc::SYS_mount, &args)
+    }
+
+    fn ids_root(&mut self) {
+        self.call(libc::SYS_setgroups, &[Arg::Value(0), Arg::Value(0)]);
+        let zero = || [Arg::Value(0), Arg::Value(0), Arg::Value(0)];
+        self.call(libc::SYS_setresgid, &zero());
+        self.call(libc::SYS_setresuid, &zero());
+    }
+
+    fn root_enter(&mut self, path: &Path) {
+        let path = path.to_str().expect("paths of our own are text");
+        // A mount of our own on top: what came with the clone is locked, and pivot_root(2) refuses a locked mount.
+        self.mount(Some(path), path, None, libc::MS_BIND | libc::MS_REC, None);
+        self.call(libc::SYS_chdir, &[Arg::Text(path)]);
+    }
+
+    fn proc(&mut self) {
+        let root = init::OpenHow {
+            flags: (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64,
+            mode: 0,
+            resolve: libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS,
+        };
+        let how = root.bytes();
+        let args = [Arg::Value(AT_FDCWD), Arg::Text("proc"), Arg::Bytes(&how), Arg::Value(how.len() as u64)];
+        self.call_into(TARGET, libc::SYS_openat2, &args);
+        self.call_into(CONFIGURATION, libc::SYS_fsopen, &[Arg::Text("proc"), Arg::Value(1)]);
+        let create = Arg::Value(u64::from(6u8)); // FSCONFIG_CMD_CREATE
+        let args = [Arg::Register(CONFIGURATION), create, Arg::Value(0), Arg::Value(0), Arg::Value(0)];
+        self.call(libc::SYS_fsconfig, &args);
+        let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        let args = [Arg::Register(CONFIGURATION), Arg::Value(1), Arg::Value(attributes)];
+        self.call_into(MOUNTED, libc::SYS_fsmount, &args);
+        // MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH: both ends are descriptors, no name is walked twice.
+        let flags = Arg::Value(0x44);
+        let args = [Arg::Register(MOUNTED), Arg::Text(""), Arg::Register(TARGET), Arg::Text(""), flags];
+        self.call(libc::SYS_move_mount, &args);
+        for register in [TARGET, CONFIGURATION, MOUNTED] {
+            self.close(register);
+        }
+    }
+
+    fn pivot_root(&mut self) {
+        // The new root stacks under the old one, so no directory for the old one is needed: pivot_root(2), NOTES.
+        self.call(libc::SYS_pivot_root, &[Arg::Text("."), Arg::Text(".")]);
+        self.call(libc::SYS_umount2, &[Arg::Text("."), Arg::Value(libc::MNT_DETACH as u64)]);
+        self.call(libc::SYS_chdir, &[Arg::Text("/")]);
+    }
+
+    fn proc_mask(&mut self) {
+        for path in PROC_READ_ONLY {
+            let args = [
+                Arg::Text(path),
+                Arg::Text(path),
+                Arg::Value(0),
+                Arg::Value(libc::MS_BIND | libc::MS_REC),
+                Arg::Value(0),
+            ];
+            self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
+            let flags = libc::MS_REMOUNT
+                | libc::MS_BIND
+                | libc::MS_RDONLY
+                | libc::MS_NOSUID
+                | libc::MS_NODEV
+                | libc::MS_NOEXEC;
+            let args = [Arg::Value(0), Arg::Text(path), Arg::Value(0), Arg::Value(flags), Arg::Value(0)];
+            self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
+        }
+        for path in PROC_MASKED_FILES {
+            let args = [
+                Arg::Text("/dev/null"),
+                Arg::Text(path),
+                Arg::Value(0),
+                Arg::Value(libc::MS_BIND),
+                Arg::Value(0),
+            ];
+            self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
+        }
+        for path in PROC_MASKED_DIRS {
+            let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+            let args = [
+                Arg::Text("tmpfs"),
+                Arg::Text(path),
+                Arg::Text("tmpfs"),
+                Arg::Value(flags),
+                Arg::Text("size=0"),
+            ];
+            self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
+        }
+    }
+
+    fn clock_offset(&mut self, seconds: i64) {
+        self.call(libc::SYS_unshare, &[Arg::Value(libc::CLONE_NEWTIME as u64)]);
+        let flags = Arg::Value((libc::O_WRONLY | libc::O_CLOEXEC) as u64);
+        let path = Arg::Text("/proc/self/timens_offsets");
+        self.call_into(FILE, libc::SYS_openat, &[Arg::Value(AT_FDCWD), path, flags]);
+        // One write: the kernel takes both lines or none (time_namespaces(7)).
+        let text = format!("monotonic {seconds} 0\nboottime {seconds} 0\n");
+        let length = text.len() as u64;
+        let args = [Arg::Register(FILE), Arg::Text(&text), Arg::Value(length)];
+        self.call_exactly(text.len() as i64, libc::SYS_write, &args);
+        self.close(FILE);
+    }
+
+    fn terminal(&mut self, columns: u16, rows: u16) {
+        let flags = Arg::Value((libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) as u64);
+        let args = [Arg::Value(AT_FDCWD), Arg::Text("/dev/ptmx"), flags];
+        self.call_into(MASTER, libc::SYS_openat, &args);
+        let unlock = Arg::Bytes(&[0; 4]);
+        let master = || Arg::Register(MASTER);
+        self.call(libc::SYS_ioctl, &[master(), Arg::Value(libc::TIOCSPTLCK), unlock]);
+        let mut size = Vec::new();
+        for word in [rows, columns, 0, 0] {
+            size.extend_from_slice(&word.to_ne_bytes());
+        }
+        self.call(libc::SYS_ioctl, &[master(), Arg::Value(libc::TIOCSWINSZ), Arg::Bytes(&size)]);
+        let peer = [master(), Arg::Value(TIOCGPTPEER), Arg::Value((libc::O_RDWR | libc::O_NOCTTY) as u64)];
+        self.call_into(SLAVE, libc::SYS_ioctl, &peer);
+        self.call(libc::SYS_ioctl, &[Arg::Register(SLAVE), Arg::Value(libc::TIOCSCTTY), Arg::Value(0)]);
+        for to in 0..3 {
+            self.call(libc::SYS_dup3, &[Arg::Register(SLAVE), Arg::Value(to), Arg::Value(0)]);
+        }
+        self.close(SLAVE);
+        self.op(wire::OP_SEND_FD, 0, &[master(), Arg::Text("terminal")]);
+        self.close(MASTER);
+    }
+
+    fn hello(&mut self) {
+        let message = wire::Message::new(wire::SAY_HELLO, self.session, 0, 0);
+        let bytes = init::message_bytes(&message);
+        let length = Arg::Value(bytes.len() as u64);
+        let flags = Arg::Value(libc::MSG_NOSIGNAL as u64);
+        let args = [Arg::Register(wire::CHANNEL), Arg::Bytes(&bytes), length, flags];
+        self.call_exactly(bytes.len() as i64, libc::SYS_sendto, &args);
+    }
+
+    fn bounding_set(&mut self) {
+        for capability in 0..64 {
+            // EINVAL: the kernel does not have so many.
+            let args = [Arg::Value(libc::PR_CAPBSET_DROP as u64), Arg::Value(capability)];
+            self.call_unless(libc::EINVAL, libc::SYS_prctl, &args);
+        }
+    }
+
+    fn credentials(&mut self, credentials: &Credentials) {
+        match &credentials.user {
+            User::Name(name) => {
+                self.op(wire::OP_USER, 0, &[Arg::Text(name), Arg::Value(u64::from(UID))]);
+            }
+            User::Id(id) => {
+                for register in [UID, GID] {
+                    self.op(wire::OP_LOAD, 0, &[Arg::Value(u64::from(*id))]).save = register;
+                }
+            }
+        }
+        if let Some(group) = &credentials.group {
+            self.load_group(group);
+        }
+        self.op(wire::OP_ADD_GROUP, 0, &[Arg::Register(GID)]);
+        if let User::Name(name) = &credentials.user {
+            self.op(wire::OP_MEMBER, 0, &[Arg::Text(name)]);
+        }
+        for group in &credentials.extra {
+            let at = FILE;
+            match group {
+                IdSpec::Number(gid) => {
+                    self.op(wire::OP_ADD_GROUP, 0, &[Arg::Value(u64::from(*gid))]);
+                }
+                IdSpec::Name(name) => {
+                    self.op(wire::OP_GROUP, 0, &[Arg::Text(name), Arg::Value(u64::from(at))]);
+                    self.op(wire::OP_ADD_GROUP, 0, &[Arg::Register(at)]);
+                }
+            }
+        }
+        // The pipes of the output become the user's, so that the service may open /dev/stdout. What is no pipe of ours
+        // belongs to somebody that is not mapped, and stays his.
+        for fd in [1, 2] {
+            let args = [Arg::Value(fd), Arg::Register(UID), Arg::Register(GID)];
+            self.call_unless(0, libc::SYS_fchown, &args);
+        }
+        self.op(wire::OP_SET_GROUPS, 0, &[]);
+        let three = |register| [Arg::Register(register), Arg::Register(register), Arg::Register(register)];
+        self.call(libc::SYS_setresgid, &three(GID));
+        self.call(libc::SYS_setresuid, &three(UID));
+    }
+
+    fn load_group(&mut self, group: &IdSpec) {
+        match group {
+            IdSpec::Number(gid) => self.op(wire::OP_LOAD, 0, &[Arg::Value(u64::from(*gid))]).save = GID,
+            IdSpec::Name(name) => {
+                self.op(wire::OP_GROUP, 0, &[Arg::Text(name), Arg::Value(u64::from(GID))]);
+            }
+        }
+    }
+
+    /// Sets permitted and effective to `mask`, inheritable and ambient to nothing, and reads it back.
+    fn capabilities(&mut self, mask: u64) {
+        let ambient = libc::PR_CAP_AMBIENT as u64;
+        let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as u64;
+        self.call(libc::SYS_prctl, &[Arg::Value(ambient), Arg::Value(clear)]);
+        let low = u32::try_from(mask & u64::from(u32::MAX)).expect("masked");
+        let high = u32::try_from(mask >> 32).expect("shifted");
+        let words = |words: [u32; 6]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+        let head = words([CAPABILITY_VERSION_3, 0, 0, 0, 0, 0])[..8].to_vec();
+        let data = words([low, low, 0, high, high, 0]);
+        self.call(libc::SYS_capset, &[Arg::Bytes(&head), Arg::Bytes(&data)]);
+        let answer = self.put(&[0; 24]);
+        self.call(libc::SYS_capget, &[Arg::Bytes(&head), Arg::At(answer)]);
+        self.op(wire::OP_EXPECT, 0, &[Arg::At(answer), Arg::Bytes(&data), Arg::Value(24)]);
+    }
+
+    fn working_dir(&mut self, path: &Path) {
+        let path = path.to_str().expect("the loader takes only text");
+        self.call(libc::SYS_chdir, &[Arg::Text(path)]);
+        // A directory outside the root would be "(unreachable)": CVE-2024-21626.
+        let answer = self.put(&[0; libc::PATH_MAX as usize]);
+        self.call(libc::SYS_getcwd, &[Arg::At(answer), Arg::Value(libc::PATH_MAX as u64)]);
+        self.op(wire::OP_EXPECT, 0, &[Arg::At(answer), Arg::Bytes(b"/"), Arg::Value(1)]);
+    }
+
+    fn signals(&mut self) {
+        // Handlers are at their defaults since the clone (CLONE_CLEAR_SIGHAND).
+        let none = [0; 8];
+        let set = Arg::Value(libc::SIG_SETMASK as u64);
+        let args = [set, Arg::Bytes(&none), Arg::Value(0), Arg::Value(8)];
+        self.call(libc::SYS_rt_sigprocmask, &args);
+    }
+
+    fn exec(&mut self, command: &[String], env: &[String], path: &[String]) {
+        let program = &command[0];
+        let candidates: Vec<String> = if program.contains('/') {
+            vec![program.clone()]
+        } else {
+            path.iter().map(|dir| format!("{dir}/{program}")).collect()
+        };
+        let argv = self.put_texts(command);
+        let envp = self.put_texts(env);
+        let last = candidates.len().saturating_sub(1);
+        for (n, candidate) in candidates.iter().enumerate() {
+            let op = self.call(libc::SYS_execve, &[Arg::Text(candidate), Arg::At(argv), Arg::At(envp)]);
+            if n < last {
+                // As execvp(3): what is not there, or not allowed, is looked for in the next directory.
+                op.flags = wire::ON_ERROR_GO_ON;
+            }
+        }
+    }
+
+    fn keep(&mut self, fds: &[Fd]) {
+        for fd in fds {
+            let register = self.register(*fd);
+            match fd {
+                Fd::Listen => self.op(wire::OP_LISTEN, 0, &[register]),
+                Fd::Words => self.op(wire::OP_WORDS, 0, &[register]),
+                Fd::Stdin | Fd::Stdout | Fd::Stderr | Fd::KeepStdout | Fd::KeepStderr => {
+                    self.op(wire::OP_KEEP, 0, &[register, Arg::Text(fd.label())])
+                }
+            };
+        }
+    }
+
+    fn recede(&mut self) {
+        let kept = [CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP];
+        self.capabilities(kept.iter().map(|capability| 1 << capability).sum());
+        self.name_process("palisade-init");
+        self.prctl(libc::PR_SET_DUMPABLE, 0);
+        self.prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
+    }
+}
+
+// linux/capability.h
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+const CAP_KILL: u32 = 5;
+const CAP_SETGID: u32 = 6;
+const CAP_SETUID: u32 = 7;
+const CAP_SETPCAP: u32 = 8;
+
+/// asm-generic/ioctls.h: `_IO('T', 0x41)`, Linux 4.13.
+const TIOCGPTPEER: u64 = 0x5441;
+
+/// Kernel knobs of the whole machine.
+const PROC_READ_ONLY: [&str; 5] = ["/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/sysrq-trigger"];
+/// What the machine does, has and knows beyond the sandbox.
+const PROC_MASKED_FILES: [&str; 12] = [
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/kallsyms",
+    "/proc/kmsg",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/config.gz",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+];
+/// As above, directories.
+const PROC_MASKED_DIRS: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];

@@ -1,0 +1,165 @@
+//! A plan as text, one step a line: what `palisade plan` prints, what reviewers read, what messages name.
+
+use std::fmt::Write;
+
+use super::{ChildStep, Credentials, HostStep, LaunchPlan, User};
+use crate::spec::{IdSpec, Mount, Stdin, Writable};
+
+/// The whole plan.
+pub fn text(plan: &LaunchPlan) -> String {
+    let mut out = format!("plan {}\n", plan.name);
+    let mut line = |side: &str, number: usize, (name, object): (&str, String)| {
+        let _ = writeln!(out, "{}", format!("  {side} {number:>2} {name:<16} {object}").trim_end());
+    };
+    for (n, step) in plan.host.iter().enumerate() {
+        line("host ", n + 1, host(step));
+    }
+    for (n, step) in plan.child().enumerate() {
+        line("child", n + 1, child(step));
+    }
+    out
+}
+
+/// The whole plan for programs: `{name, steps: [{side, number, step, object}]}`.
+pub fn json(plan: &LaunchPlan) -> serde_json::Value {
+    let step = |side: &str, number: usize, (step, object): (&str, String)| serde_json::json!({ "side": side, "number": number, "step": step, "object": object });
+    let on_host = plan.host.iter().enumerate().map(|(n, host_step)| step("host", n + 1, host(host_step)));
+    let inside = plan.child().enumerate().map(|(n, child_step)| step("child", n + 1, child(child_step)));
+    let steps: Vec<serde_json::Value> = on_host.chain(inside).collect();
+    serde_json::json!({ "name": plan.name, "steps": steps })
+}
+
+/// Name and object of a host step.
+pub fn host(step: &HostStep) -> (&'static str, String) {
+    let path = |path: &std::path::Path| path.display().to_string();
+    match step {
+        HostStep::Cgroup(group) => ("cgroup.create", path(group)),
+        HostStep::NetNs => ("netns.create", "lo up".into()),
+        HostStep::NetNsKept => ("netns.keep", String::new()),
+        HostStep::Veth(link) => {
+            let mtu = link.mtu.map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();
+            (
+                "veth.create",
+                format!("{} <-> eth0 {}/32 via {}{mtu}", link.host_if, link.address, link.gateway),
+            )
+        }
+        HostStep::Publish(publish) => ("publish", publish.to_string()),
+        HostStep::Egress => ("egress", "any".into()),
+        HostStep::IdMap(base) => ("idmap.create", format!("0..65536 -> {base}")),
+        HostStep::RootMemory => ("root.memory", "/".into()),
+        HostStep::RootDir { src, idmap, writable, upper } => {
+            let writable = match writable {
+                Writable::No => "ro".to_owned(),
+                Writable::Ephemeral => "rw in memory".to_owned(),
+                Writable::Persistent => {
+                    format!("rw in {}", upper.as_deref().map(path).unwrap_or_default())
+                }
+            };
+            ("root.dir", format!("{} -> / {writable},nosuid,nodev{}", path(src), flag(*idmap, ",idmap")))
+        }
+        HostStep::RootHost => ("root.host", "/usr and the libraries ro,nosuid,nodev".into()),
+        HostStep::File { dst, content, over } => {
+            let over = flag(*over, " where there is one");
+            ("root.file", format!("{} {} bytes{over}", path(dst), content.len()))
+        }
+        HostStep::Bind(mount) => ("root.bind", bind(mount)),
+        HostStep::Tmpfs(tmpfs) => {
+            let exec = flag(!tmpfs.exec, ",noexec");
+            let (dst, size, mode) = (path(&tmpfs.dst), tmpfs.size, tmpfs.mode);
+            ("root.tmpfs", format!("{dst} size={size},mode={mode:04o},nosuid,nodev{exec}"))
+        }
+        HostStep::DevMinimal(extra) => {
+            let extra: String = extra.iter().map(|node| format!(" {}", node.display())).collect();
+            ("root.dev", format!("null zero full random urandom tty pts shm{extra}"))
+        }
+        HostStep::DevHost => ("root.dev", "the host's".into()),
+        HostStep::ProcPoint => ("root.proc", "/proc".into()),
+        HostStep::Sysfs => ("root.sysfs", "/sys ro,nosuid,nodev,noexec".into()),
+        HostStep::Hide(dst) => ("root.hide", path(dst)),
+        HostStep::ReadOnly(dst) => ("root.read_only", path(dst)),
+        HostStep::RootSeal => ("root.seal", "/ ro".into()),
+        HostStep::Stdio(stdin) => {
+            let from = match stdin {
+                Stdin::Null => "/dev/null".into(),
+                Stdin::Inherit => "inherited".into(),
+                Stdin::File(file) => path(file),
+            };
+            ("stdio", format!("stdin={from} stdout=pipe stderr=pipe"))
+        }
+        HostStep::Channel => ("channel", String::new()),
+        HostStep::Clone(namespaces) => ("clone", namespaces.join(" ")),
+        HostStep::Ids(base) => ("ids", format!("0..65536 -> {base}")),
+        HostStep::Sched { nice, oom_score_adj } => {
+            let nice = nice.map(|nice| format!("nice={nice} ")).unwrap_or_default();
+            let score = oom_score_adj.map(|score| format!("oom_score_adj={score}")).unwrap_or_default();
+            ("sched", format!("{nice}{score}"))
+        }
+        HostStep::Go => ("go", String::new()),
+    }
+}
+
+fn bind(mount: &Mount) -> String {
+    let Mount { src, dst, ro, idmap, exec, optional } = mount;
+    let access = if *ro { "ro" } else { "rw" };
+    let (exec, idmap, optional) =
+        (flag(!exec, ",noexec"), flag(*idmap, ",idmap"), flag(*optional, " optional"));
+    format!("{} -> {} {access},nosuid,nodev{exec}{idmap}{optional}", src.display(), dst.display())
+}
+
+fn flag(set: bool, text: &str) -> &str {
+    if set { text } else { "" }
+}
+
+/// Name and object of a child step.
+pub fn child(step: &ChildStep) -> (&'static str, String) {
+    match step {
+        ChildStep::IdsRoot => ("ids.root", "0:0".into()),
+        ChildStep::MountPrivate => ("mount.private", "/".into()),
+        ChildStep::RootEnter(root) => ("root.enter", root.display().to_string()),
+        ChildStep::Proc => ("proc", "/proc nosuid,nodev,noexec".into()),
+        ChildStep::PivotRoot => ("pivot_root", ".".into()),
+        ChildStep::DevPts => ("devpts", "/dev/pts".into()),
+        ChildStep::CgroupFs => ("cgroup2", "/sys/fs/cgroup ro".into()),
+        ChildStep::ProcMask => ("proc.mask", "/proc/sys /proc/kcore ...".into()),
+        ChildStep::Hostname(name) => ("hostname", name.clone()),
+        ChildStep::Domainname(name) => ("domainname", name.clone()),
+        ChildStep::ClockOffset(seconds) => ("clock_offset", format!("{seconds}s")),
+        ChildStep::Fork => ("fork", String::new()),
+        ChildStep::Session => ("session", String::new()),
+        ChildStep::Stdio => ("stdio", String::new()),
+        ChildStep::Terminal { columns, rows } => ("terminal", format!("{columns}x{rows}")),
+        ChildStep::CloseFds => ("close_fds", "3.. cloexec".into()),
+        ChildStep::Hello => ("hello", String::new()),
+        ChildStep::BoundingSet => ("bounding_set", "none".into()),
+        ChildStep::Credentials(credentials) => ("user", whom(credentials)),
+        ChildStep::Capabilities => ("capabilities", "none".into()),
+        ChildStep::Umask(mask) => ("umask", format!("{mask:04o}")),
+        ChildStep::WorkingDir(path) => ("working_dir", path.display().to_string()),
+        ChildStep::Signals => ("signals", "none blocked".into()),
+        ChildStep::NoNewPrivs => ("no_new_privs", "1".into()),
+        ChildStep::Exec { command, .. } => ("exec", command.join(" ")),
+        ChildStep::Keep(fds) => {
+            let labels: Vec<&str> = fds.iter().map(|fd| fd.label()).collect();
+            ("init.keep", labels.join(" "))
+        }
+        ChildStep::Recede => ("init.recede", "kill setgid setuid setpcap".into()),
+    }
+}
+
+fn whom(credentials: &Credentials) -> String {
+    let id = |id: &IdSpec| match id {
+        IdSpec::Number(number) => number.to_string(),
+        IdSpec::Name(name) => name.clone(),
+    };
+    let mut text = match &credentials.user {
+        User::Name(name) => name.clone(),
+        User::Id(number) => number.to_string(),
+    };
+    if let Some(group) = &credentials.group {
+        let _ = write!(text, ":{}", id(group));
+    }
+    for group in &credentials.extra {
+        let _ = write!(text, " +{}", id(group));
+    }
+    text
+}

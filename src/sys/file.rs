@@ -1,0 +1,80 @@
+//! Files in memory, and paths that are walked once.
+
+use std::{
+    io::Write,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
+
+use super::SysError;
+
+/// A file in memory that nobody can change any more, not even through /proc/PID/exe (CVE-2019-5736).
+///
+/// # Errors
+/// memfd_create(2), write(2), fcntl(2).
+pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, SysError> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_EXEC (Linux 6.3) keeps `vm.memfd_noexec` hosts working; older kernels answer EINVAL and need no flag.
+    let fd = rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(name, flags))
+        .map_err(|errno| SysError::new("memfd_create", name, errno))?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bytes).map_err(|error| SysError::new("write", name, error))?;
+    let fd = OwnedFd::from(file);
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&fd, seals).map_err(|errno| SysError::new("fcntl", "F_ADD_SEALS", errno))?;
+    Ok(fd)
+}
+
+/// Opens a path of the host without following any link: what a service file names is what is opened, also where somebody
+/// who may write to a part of the path swaps it for a link (CVE-2022-23648 and its kind).
+///
+/// # Errors
+/// openat2(2), with the path; ELOOP where a part of it is a link.
+pub fn open_host(path: &Path, flags: OFlags) -> Result<OwnedFd, SysError> {
+    rustix::fs::openat2(
+        rustix::fs::CWD,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    )
+    .map_err(|errno| SysError::new("openat2", path.display().to_string(), errno))
+}
+
+/// Opens a path inside a root that may be hostile. No link of any kind is followed: what is opened lies where its
+/// name says, or the call fails.
+///
+/// # Errors
+/// openat2(2): ELOOP where a part of the path is a link.
+pub fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, SysError> {
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+        .map_err(|errno| SysError::new("openat2", path.display().to_string(), errno))
+}
+
+/// Opens a directory inside a root, making what is missing of it with mode 0755.
+///
+/// # Errors
+/// As [`open_inside`], and mkdirat(2).
+pub fn make_dirs_inside(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, SysError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let mut at = open_inside(root, Path::new("/"), flags)?;
+    for part in path.components().filter(|part| matches!(part, std::path::Component::Normal(_))) {
+        let part = Path::new(part.as_os_str());
+        match open_inside(at.as_fd(), part, flags) {
+            Ok(next) => at = next,
+            Err(error) if error.errno == libc::ENOENT => {
+                rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o755))
+                    .map_err(|errno| SysError::new("mkdirat", path.display().to_string(), errno))?;
+                at = open_inside(at.as_fd(), part, flags)?;
+            }
+            Err(error) => return Err(SysError::new(error.call, path.display().to_string(), error.errno)),
+        }
+    }
+    Ok(at)
+}

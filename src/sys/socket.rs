@@ -1,0 +1,71 @@
+//! Messages with descriptors over sequenced-packet sockets.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials};
+
+use super::SysError;
+
+/// What one receive gave.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// The bytes; empty at the end of the connection.
+    pub bytes: Vec<u8>,
+    /// The descriptors that came along.
+    pub fds: Vec<OwnedFd>,
+    /// The sender's pid, as the kernel gives it to this pid namespace; only with SO_PASSCRED.
+    pub pid: Option<u32>,
+}
+
+/// Sends one message with descriptors.
+///
+/// # Errors
+/// sendmsg(2): EAGAIN where the other side does not read, EPIPE where there is none.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), SysError> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let control = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &control[..0] } else { &control[..] };
+    let io = [std::io::IoSlice::new(bytes)];
+    nix::sys::socket::sendmsg::<()>(socket.as_raw_fd(), &io, control, MsgFlags::MSG_NOSIGNAL, None)
+        .map(drop)
+        .map_err(|errno| SysError::new("sendmsg", "", errno))
+}
+
+/// Receives one message; descriptors are close-on-exec.
+///
+/// # Errors
+/// recvmsg(2): EAGAIN on a non-blocking socket without a message.
+pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> Result<Received, SysError> {
+    let mut bytes = vec![0; limit];
+    let mut space = nix::cmsg_space!([RawFd; 32], UnixCredentials);
+    let mut io = [std::io::IoSliceMut::new(&mut bytes)];
+    let message = nix::sys::socket::recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut io,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )
+    .map_err(|errno| SysError::new("recvmsg", "", errno))?;
+    let mut received = Received::default();
+    for control in message.cmsgs().into_iter().flatten() {
+        match control {
+            ControlMessageOwned::ScmRights(fds) => {
+                received.fds.extend(fds.into_iter().map(own));
+            }
+            ControlMessageOwned::ScmCredentials(credentials) => {
+                received.pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0);
+            }
+            _ => {}
+        }
+    }
+    let length = message.bytes;
+    bytes.truncate(length);
+    received.bytes = bytes;
+    Ok(received)
+}
+
+#[allow(unsafe_code)]
+fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us (SCM_RIGHTS) and nothing else knows its number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
