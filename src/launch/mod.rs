@@ -1,1 +1,549 @@
-//! Not built yet.
+//! The parent's side of one launch: does the host steps of a plan in order, and undoes them when one fails.
+//!
+//! Every step that makes something pushes what takes it away again. A failure unwinds in reverse and reports the
+//! first cause first; success leaves a [`Run`], which knows how to tear itself down, and a [`Net`], which outlives it.
+
+mod fault;
+mod network;
+pub mod run;
+
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Gid, Mode, OFlags, Uid},
+    net::{AddressFamily, SocketFlags, SocketType},
+};
+
+pub use fault::{LaunchFault, Retry, StepError};
+pub use network::{Net, NetworkHost};
+
+use crate::{
+    cgroup,
+    init::{self, wire},
+    net::netns::NetNs,
+    plan::{Assigned, Fd, HostStep, LaunchPlan, lower, render},
+    rootfs::{IdRange, Workshop, write_id_maps},
+    spec::{Stdin, Unit, UnitName},
+    sys::{
+        SysError,
+        clone::{self, Child, Spawn},
+        file, socket,
+    },
+};
+
+/// Ids in a service's range.
+const IDS: u32 = 65536;
+
+/// What every launch needs.
+#[derive(Debug)]
+pub struct Launcher {
+    /// Channels and last words of runs.
+    dir: PathBuf,
+    workshop: Workshop,
+    program: OwnedFd,
+    tree: Option<cgroup::Tree>,
+    /// The host's side of the network.
+    pub network: NetworkHost,
+    /// Number of a host step that fails without being done: how the tests reach every unwinding.
+    pub fail_at: Option<usize>,
+}
+
+/// A launched sandbox. The init goes on by itself; it is watched through these.
+#[derive(Debug)]
+pub struct Run {
+    /// Of the init.
+    pub pid: u32,
+    /// Of the init.
+    pub pidfd: OwnedFd,
+    /// Messages of `init::wire`.
+    pub channel: OwnedFd,
+    /// Read end of the service's standard output.
+    pub stdout: Option<OwnedFd>,
+    /// Read end of its standard error.
+    pub stderr: Option<OwnedFd>,
+    /// What is to be removed when the run has ended.
+    pub traces: Traces,
+}
+
+/// What a run leaves on the host for as long as it lasts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Traces {
+    /// The control group, relative to the cgroup2 mount.
+    pub cgroup: Option<PathBuf>,
+    /// The init's listening socket.
+    pub socket: PathBuf,
+    /// The last words.
+    pub words: PathBuf,
+}
+
+/// Takes back one step.
+enum Undo {
+    Cgroup(PathBuf),
+    Net,
+    Root,
+    File(PathBuf),
+    Child(Child),
+}
+
+/// Where one launch stands.
+struct Launch<'a> {
+    unit: &'a Unit,
+    assigned: &'a Assigned,
+    plan: &'a LaunchPlan,
+    net: &'a mut Option<Net>,
+    undo: Vec<Undo>,
+    cgroup: Option<OwnedFd>,
+    fds: Vec<(Fd, OwnedFd)>,
+    ours: Option<OwnedFd>,
+    theirs: Option<OwnedFd>,
+    outputs: [Option<OwnedFd>; 2],
+    child: Option<(u32, OwnedFd)>,
+    traces: Traces,
+    /// The service's own ids on the host, where they are known before the sandbox exists.
+    service: Option<(u32, u32)>,
+    stdin: Option<OwnedFd>,
+}
+
+impl Launcher {
+    /// Prepares to launch: a mount namespace, the sealed init, the control group tree.
+    ///
+    /// # Errors
+    /// Of [`Workshop::open`] and of the sealed memfd.
+    pub fn open(dir: &Path, tree: Option<cgroup::Tree>, network: NetworkHost) -> Result<Self, SysError> {
+        let dir = dir.join("init");
+        make_private(&dir)?;
+        let program = file::sealed("palisade-init", init::PID1)?;
+        let again = rustix::io::fcntl_dupfd_cloexec(&program, 3)
+            .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
+        let workshop = Workshop::open(&dir, again)?;
+        Ok(Self { dir, workshop, program, tree, network, fail_at: None })
+    }
+
+    /// Where roots are put together; part of every plan.
+    pub fn root(&self) -> &Path {
+        self.workshop.root()
+    }
+
+    /// The control groups, where the host has them.
+    pub fn tree(&self) -> Option<&cgroup::Tree> {
+        self.tree.as_ref()
+    }
+
+    /// Does the host steps of `plan`. `net` is the service's network from before, or becomes the one that is made.
+    ///
+    /// # Errors
+    /// The step that failed; whatever the steps before it had made is gone again.
+    pub fn launch(
+        &mut self,
+        (unit, assigned, plan): (&Unit, &Assigned, &LaunchPlan),
+        net: &mut Option<Net>,
+        service: Option<(u32, u32)>,
+        stdin: Option<OwnedFd>,
+    ) -> Result<Run, Box<LaunchFault>> {
+        let mut launch = Launch {
+            unit,
+            assigned,
+            plan,
+            net,
+            undo: Vec::new(),
+            cgroup: None,
+            fds: Vec::new(),
+            ours: None,
+            theirs: None,
+            outputs: [None, None],
+            child: None,
+            traces: Traces { cgroup: None, ..self.traces(&unit.name, assigned.run) },
+            service,
+            stdin,
+        };
+        for (n, step) in plan.host.iter().enumerate() {
+            let done = match self.fail_at {
+                Some(at) if at == n + 1 => {
+                    Err(SysError::new("injected", render::host(step).0, libc::EIO).into())
+                }
+                _ => self.step(&mut launch, step),
+            };
+            if let Err(error) = done {
+                let cleanup = self.unwind(launch);
+                return Err(LaunchFault::host(n + 1, step, &error, cleanup));
+            }
+        }
+        let (pid, pidfd) = launch.child.expect("every plan has a clone step");
+        let [stdout, stderr] = launch.outputs;
+        let channel = launch.ours.expect("every plan has a channel step");
+        Ok(Run { pid, pidfd, channel, stdout, stderr, traces: launch.traces })
+    }
+
+    fn unwind(&mut self, mut launch: Launch<'_>) -> Vec<String> {
+        let mut errors = Vec::new();
+        // The init ends with its channel, where it was started.
+        launch.ours = None;
+        launch.theirs = None;
+        while let Some(undo) = launch.undo.pop() {
+            let undone = match undo {
+                Undo::Cgroup(group) => self.remove_group(&group),
+                Undo::Net => match launch.net.take() {
+                    Some(net) => self.network.release(net).map_err(|error| error.to_string()),
+                    None => Ok(()),
+                },
+                Undo::Root => {
+                    self.workshop.clear();
+                    Ok(())
+                }
+                Undo::File(path) => std::fs::remove_file(&path).map_err(|error| error.to_string()),
+                Undo::Child(child) => {
+                    kill(child.pidfd.as_fd());
+                    reap(&child.pidfd);
+                    Ok(())
+                }
+            };
+            errors.extend(undone.err());
+        }
+        errors
+    }
+
+    fn remove_group(&self, group: &Path) -> Result<(), String> {
+        let Some(tree) = &self.tree else { return Ok(()) };
+        tree.kill(group).and_then(|()| tree.remove(group)).map_err(|error| error.to_string())
+    }
+
+    fn step(&mut self, launch: &mut Launch<'_>, step: &HostStep) -> Result<(), StepError> {
+        let range = IdRange { inside: 0, outside: launch.assigned.id_base, count: IDS };
+        let mapped = crate::plan::has_user_namespace(launch.unit);
+        let owner = crate::plan::owner(launch.unit, launch.assigned);
+        match step {
+            HostStep::Cgroup(group) => {
+                let tree = self.tree.as_ref().expect("a group is assigned only where there is a tree");
+                launch.cgroup = Some(tree.create(group)?);
+                launch.traces.cgroup = Some(group.clone());
+                launch.undo.push(Undo::Cgroup(group.clone()));
+            }
+            HostStep::NetNs => {
+                *launch.net = Some(Net::new(NetNs::create()?));
+                launch.undo.push(Undo::Net);
+            }
+            HostStep::NetNsKept => {
+                let net = launch.net.as_ref().expect("the plan keeps what there is");
+                crate::net::sockdiag::sweep(&net.netns)?;
+            }
+            HostStep::Publish(publish) => {
+                let net = launch.net.as_mut().expect("ports come after the namespace");
+                net.reserved.push((*publish, crate::net::reserve::reserve(publish)?));
+            }
+            HostStep::Veth(link) => {
+                let net = launch.net.as_mut().expect("the link comes after the namespace");
+                self.network.connect(net, link)?;
+            }
+            HostStep::Egress => {
+                let net = launch.net.as_mut().expect("egress comes after the link");
+                self.network.let_out(net)?;
+            }
+            HostStep::IdMap(_) => {
+                self.workshop.id_map(range, range)?;
+            }
+            HostStep::RootMemory => {
+                launch.undo.push(Undo::Root);
+                self.workshop.begin_memory(owner)?;
+            }
+            HostStep::RootDir { src, idmap, writable, upper } => {
+                launch.undo.push(Undo::Root);
+                self.workshop.begin_dir(src, idmap.then_some(range), *writable, upper.as_deref())?;
+            }
+            HostStep::RootHost => self.workshop.host()?,
+            HostStep::File { dst, content, over } => self.workshop.file(dst, content, *over)?,
+            HostStep::Bind(mount) => {
+                self.workshop.bind(mount, mapped.then_some(range), launch.service)?;
+            }
+            HostStep::Tmpfs(tmpfs) => self.workshop.tmpfs(tmpfs, owner)?,
+            HostStep::DevMinimal(extra) => self.workshop.dev(extra, owner)?,
+            HostStep::DevHost => self.workshop.dev_host()?,
+            HostStep::ProcPoint => self.workshop.proc_point()?,
+            HostStep::Sysfs => match launch.net.as_ref() {
+                // sysfs shows the network namespace of whoever mounts it.
+                Some(net) => net.netns.within(|| self.workshop.sysfs())??,
+                None => self.workshop.sysfs()?,
+            },
+            HostStep::Hide(dst) => self.workshop.hide(dst)?,
+            HostStep::ReadOnly(dst) => self.workshop.read_only(dst)?,
+            HostStep::RootSeal => self.workshop.seal()?,
+            HostStep::Stdio(_) => {
+                let (fds, outputs) = stdio(launch.unit, owner, launch.stdin.take())?;
+                launch.fds.extend(fds);
+                launch.outputs = outputs;
+            }
+            HostStep::Channel => launch.channel()?,
+            HostStep::Clone(namespaces) => self.clone(launch, namespaces)?,
+            HostStep::Ids(_) => {
+                let (pid, _) = launch.child.as_ref().expect("ids come after the clone");
+                write_id_maps(*pid, range, range)?;
+            }
+            HostStep::Sched { nice, oom_score_adj } => {
+                let (pid, _) = launch.child.as_ref().expect("priorities come after the clone");
+                schedule(*pid, *nice, *oom_score_adj)?;
+            }
+            HostStep::Go => launch.go()?,
+        }
+        Ok(())
+    }
+
+    fn clone(&self, launch: &mut Launch<'_>, namespaces: &[&str]) -> Result<(), StepError> {
+        let spawn = Spawn {
+            namespaces: clone_flags(namespaces),
+            cgroup: launch.cgroup.as_ref().map(AsFd::as_fd),
+            program: self.program.as_fd(),
+            channel: launch.theirs.as_ref().expect("the channel comes before the clone").as_fd(),
+        };
+        let child = match launch.net.as_ref() {
+            // The host's user namespace owns the network namespace, so a child that has one of its own could not
+            // enter it any more: it is born there.
+            Some(net) => net.netns.within(|| clone::spawn(&spawn))??,
+            None => clone::spawn(&spawn)?,
+        };
+        // The child has its copy of the root.
+        self.workshop.clear();
+        launch.theirs = None;
+        let pidfd = rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3)
+            .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
+        launch.child = Some((child.pid, pidfd));
+        launch.undo.push(Undo::Child(child));
+        Ok(())
+    }
+
+    /// The names of what a run leaves.
+    pub fn traces(&self, name: &UnitName, run: u64) -> Traces {
+        let stem = self.dir.join(format!("{name}.{run}"));
+        let cgroup = self.tree.as_ref().map(|tree| tree.group(name.as_str(), run));
+        Traces { cgroup, socket: with_suffix(&stem, "sock"), words: with_suffix(&stem, "words") }
+    }
+
+    /// Removes the sockets and last words in our directory that are not in `known`.
+    pub fn sweep(&self, known: &BTreeSet<PathBuf>) {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let is_trace = path.extension().is_some_and(|suffix| suffix == "sock" || suffix == "words");
+            let is_keeper = path.file_name().is_some_and(|name| name == "keeper.sock");
+            if is_trace && !is_keeper && !known.contains(&path) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Removes our directory: nothing runs any more.
+    pub fn clear(self) {
+        let dir = self.dir.clone();
+        drop(self);
+        if let Err(error) = std::fs::remove_dir_all(&dir) {
+            tracing::warn!("{}: {error}", dir.display());
+        }
+    }
+
+    /// Takes away what a run leaves when its init has ended.
+    ///
+    /// # Errors
+    /// What could not be removed; the rest is.
+    pub fn tear_down(&self, traces: &Traces) -> Vec<String> {
+        let mut errors = Vec::new();
+        if let Some(group) = &traces.cgroup {
+            errors.extend(self.remove_group(group).err());
+        }
+        for path in [&traces.socket, &traces.words] {
+            if let Err(error) = std::fs::remove_file(path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                errors.push(SysError::new("unlink", path.display().to_string(), error).to_string());
+            }
+        }
+        errors
+    }
+}
+
+impl Launch<'_> {
+    fn channel(&mut self) -> Result<(), SysError> {
+        let (ours, theirs) = channel()?;
+        rustix::net::sockopt::set_socket_passcred(&ours, true)
+            .map_err(|errno| SysError::new("setsockopt", "SO_PASSCRED", errno))?;
+        self.ours = Some(ours);
+        self.theirs = Some(theirs);
+        let listen = listen(&self.traces.socket)?;
+        self.undo.push(Undo::File(self.traces.socket.clone()));
+        self.fds.push((Fd::Listen, listen));
+        let path = self.traces.words.display().to_string();
+        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::RDWR | OFlags::CLOEXEC;
+        let words = rustix::fs::open(&self.traces.words, flags, Mode::from_raw_mode(0o600))
+            .map_err(|errno| SysError::new("open", &*path, errno))?;
+        self.undo.push(Undo::File(self.traces.words.clone()));
+        // The room is made now: the last words must not meet a full file system.
+        rustix::io::pwrite(&words, &[0; size_of::<wire::Words>()], 0)
+            .map_err(|errno| SysError::new("pwrite", path, errno))?;
+        self.fds.push((Fd::Words, words));
+        Ok(())
+    }
+
+    fn go(&mut self) -> Result<(), SysError> {
+        let ours = self.ours.as_ref().expect("the channel comes before the start");
+        send_plan(ours.as_fd(), wire::SAY_SETUP, 0, &lower::lower(self.plan), &self.plan.fds(), &self.fds)?;
+        self.fds.clear();
+        Ok(())
+    }
+}
+
+/// Descriptors for a plan, by what they are for.
+type Descriptors = Vec<(Fd, OwnedFd)>;
+
+/// What a service gets as standard input, output and error, and our ends of the output. `owner` is root of the sandbox.
+///
+/// # Errors
+/// pipe2(2), open(2) of the input.
+pub fn stdio(
+    unit: &Unit,
+    owner: u32,
+    inherited: Option<OwnedFd>,
+) -> Result<(Descriptors, [Option<OwnedFd>; 2]), SysError> {
+    let mut outputs = [None, None];
+    if unit.service.tty {
+        return Ok((Vec::new(), outputs));
+    }
+    let input = match (&unit.service.stdin, inherited) {
+        (Stdin::Null, _) | (Stdin::Inherit, None) => open_null(OFlags::RDONLY)?,
+        (Stdin::Inherit, Some(fd)) => fd,
+        (Stdin::File(path), _) => file::open_host(path, OFlags::RDONLY | OFlags::NOCTTY)?,
+    };
+    let mut fds = vec![(Fd::Stdin, input)];
+    let kinds = [(Fd::Stdout, Fd::KeepStdout), (Fd::Stderr, Fd::KeepStderr)];
+    for (output, (write_end, kept_end)) in outputs.iter_mut().zip(kinds) {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|errno| SysError::new("pipe2", "", errno))?;
+        // So that the service may open /dev/stdout, which is this pipe by another name.
+        rustix::fs::fchown(&write, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
+            .map_err(|errno| SysError::new("fchown", "pipe", errno))?;
+        rustix::io::ioctl_fionbio(&read, true).map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))?;
+        let kept = rustix::io::fcntl_dupfd_cloexec(&read, 3)
+            .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
+        fds.extend([(write_end, write), (kept_end, kept)]);
+        *output = Some(read);
+    }
+    Ok((fds, outputs))
+}
+
+/// Standard input, output and error of a command that nobody listens to.
+///
+/// # Errors
+/// open(2).
+pub fn null_stdio() -> Result<Descriptors, SysError> {
+    let fds = [Fd::Stdin, Fd::Stdout, Fd::Stderr];
+    fds.into_iter().map(|fd| Ok((fd, open_null(OFlags::RDWR)?))).collect()
+}
+
+fn open_null(flags: OFlags) -> Result<OwnedFd, SysError> {
+    rustix::fs::open("/dev/null", flags | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| SysError::new("open", "/dev/null", errno))
+}
+
+/// Sends a lowered plan and its descriptors over a channel.
+///
+/// # Errors
+/// memfd_create(2), sendmsg(2).
+pub fn send_plan(
+    channel: BorrowedFd<'_>,
+    verb: u32,
+    session: u32,
+    plan: &[u8],
+    order: &[Fd],
+    fds: &[(Fd, OwnedFd)],
+) -> Result<(), SysError> {
+    let length = i64::try_from(plan.len()).expect("a plan fits into memory");
+    let plan = file::sealed("palisade-plan", plan)?;
+    let mut sent = vec![plan.as_fd()];
+    for wanted in order {
+        let found = fds.iter().find(|(fd, _)| fd == wanted).map(|(_, fd)| fd.as_fd());
+        sent.push(found.expect("the steps made what the plan lists"));
+    }
+    let message = wire::Message::new(verb, session, length, 0);
+    socket::send(channel, &init::message_bytes(&message), &sent)
+}
+
+/// A pair of connected sequenced-packet sockets.
+///
+/// # Errors
+/// socketpair(2).
+pub fn channel() -> Result<(OwnedFd, OwnedFd), SysError> {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(|errno| SysError::new("socketpair", "", errno))
+}
+
+/// A sequenced-packet socket that listens at `path`.
+///
+/// # Errors
+/// socket(2), bind(2), listen(2).
+pub fn listen(path: &Path) -> Result<OwnedFd, SysError> {
+    let fault = |call, errno: rustix::io::Errno| SysError::new(call, path.display().to_string(), errno);
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| fault("socket", errno))?;
+    let address = rustix::net::SocketAddrUnix::new(path).map_err(|errno| fault("bind", errno))?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(SysError::new("unlink", path.display().to_string(), error));
+        }
+        _ => {}
+    }
+    rustix::net::bind(&socket, &address).map_err(|errno| fault("bind", errno))?;
+    rustix::net::listen(&socket, 8).map_err(|errno| fault("listen", errno))?;
+    Ok(socket)
+}
+
+/// SIGKILL to an init: the kernel takes its pid namespace along. That it has ended already is no error.
+pub fn kill(pidfd: BorrowedFd<'_>) {
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+}
+
+/// Waits for a child that is ending. A process that is not our child (it was adopted) is not ours to reap.
+pub fn reap(pidfd: &OwnedFd) {
+    let wait = rustix::process::WaitId::PidFd(pidfd.as_fd());
+    let _ = rustix::process::waitid(wait, rustix::process::WaitIdOptions::EXITED);
+}
+
+fn clone_flags(namespaces: &[&str]) -> u64 {
+    let flag = |name: &&str| match *name {
+        "mnt" => libc::CLONE_NEWNS,
+        "pid" => libc::CLONE_NEWPID,
+        "uts" => libc::CLONE_NEWUTS,
+        "ipc" => libc::CLONE_NEWIPC,
+        "cgroup" => libc::CLONE_NEWCGROUP,
+        "user" => libc::CLONE_NEWUSER,
+        other => unreachable!("plans name no namespace {other}"),
+    };
+    namespaces.iter().map(flag).fold(0, |all, flag| all | u64::try_from(flag).unwrap_or_default())
+}
+
+fn schedule(pid: u32, nice: Option<i32>, oom_score_adj: Option<i32>) -> Result<(), SysError> {
+    if let Some(nice) = nice {
+        let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default());
+        rustix::process::setpriority_process(process, nice)
+            .map_err(|errno| SysError::new("setpriority", nice.to_string(), errno))?;
+    }
+    if let Some(score) = oom_score_adj {
+        std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+            .map_err(|error| SysError::new("write", format!("oom_score_adj {score}"), error))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn make_private(dir: &Path) -> Result<(), SysError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
+        .map_err(|error| SysError::new("mkdir", dir.display().to_string(), error))
+}
+
+fn with_suffix(stem: &Path, suffix: &str) -> PathBuf {
+    let mut name = stem.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}

@@ -1,1 +1,625 @@
-//! Not built yet.
+//! What a service sees as `/`, put together by the supervisor in a mount namespace of its own.
+//!
+//! Everything is attached here before the init is cloned. The clone copies it, and because the copy belongs to another user
+//! namespace the kernel locks it: nobody inside can take a read-only flag away or uncover what a mount hides, whatever
+//! capabilities he has (mount_namespaces(7)). Paths inside a root are resolved without following a link and mounted
+//! by descriptor, because the root may be hostile.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid},
+    mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags},
+};
+
+use crate::{
+    spec::{Mount, Tmpfs, Writable},
+    sys::{
+        SysError,
+        clone::{self, Spawn},
+        file,
+        mount::{self, Attributes},
+    },
+};
+
+/// Directories of the host that make up `base = "host"`; most are links into /usr.
+const HOST_DIRS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Parts of the host's /etc that programs of a distribution need and that hold no secret.
+const HOST_ETC: [&str; 12] = [
+    "alternatives",
+    "ca-certificates",
+    "debian_version",
+    "ld.so.cache",
+    "localtime",
+    "mime.types",
+    "os-release",
+    "protocols",
+    "services",
+    "ssl",
+    "pki",
+    "timezone",
+];
+/// Directories that every root in memory has.
+const EMPTY_DIRS: [&str; 5] = ["tmp", "run", "var", "etc", "root"];
+const DEV_NODES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEV_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// One line of an id map: `count` ids from `inside` are `outside` for the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IdRange {
+    /// First id in the user namespace, or on disk.
+    pub inside: u32,
+    /// First id of the host.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Where roots are put together.
+#[derive(Debug)]
+pub struct Workshop {
+    /// Mount point of the root that is being made.
+    root: PathBuf,
+    /// A memory file system with the files and device nodes that are bound into roots.
+    files: PathBuf,
+    /// Two more mount points, for the layers of an overlay.
+    layers: [PathBuf; 2],
+    /// The init's executable, to hold user namespaces open while they are being made.
+    program: OwnedFd,
+    id_maps: BTreeMap<(IdRange, IdRange), OwnedFd>,
+}
+
+impl Workshop {
+    /// Takes this process into a mount namespace of its own, which still sees what the host mounts later, and lays out
+    /// the workshop in `dir`.
+    ///
+    /// # Errors
+    /// unshare(2), mount(2), mkdir(2), mknod(2).
+    pub fn open(dir: &Path, program: OwnedFd) -> Result<Self, SysError> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .map_err(|errno| SysError::new("unshare", "CLONE_NEWNS", errno))?;
+        let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", slave)
+            .map_err(|errno| SysError::new("mount", "/, MS_SLAVE", errno))?;
+        let workshop = Self {
+            root: dir.join("root"),
+            files: dir.join("files"),
+            layers: [dir.join("lower"), dir.join("upper")],
+            program,
+            id_maps: BTreeMap::new(),
+        };
+        for dir in [&workshop.root, &workshop.files].into_iter().chain(&workshop.layers) {
+            std::fs::create_dir_all(dir)
+                .map_err(|error| SysError::new("mkdir", dir.display().to_string(), error))?;
+        }
+        let files =
+            mount::new_filesystem("tmpfs", &[("mode", "0755"), ("size", "16M")], MountAttrFlags::empty())?;
+        mount::attach(files.as_fd(), open_path(&workshop.files)?.as_fd())?;
+        workshop.make_dev()?;
+        Ok(workshop)
+    }
+
+    /// Where the root is, for the init.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The device nodes and links that every minimal /dev shares. A user namespace may not make a node, and one in a
+    /// file system of the host's opens all the same.
+    fn make_dev(&self) -> Result<(), SysError> {
+        let dev = self.files.join("dev");
+        let fault = |call: &'static str, name: &str, errno: rustix::io::Errno| {
+            SysError::new(call, format!("/dev/{name}"), errno)
+        };
+        for dir in [dev.clone(), dev.join("pts"), dev.join("shm"), dev.join("mqueue")] {
+            std::fs::create_dir(&dir)
+                .map_err(|error| SysError::new("mkdir", dir.display().to_string(), error))?;
+        }
+        for (name, major, minor) in DEV_NODES {
+            let (kind, number) = (FileType::CharacterDevice, rustix::fs::makedev(major, minor));
+            let path = dev.join(name);
+            rustix::fs::mknodat(rustix::fs::CWD, &path, kind, Mode::from_raw_mode(0o666), number)
+                .and_then(|()| rustix::fs::chmod(&path, Mode::from_raw_mode(0o666)))
+                .map_err(|errno| fault("mknod", name, errno))?;
+        }
+        for (name, target) in DEV_LINKS {
+            rustix::fs::symlink(target, dev.join(name)).map_err(|errno| fault("symlink", name, errno))?;
+        }
+        Ok(())
+    }
+
+    /// A user namespace with these maps, kept for the next time.
+    ///
+    /// # Errors
+    /// clone3(2), write(2) of a map.
+    pub fn id_map(&mut self, uids: IdRange, gids: IdRange) -> Result<BorrowedFd<'_>, SysError> {
+        if !self.id_maps.contains_key(&(uids, gids)) {
+            let made = self.make_id_map(uids, gids)?;
+            self.id_maps.insert((uids, gids), made);
+        }
+        Ok(self.id_maps[&(uids, gids)].as_fd())
+    }
+
+    fn make_id_map(&self, uids: IdRange, gids: IdRange) -> Result<OwnedFd, SysError> {
+        let (ours, theirs) = crate::launch::channel()?;
+        let holder = clone::spawn(&Spawn {
+            namespaces: libc::CLONE_NEWUSER as u64,
+            cgroup: None,
+            program: self.program.as_fd(),
+            channel: theirs.as_fd(),
+        })?;
+        drop(theirs);
+        let opened = write_id_maps(holder.pid, uids, gids).and_then(|()| {
+            let path = format!("/proc/{}/ns/user", holder.pid);
+            rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| SysError::new("open", path, errno))
+        });
+        // The init ends when its channel closes before it was sent a plan.
+        drop(ours);
+        crate::launch::reap(&holder.pidfd);
+        opened
+    }
+
+    /// Begins a root in memory.
+    ///
+    /// # Errors
+    /// Of the mount calls.
+    pub fn begin_memory(&self, owner: u32) -> Result<(), SysError> {
+        let id = owner.to_string();
+        let options = [("mode", "0755"), ("size", "16M"), ("uid", id.as_str()), ("gid", id.as_str())];
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        let root = mount::new_filesystem("tmpfs", &options, attributes)?;
+        self.attach_root(root.as_fd())?;
+        let root = self.root_fd()?;
+        for dir in EMPTY_DIRS {
+            file::make_dirs_inside(root.as_fd(), Path::new(dir))?;
+        }
+        Ok(())
+    }
+
+    /// Begins with a directory tree.
+    ///
+    /// # Errors
+    /// Of the mount calls; EINVAL from mount_setattr(2) where its file system cannot be id-mapped.
+    pub fn begin_dir(
+        &mut self,
+        src: &Path,
+        ids: Option<IdRange>,
+        writable: Writable,
+        upper: Option<&Path>,
+    ) -> Result<(), SysError> {
+        let source = file::open_host(src, OFlags::PATH | OFlags::DIRECTORY)?;
+        // Not recursive: what the host has mounted below is not part of the tree that the file names.
+        let tree = mount::clone_tree(source.as_fd(), "", false)?;
+        let id_map = match ids {
+            Some(ids) => Some(self.id_map(ids, ids)?),
+            None => None,
+        };
+        let attributes = Attributes { read_only: true, no_dev: true, id_map, ..Attributes::default() };
+        mount::set_attributes(tree.as_fd(), &attributes)
+            .map_err(|error| SysError { args: format!("{}: {}", src.display(), error.args), ..error })?;
+        let owner = ids.map_or(0, |ids| ids.outside);
+        match (writable, upper) {
+            (Writable::No, _) => self.attach_root(tree.as_fd()),
+            (Writable::Ephemeral, _) => {
+                let layer = mount::new_filesystem("tmpfs", &[("mode", "0700")], MountAttrFlags::empty())?;
+                mount::attach(layer.as_fd(), open_path(&self.layers[1])?.as_fd())?;
+                let made = self.overlay(tree.as_fd(), &self.layers[1], owner);
+                self.unmount(&self.layers[1]);
+                made
+            }
+            (Writable::Persistent, upper) => {
+                let upper = upper.expect("the plan names the upper layer of a persistent root");
+                make_private_dir(upper)?;
+                self.overlay(tree.as_fd(), upper, owner)
+            }
+        }
+    }
+
+    /// An overlay of `lower` under `dir`/upper. Layers are named by path: a descriptor of a mount that is attached
+    /// nowhere is no layer for Linux 6.1.
+    fn overlay(&self, lower: BorrowedFd<'_>, dir: &Path, owner: u32) -> Result<(), SysError> {
+        mount::attach(lower, open_path(&self.layers[0])?.as_fd())?;
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        let made = make_layer(&upper, owner).and_then(|()| make_layer(&work, owner)).and_then(|()| {
+            let text = |path: &Path| path.display().to_string();
+            let (lower, upper, work) = (text(&self.layers[0]), text(&upper), text(&work));
+            let options = [("lowerdir", &*lower), ("upperdir", &*upper), ("workdir", &*work)];
+            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            mount::new_filesystem("overlay", &options, attributes)
+        });
+        self.unmount(&self.layers[0]);
+        self.attach_root(made?.as_fd())
+    }
+
+    fn attach_root(&self, mount: BorrowedFd<'_>) -> Result<(), SysError> {
+        mount::attach(mount, open_path(&self.root)?.as_fd())
+    }
+
+    fn root_fd(&self) -> Result<OwnedFd, SysError> {
+        open_path(&self.root)
+    }
+
+    /// The host's programs: /usr, the directories beside it, and the harmless part of /etc.
+    ///
+    /// # Errors
+    /// Of the mount calls.
+    pub fn host(&self) -> Result<(), SysError> {
+        let root = self.root_fd()?;
+        self.bind_host(root.as_fd(), "usr")?;
+        for name in HOST_DIRS {
+            let path = Path::new("/").join(name);
+            match std::fs::read_link(&path) {
+                Ok(target) => rustix::fs::symlinkat(&target, &root, name)
+                    .map_err(|errno| SysError::new("symlink", name, errno))?,
+                Err(_) if path.is_dir() => self.bind_host(root.as_fd(), name)?,
+                Err(_) => {}
+            }
+        }
+        for name in HOST_ETC {
+            let name = format!("etc/{name}");
+            let path = Path::new("/").join(&name);
+            match std::fs::read_link(&path) {
+                // Into /usr, all of them; a link that leads elsewhere leads nowhere inside.
+                Ok(target) => rustix::fs::symlinkat(&target, &root, &*name)
+                    .map_err(|errno| SysError::new("symlink", name, errno))?,
+                Err(_) if path.exists() => self.bind_host(root.as_fd(), &name)?,
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn bind_host(&self, root: BorrowedFd<'_>, name: &str) -> Result<(), SysError> {
+        let source = file::open_host(&Path::new("/").join(name), OFlags::PATH)?;
+        let tree = mount::clone_tree(source.as_fd(), "", true)?;
+        let attributes =
+            Attributes { read_only: true, no_dev: true, recursive: true, ..Attributes::default() };
+        mount::set_attributes(tree.as_fd(), &attributes)?;
+        let target = mount_point(root, Path::new(name), source.as_fd())?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    /// Writes a file of ours, or, `over` a root that is somebody's, binds it onto the file that is there.
+    ///
+    /// # Errors
+    /// Of the file and mount calls. A root without such a file is none.
+    pub fn file(&self, dst: &Path, content: &str, over: bool) -> Result<(), SysError> {
+        let root = self.root_fd()?;
+        if !over {
+            if let Some(parent) = dst.parent() {
+                file::make_dirs_inside(root.as_fd(), parent)?;
+            }
+            return write_inside(root.as_fd(), dst, content);
+        }
+        let target = match file::open_inside(root.as_fd(), dst, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(target) => target,
+            Err(error) if [libc::ENOENT, libc::ELOOP, libc::ENOTDIR].contains(&error.errno) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let kind = rustix::fs::fstat(&target).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        if kind != Ok(FileType::RegularFile) {
+            return Ok(());
+        }
+        let files = open_path(&self.files)?;
+        write_inside(files.as_fd(), Path::new("file"), content)?;
+        let tree = mount::clone_tree(files.as_fd(), "file", false)?;
+        // The mount keeps the file; its name is free for the next one.
+        rustix::fs::unlinkat(&files, "file", rustix::fs::AtFlags::empty())
+            .map_err(|errno| SysError::new("unlink", dst.display().to_string(), errno))?;
+        let attributes = Attributes { read_only: true, no_dev: true, no_exec: true, ..Attributes::default() };
+        mount::set_attributes(tree.as_fd(), &attributes)?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    /// A file or directory of the host. `service` is the service's own ids on the host, for a writable mount.
+    ///
+    /// # Errors
+    /// Of the file and mount calls.
+    pub fn bind(
+        &mut self,
+        wanted: &Mount,
+        range: Option<IdRange>,
+        service: Option<(u32, u32)>,
+    ) -> Result<(), SysError> {
+        let source = match file::open_host(&wanted.src, OFlags::PATH) {
+            Err(error) if error.errno == libc::ENOENT && wanted.optional => return Ok(()),
+            other => other?,
+        };
+        let tree = mount::clone_tree(source.as_fd(), "", true)?;
+        let name = wanted.src.display().to_string();
+        let id_map = match range.filter(|_| wanted.idmap) {
+            None => None,
+            Some(range) if wanted.ro => Some(self.id_map(range, range)?),
+            Some(_) => Some(self.owner_map(source.as_fd(), service, &name)?),
+        };
+        let attributes =
+            Attributes { read_only: wanted.ro, no_exec: !wanted.exec, no_dev: true, id_map, recursive: true };
+        mount::set_attributes(tree.as_fd(), &attributes)
+            .map_err(|error| SysError { args: format!("{name}: {}", error.args), ..error })?;
+        let root = self.root_fd()?;
+        let target = mount_point(root.as_fd(), &wanted.dst, source.as_fd())?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    /// For a writable mount: the owner of the source is the service inside, and nobody else is anybody. So what the service
+    /// writes belongs to that owner, never to the host's root, whatever it does inside.
+    fn owner_map(
+        &mut self,
+        source: BorrowedFd<'_>,
+        service: Option<(u32, u32)>,
+        name: &str,
+    ) -> Result<BorrowedFd<'_>, SysError> {
+        let stat = rustix::fs::fstat(source).map_err(|errno| SysError::new("fstat", name, errno))?;
+        let Some((uid, gid)) = service else {
+            let args = format!("{name}: the user's number is only known inside");
+            return Err(SysError::new("id map of a writable mount", args, libc::EINVAL));
+        };
+        if stat.st_uid == 0 {
+            let args = format!("{name} belongs to root");
+            return Err(SysError::new("id map of a writable mount", args, libc::EPERM));
+        }
+        let uids = IdRange { inside: stat.st_uid, outside: uid, count: 1 };
+        let gids = IdRange { inside: stat.st_gid, outside: gid, count: 1 };
+        self.id_map(uids, gids)
+    }
+
+    /// A memory file system, owned by root of the sandbox.
+    ///
+    /// # Errors
+    /// Of the file and mount calls.
+    pub fn tmpfs(&self, tmpfs: &Tmpfs, owner: u32) -> Result<(), SysError> {
+        let (size, mode, id) = (tmpfs.size.to_string(), format!("{:o}", tmpfs.mode), owner.to_string());
+        // A bound on inodes as well: an empty file costs memory too.
+        let inodes = (tmpfs.size / 4096).max(1024).to_string();
+        let options =
+            [("size", &*size), ("mode", &*mode), ("nr_inodes", &*inodes), ("uid", &*id), ("gid", &*id)];
+        let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        if !tmpfs.exec {
+            attributes |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        }
+        let made = mount::new_filesystem("tmpfs", &options, attributes)?;
+        let target = file::make_dirs_inside(self.root_fd()?.as_fd(), &tmpfs.dst)?;
+        mount::attach(made.as_fd(), target.as_fd())
+    }
+
+    /// /dev with the usual nodes, and those `extra` ones of the host.
+    ///
+    /// # Errors
+    /// Of the file and mount calls; ENOTBLK for a path that is no device node.
+    pub fn dev(&self, extra: &[PathBuf], owner: u32) -> Result<(), SysError> {
+        let root = self.root_fd()?;
+        let target = file::make_dirs_inside(root.as_fd(), Path::new("/dev"))?;
+        if extra.is_empty() {
+            let files = open_path(&self.files)?;
+            let tree = mount::clone_tree(files.as_fd(), "dev", false)?;
+            let attributes = Attributes { read_only: true, no_exec: true, ..Attributes::default() };
+            mount::set_attributes(tree.as_fd(), &attributes)?;
+            return mount::attach(tree.as_fd(), target.as_fd());
+        }
+        // Nodes of one service only: a /dev of its own, with every node bound from where it is.
+        let id = owner.to_string();
+        let options = [("mode", "0755"), ("size", "64K"), ("uid", &*id), ("gid", &*id)];
+        let made = mount::new_filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+        mount::attach(made.as_fd(), target.as_fd())?;
+        for dir in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
+            file::make_dirs_inside(root.as_fd(), Path::new(dir))?;
+        }
+        for (name, link) in DEV_LINKS {
+            rustix::fs::symlinkat(link, &root, format!("dev/{name}"))
+                .map_err(|errno| SysError::new("symlink", name, errno))?;
+        }
+        let usual = DEV_NODES.iter().map(|(name, ..)| self.files.join("dev").join(name));
+        for node in usual.chain(extra.iter().cloned()) {
+            self.bind_node(root.as_fd(), &node)?;
+        }
+        Ok(())
+    }
+
+    fn bind_node(&self, root: BorrowedFd<'_>, node: &Path) -> Result<(), SysError> {
+        let source = file::open_host(node, OFlags::PATH)?;
+        let name = node.display().to_string();
+        let kind = std::fs::symlink_metadata(node)
+            .map_err(|error| SysError::new("stat", name.clone(), error))?
+            .file_type();
+        if !kind.is_char_device() && !kind.is_block_device() {
+            return Err(SysError::new("device node", name, libc::ENOTBLK));
+        }
+        let tree = mount::clone_tree(source.as_fd(), "", false)?;
+        let inside = node.strip_prefix(self.files.join("dev")).or_else(|_| node.strip_prefix("/dev"));
+        let inside = inside.map_err(|_| SysError::new("device node outside /dev", name, libc::EINVAL))?;
+        let target = mount_point(root, &Path::new("/dev").join(inside), source.as_fd())?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    /// The host's /dev.
+    ///
+    /// # Errors
+    /// Of the file and mount calls.
+    pub fn dev_host(&self) -> Result<(), SysError> {
+        let root = self.root_fd()?;
+        let source = file::open_host(Path::new("/dev"), OFlags::PATH)?;
+        let tree = mount::clone_tree(source.as_fd(), "", true)?;
+        let target = file::make_dirs_inside(root.as_fd(), Path::new("/dev"))?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    /// A mount point for /proc: a real directory.
+    ///
+    /// # Errors
+    /// Of the file calls.
+    pub fn proc_point(&self) -> Result<(), SysError> {
+        file::make_dirs_inside(self.root_fd()?.as_fd(), Path::new("/proc")).map(drop)
+    }
+
+    /// sysfs, of the network namespace that the caller is in.
+    ///
+    /// # Errors
+    /// Of the file and mount calls.
+    pub fn sysfs(&self) -> Result<(), SysError> {
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let made = mount::new_filesystem("sysfs", &[], attributes)?;
+        let root = self.root_fd()?;
+        let target = file::make_dirs_inside(root.as_fd(), Path::new("/sys"))?;
+        mount::attach(made.as_fd(), target.as_fd())?;
+        // What the machine is built of is no business of a service.
+        for path in ["/sys/firmware", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing"] {
+            match self.hide(Path::new(path)) {
+                Err(error) if error.errno == libc::ENOENT => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays something empty over a path.
+    ///
+    /// # Errors
+    /// Of the file and mount calls.
+    pub fn hide(&self, dst: &Path) -> Result<(), SysError> {
+        let root = self.root_fd()?;
+        let target = file::open_inside(root.as_fd(), dst, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let stat = rustix::fs::fstat(&target)
+            .map_err(|errno| SysError::new("fstat", dst.display().to_string(), errno))?;
+        let empty = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+                | MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            mount::new_filesystem("tmpfs", &[("mode", "0"), ("nr_inodes", "2")], attributes)?
+        } else {
+            let files = open_path(&self.files)?;
+            mount::clone_tree(files.as_fd(), "dev/null", false)?
+        };
+        mount::attach(empty.as_fd(), target.as_fd())
+    }
+
+    /// Makes a path and what is mounted below it read-only.
+    ///
+    /// # Errors
+    /// Of the file and mount calls.
+    pub fn read_only(&self, dst: &Path) -> Result<(), SysError> {
+        let root = self.root_fd()?;
+        let target = file::open_inside(root.as_fd(), dst, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let tree = mount::clone_tree(target.as_fd(), "", true)?;
+        let attributes =
+            Attributes { read_only: true, no_dev: true, recursive: true, ..Attributes::default() };
+        mount::set_attributes(tree.as_fd(), &attributes)?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    /// Makes the root itself read-only; what is mounted in it keeps what it has.
+    ///
+    /// # Errors
+    /// mount_setattr(2).
+    pub fn seal(&self) -> Result<(), SysError> {
+        let attributes = Attributes { read_only: true, no_dev: true, ..Attributes::default() };
+        mount::set_attributes(self.root_fd()?.as_fd(), &attributes)
+    }
+
+    /// Takes the root away again; the init has its copy by then. Nothing is there when nothing was begun.
+    pub fn clear(&self) {
+        self.unmount(&self.root);
+    }
+
+    fn unmount(&self, path: &Path) {
+        // EINVAL: nothing is mounted here.
+        let _ = rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        // The mounts would go with the namespace; the directories can be removed only without them.
+        self.clear();
+        self.unmount(&self.files);
+    }
+}
+
+/// Writes both maps of a user namespace whose first process is `pid`, a child that was not waited for.
+///
+/// # Errors
+/// write(2), user_namespaces(7).
+pub fn write_id_maps(pid: u32, uids: IdRange, gids: IdRange) -> Result<(), SysError> {
+    for (name, map) in [("uid_map", uids), ("gid_map", gids)] {
+        let path = format!("/proc/{pid}/{name}");
+        let line = format!("{} {} {}", map.inside, map.outside, map.count);
+        std::fs::write(&path, &line)
+            .map_err(|error| SysError::new("write", format!("{path}: {line}"), error))?;
+    }
+    Ok(())
+}
+
+/// The mount point for a source: a directory for a directory, a file for anything else; made where the root allows it.
+fn mount_point(root: BorrowedFd<'_>, dst: &Path, source: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+    let stat = rustix::fs::fstat(source)
+        .map_err(|errno| SysError::new("fstat", dst.display().to_string(), errno))?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return file::make_dirs_inside(root, dst);
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    match file::open_inside(root, dst, flags) {
+        Err(error) if error.errno == libc::ENOENT => {
+            if let Some(parent) = dst.parent() {
+                file::make_dirs_inside(root, parent)?;
+            }
+            write_inside(root, dst, "")?;
+            file::open_inside(root, dst, flags)
+        }
+        other => other,
+    }
+}
+
+fn write_inside(root: BorrowedFd<'_>, dst: &Path, content: &str) -> Result<(), SysError> {
+    let fault = |call, error: std::io::Error| SysError::new(call, dst.display().to_string(), error);
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let relative = dst.strip_prefix("/").unwrap_or(dst);
+    let file = rustix::fs::openat2(root, relative, flags, Mode::from_raw_mode(0o644), resolve)
+        .map_err(|errno| fault("openat2", errno.into()))?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(content.as_bytes()).map_err(|error| fault("write", error))?;
+    // Whatever the umask of whoever started us.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644)).map_err(|errno| fault("fchmod", errno.into()))
+}
+
+/// A directory of the workshop, which is ours and has no links.
+fn open_path(path: &Path) -> Result<OwnedFd, SysError> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        .map_err(|errno| SysError::new("open", path.display().to_string(), errno))
+}
+
+/// Layers lie in a directory that only the host's root may enter: files in them carry modes that the sandbox chose.
+fn make_private_dir(path: &Path) -> Result<(), SysError> {
+    std::fs::create_dir_all(path)
+        .and_then(|()| std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)))
+        .map_err(|error| SysError::new("mkdir", path.display().to_string(), error))
+}
+
+fn make_layer(path: &Path, owner: u32) -> Result<(), SysError> {
+    let fault = |call, error: std::io::Error| SysError::new(call, path.display().to_string(), error);
+    if let Err(error) = std::fs::create_dir(path)
+        && error.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        return Err(fault("mkdir", error));
+    }
+    rustix::fs::chown(path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
+        .map_err(|errno| fault("chown", errno.into()))?;
+    rustix::fs::chmod(path, Mode::from_raw_mode(0o755)).map_err(|errno| fault("chmod", errno.into()))
+}

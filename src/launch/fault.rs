@@ -1,0 +1,231 @@
+//! Why a launch failed, in the words of the plan.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    net::NetError,
+    plan::{ChildStep, HostStep, render},
+    sys::SysError,
+};
+
+/// What went wrong in one host step.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A system call.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// Something of the network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+impl StepError {
+    fn errno(&self) -> Option<i32> {
+        match self {
+            StepError::Sys(error) => Some(error.errno),
+            StepError::Net(error) => error.errno(),
+        }
+    }
+}
+
+/// Whether trying again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Retry {
+    /// What is short now may be there later.
+    Later,
+    /// It fails until somebody changes a file or the host.
+    Never,
+}
+
+/// A failed launch; kept and shown for as long as it is the last word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchFault {
+    /// `host step 4 publish`.
+    pub step: String,
+    /// What the step was about.
+    pub object: String,
+    /// What went wrong.
+    pub error: String,
+    /// What to do.
+    pub hint: Option<String>,
+    /// Whether trying again can help.
+    pub retry: Retry,
+    /// What could not be undone, which is worth a look of its own.
+    pub cleanup: Vec<String>,
+    /// The error number, where there is one.
+    pub errno: Option<i32>,
+}
+
+impl LaunchFault {
+    pub(super) fn host(number: usize, step: &HostStep, error: &StepError, cleanup: Vec<String>) -> Box<Self> {
+        let (name, object) = render::host(step);
+        let errno = error.errno();
+        Box::new(Self {
+            step: format!("host step {number} {name}"),
+            object,
+            error: error.to_string(),
+            hint: errno.and_then(|errno| hint(name, errno)).map(str::to_owned),
+            retry: retry(errno),
+            cleanup,
+            errno,
+        })
+    }
+
+    /// The init said that a step of its plan failed.
+    pub fn child(number: usize, step: Option<&ChildStep>, errno: i32) -> Box<Self> {
+        let (name, object) = step.map_or(("plan", String::new()), render::child);
+        let error = SysError::new(call(name), object.clone(), errno);
+        Box::new(Self {
+            step: format!("child step {number} {name}"),
+            object,
+            error: error.to_string(),
+            hint: hint(name, errno).map(str::to_owned),
+            retry: retry(Some(errno)),
+            cleanup: Vec::new(),
+            errno: Some(errno),
+        })
+    }
+
+    /// Something that is not there to be had, before any step was done.
+    pub fn refused(what: &str, error: &str) -> Box<Self> {
+        Box::new(Self {
+            step: what.to_owned(),
+            object: String::new(),
+            error: error.to_owned(),
+            hint: None,
+            retry: Retry::Never,
+            cleanup: Vec::new(),
+            errno: None,
+        })
+    }
+
+    /// The init ended before it had started the service.
+    pub fn init_died() -> Box<Self> {
+        Box::new(Self {
+            step: "child steps".into(),
+            object: String::new(),
+            error: "the sandbox's PID 1 ended before the service was started".into(),
+            hint: None,
+            retry: Retry::Later,
+            cleanup: Vec::new(),
+            errno: None,
+        })
+    }
+
+    /// The exit status of `palisade run` for this fault: 126 and 127 as a shell has them, 125 for all that is ours.
+    pub fn exit_code(&self) -> u8 {
+        match self.errno {
+            Some(libc::ENOENT) if self.step.ends_with(" exec") => 127,
+            Some(_) if self.step.ends_with(" exec") => 126,
+            _ => 125,
+        }
+    }
+}
+
+impl std::fmt::Display for LaunchFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.step, self.error)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "; hint: {hint}")?;
+        }
+        for error in &self.cleanup {
+            write!(f, "; while undoing: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The system call that a child step is named after in messages.
+fn call(step: &str) -> &'static str {
+    match step {
+        "exec" => "execve",
+        "working_dir" => "chdir",
+        "user" => "lookup",
+        "hostname" => "sethostname",
+        "proc" => "mount",
+        "pivot_root" => "pivot_root",
+        "capabilities" => "capset",
+        _ => "step",
+    }
+}
+
+fn retry(errno: Option<i32>) -> Retry {
+    match errno {
+        None
+        | Some(
+            libc::EAGAIN
+            | libc::ENOMEM
+            | libc::EBUSY
+            | libc::ENOSPC
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::EEXIST,
+        ) => Retry::Later,
+        Some(_) => Retry::Never,
+    }
+}
+
+/// (step, error number) to what to do about it. One table, so that every hint is written once.
+const HINTS: [(&str, i32, &str); 16] = [
+    (
+        "exec",
+        libc::ENOENT,
+        "the program, or the interpreter that it asks for, does not exist inside the sandbox",
+    ),
+    ("exec", libc::EACCES, "the program is not executable for the service's user, or lies on a noexec mount"),
+    (
+        "exec",
+        libc::ENOEXEC,
+        "the program is neither an executable of this machine nor a script with a #! line",
+    ),
+    ("working_dir", libc::ENOENT, "service.working_dir does not exist inside the sandbox"),
+    (
+        "user",
+        libc::ENOENT,
+        "the sandbox's /etc/passwd or /etc/group does not know the name in service.user or service.group",
+    ),
+    ("root.dir", libc::ENOENT, "rootfs.dir does not exist on the host"),
+    ("root.dir", libc::ENOTDIR, "rootfs.dir is not a directory"),
+    ("root.dir", libc::ELOOP, "rootfs.dir leads through a symbolic link: write the path that it points to"),
+    (
+        "root.dir",
+        libc::EINVAL,
+        "the file system of rootfs.dir cannot be id-mapped on this kernel: move the tree to ext4, xfs or btrfs, or set namespaces.user = \"off\"",
+    ),
+    (
+        "root.bind",
+        libc::ENOENT,
+        "rootfs.mounts names a source that does not exist; optional = true passes over it",
+    ),
+    (
+        "root.bind",
+        libc::ELOOP,
+        "a source of rootfs.mounts leads through a symbolic link: write the path that it points to",
+    ),
+    (
+        "root.bind",
+        libc::EROFS,
+        "the mount point does not exist and the root is read-only: make it, or set rootfs.writable",
+    ),
+    (
+        "root.bind",
+        libc::EINVAL,
+        "the file system of the source cannot be id-mapped on this kernel: set idmap = false",
+    ),
+    (
+        "root.bind",
+        libc::EPERM,
+        "a writable mount must belong to a user other than root: chown the source to one",
+    ),
+    (
+        "root.tmpfs",
+        libc::EROFS,
+        "the mount point does not exist and the root is read-only: make it, or set rootfs.writable",
+    ),
+    ("clone", libc::ENOSPC, "the host's limit of namespaces is reached: see /proc/sys/user"),
+];
+
+fn hint(step: &str, errno: i32) -> Option<&'static str> {
+    HINTS.iter().find(|(name, number, _)| *name == step && *number == errno).map(|(.., hint)| *hint)
+}

@@ -1,0 +1,192 @@
+//! The network of one service on the host: it outlives runs, and is released when the service is not wanted any more.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, os::fd::OwnedFd};
+
+use crate::{
+    net::{
+        NetError,
+        addr::NetworkSettings,
+        conntrack::Conntrack,
+        link::{self, LinkPlan},
+        netlink::Netlink,
+        netns::NetNs,
+        nft::{Element, Table},
+        sysctl,
+    },
+    spec::Publish,
+};
+
+/// What a service has of the network.
+#[derive(Debug)]
+pub struct Net {
+    /// Its namespace.
+    pub netns: NetNs,
+    /// Its link.
+    pub link: Option<LinkPlan>,
+    /// The host's ports that lead to it, held so that nobody else takes them.
+    pub reserved: Vec<(Publish, OwnedFd)>,
+    /// It may go out.
+    pub egress: bool,
+}
+
+impl Net {
+    /// A namespace without a link.
+    pub fn new(netns: NetNs) -> Self {
+        Self { netns, link: None, reserved: Vec::new(), egress: false }
+    }
+
+    fn elements(&self) -> Vec<Element> {
+        let Some(link) = &self.link else { return Vec::new() };
+        let mut elements: Vec<Element> =
+            self.reserved.iter().map(|(publish, _)| Element::Publish(*publish, link.address)).collect();
+        if self.egress {
+            elements.push(Element::Egress(link.address));
+        }
+        elements
+    }
+}
+
+/// The host's side: one table, one netlink socket, opened when the first link is made.
+#[derive(Debug)]
+pub struct NetworkHost {
+    /// `[network]` of palisade.toml.
+    pub settings: NetworkSettings,
+    table: Option<Table>,
+    route: Option<Netlink>,
+    /// Interfaces whose forwarding we switched on.
+    opened: BTreeSet<String>,
+}
+
+impl NetworkHost {
+    /// Nothing is touched before it is needed.
+    pub fn new(settings: NetworkSettings) -> Self {
+        Self { settings, table: None, route: None, opened: BTreeSet::new() }
+    }
+
+    fn route(&mut self) -> Result<&mut Netlink, NetError> {
+        if self.route.is_none() {
+            self.route = Some(Netlink::route()?);
+        }
+        Ok(self.route.as_mut().expect("just opened"))
+    }
+
+    fn table(&mut self) -> Result<&mut Table, NetError> {
+        if self.table.is_none() {
+            self.table = Some(Table::open(&self.settings)?);
+        }
+        Ok(self.table.as_mut().expect("just opened"))
+    }
+
+    /// Makes the link and leads the reserved ports to it.
+    ///
+    /// # Errors
+    /// Of netlink and nft; what was made belongs to `net` and goes with it.
+    pub fn connect(&mut self, net: &mut Net, plan: &LinkPlan) -> Result<(), NetError> {
+        // The rules are there before the link: no packet passes in between.
+        self.table()?;
+        link::create(self.route()?, &net.netns, plan)?;
+        net.link = Some(plan.clone());
+        let addresses: BTreeSet<Ipv4Addr> = net.reserved.iter().map(|(publish, _)| publish.address).collect();
+        for address in addresses {
+            let doors = link::doors(self.route()?, address)?;
+            self.forward(doors)?;
+        }
+        let elements = net.elements();
+        self.table()?.add(&elements)?;
+        // A client that asked before the port led anywhere is not translated until its connection is forgotten.
+        let mut conntrack = Conntrack::open()?;
+        for (publish, _) in &net.reserved {
+            conntrack.forget_clients(publish)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the service go out.
+    ///
+    /// # Errors
+    /// Of netlink and nft.
+    pub fn let_out(&mut self, net: &mut Net) -> Result<(), NetError> {
+        let uplinks = link::uplinks(self.route()?)?;
+        self.forward(uplinks)?;
+        net.egress = true;
+        let elements = net.elements();
+        self.table()?.add(&elements)
+    }
+
+    fn forward(&mut self, interfaces: Vec<String>) -> Result<(), NetError> {
+        for interface in interfaces {
+            if self.opened.contains(&interface) || sysctl::forwarding(&interface)? {
+                continue;
+            }
+            // Its set keeps everything but services' packets from being routed through it.
+            self.table()?.add(&[Element::Opened(interface.clone())])?;
+            sysctl::set_forwarding(&interface, true)?;
+            self.opened.insert(interface);
+        }
+        Ok(())
+    }
+
+    /// Takes a service's network away: ports, egress, link, namespace.
+    ///
+    /// # Errors
+    /// The first trouble; the rest is taken away all the same.
+    #[expect(clippy::needless_pass_by_value, reason = "whoever releases a network must not keep it")]
+    pub fn release(&mut self, net: Net) -> Result<(), NetError> {
+        let mut result = Ok(());
+        let elements = net.elements();
+        if let Some(table) = self.table.as_mut() {
+            result = table.remove(&elements);
+        }
+        if let Some(link) = &net.link {
+            // The kernel takes the link away with the namespace, some time after this; nobody waits for it.
+            result = result.and(Conntrack::open()?.forget_service(link.address).map(drop));
+        }
+        result
+    }
+
+    /// The interfaces whose forwarding is to be put back.
+    pub fn opened(&self) -> &BTreeSet<String> {
+        &self.opened
+    }
+
+    /// Takes over what a predecessor left: its links that are no live service's go, its rules are made those of `live`.
+    ///
+    /// # Errors
+    /// Of netlink and nft.
+    pub fn adopt(&mut self, live: &[&Net], opened: BTreeSet<String>) -> Result<(), NetError> {
+        let group = self.settings.group();
+        let kept: BTreeSet<&str> =
+            live.iter().filter_map(|net| net.link.as_ref()).map(|link| link.host_if.as_str()).collect();
+        for name in link::list_group(self.route()?, group)? {
+            if !kept.contains(name.as_str()) {
+                link::remove(self.route()?, &name)?;
+            }
+        }
+        if kept.is_empty() && opened.is_empty() {
+            return Ok(());
+        }
+        let mut elements: Vec<Element> = live.iter().flat_map(|net| net.elements()).collect();
+        elements.extend(opened.iter().cloned().map(Element::Opened));
+        self.opened = opened;
+        self.table()?.replace(&elements)
+    }
+
+    /// Takes the table away and puts forwarding back: the last service has been released.
+    ///
+    /// # Errors
+    /// The first trouble.
+    pub fn close(&mut self) -> Result<(), NetError> {
+        let mut result = Ok(());
+        for interface in std::mem::take(&mut self.opened) {
+            match sysctl::set_forwarding(&interface, false) {
+                // The interface has gone away meanwhile.
+                Err(error) if error.errno == libc::ENOENT => {}
+                other => result = result.and(other.map(drop).map_err(NetError::from)),
+            }
+        }
+        match self.table.take() {
+            Some(table) => result.and(table.delete()),
+            None => result,
+        }
+    }
+}

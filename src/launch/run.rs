@@ -1,0 +1,392 @@
+//! `palisade run FILE`: one service in the foreground, without a supervisor, with its exit status as ours.
+
+use std::{
+    io::{Read, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::{LaunchFault, Launcher, Net, NetworkHost, Run};
+use crate::{
+    cgroup,
+    config::settings::Settings,
+    init::{self, wire},
+    net::{addr::NetworkSettings, link::LinkPlan},
+    plan::{self, Assigned},
+    spec::{HostFacts, NetworkMode, Stdin, StopMode, Unit},
+    sys::{SysError, socket},
+};
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// With this exit status, or 128 and the number of the signal.
+    Code(u8),
+    /// `timeout.start` or `timeout.run` was over.
+    TimedOut,
+    /// It never started.
+    Fault(Box<LaunchFault>),
+}
+
+/// Runs `unit` until it ends. `dir` is Palisade's run-time directory, `state` its persistent one.
+///
+/// # Errors
+/// What kept Palisade from preparing a launch at all.
+pub fn run(
+    unit: &Unit,
+    facts: &HostFacts,
+    settings: &Settings,
+    dir: &Path,
+    state: &Path,
+) -> Result<Ended, SysError> {
+    let slot = Slot::take(&dir.join("slots"))?;
+    // Runs of this kind count from the top of every range, a supervisor counts from the bottom.
+    let network = NetworkSettings {
+        name: format!("{}-run{}", settings.network.name, slot.number),
+        prefix4: settings.network.prefix4,
+    };
+    let link = match unit.network.mode {
+        NetworkMode::Veth => {
+            let last = network.prefix4.slots() - 1;
+            let (mtu, publish) = (unit.network.mtu, &unit.network.publish);
+            let position = match unit.network.address {
+                Some(address) => network.prefix4.slot(address).ok(),
+                None => last.checked_sub(slot.number),
+            };
+            position.and_then(|position| LinkPlan::new(&network, (position, 0), mtu, publish))
+        }
+        NetworkMode::None | NetworkMode::Host => None,
+    };
+    let tree = cgroup::Tree::find(settings.cgroup.as_deref());
+    let mut launcher = Launcher::open(&slot.dir, tree, NetworkHost::new(network))?;
+    let assigned = Assigned {
+        run: u64::from(std::process::id()),
+        id_base: settings.id_base + (settings.id_count - 1 - slot.number) * super::IDS,
+        cgroup: launcher.tree().map(|tree| tree.group(unit.name.as_str(), u64::from(std::process::id()))),
+        root: launcher.root().to_path_buf(),
+        state: state.to_path_buf(),
+        link,
+        netns_kept: false,
+        machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
+        ends_with_launcher: true,
+    };
+    let ended = Foreground::new(&mut launcher, unit)?.launch(&assigned, facts);
+    if let Some(tree) = launcher.tree() {
+        tree.remove_base();
+    }
+    if let Err(error) = launcher.network.close() {
+        tracing::warn!("{}: {error}", unit.name);
+    }
+    drop(launcher);
+    slot.clear();
+    ended
+}
+
+/// A number that no other `palisade run` has at the moment: ids, addresses and directories derive from it. The lock goes
+/// with the process, however it ends.
+struct Slot {
+    number: u32,
+    dir: std::path::PathBuf,
+    _lock: std::fs::File,
+}
+
+impl Slot {
+    const MOST: u32 = 1024;
+
+    fn take(slots: &Path) -> Result<Self, SysError> {
+        super::make_private(slots)?;
+        for number in 0..Self::MOST {
+            let path = slots.join(format!("{number}.lock"));
+            let lock = std::fs::OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .map_err(|error| SysError::new("open", path.display().to_string(), error))?;
+            if lock.try_lock().is_ok() {
+                return Ok(Self { number, dir: slots.join(number.to_string()), _lock: lock });
+            }
+        }
+        Err(SysError::new("flock", slots.display().to_string(), libc::EAGAIN))
+    }
+
+    fn clear(&self) {
+        // The lock file stays: removing it would let two runs lock two files of one name.
+        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            tracing::warn!("{}: {error}", self.dir.display());
+        }
+    }
+}
+
+/// What the loop of one foreground run knows.
+struct Foreground<'a> {
+    launcher: &'a mut Launcher,
+    unit: &'a Unit,
+    signals: OwnedFd,
+    /// Which signal came is in here; the pipe only wakes.
+    seen: Vec<(i32, std::sync::Arc<std::sync::atomic::AtomicBool>)>,
+    /// When something must happen that no descriptor announces.
+    deadline: Option<(Instant, Due)>,
+    started: bool,
+    timed_out: bool,
+    fault: Option<Box<LaunchFault>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    TimeOut,
+    Kill,
+}
+
+const RELAYED: [i32; 4] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH];
+const STOPPING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
+
+impl<'a> Foreground<'a> {
+    fn new(launcher: &'a mut Launcher, unit: &'a Unit) -> Result<Self, SysError> {
+        let (read, write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
+                .map_err(|errno| SysError::new("pipe2", "", errno))?;
+        let mut seen = Vec::new();
+        for signal in RELAYED.into_iter().chain(STOPPING) {
+            let fault = |error| SysError::new("sigaction", signal.to_string(), error);
+            let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            signal_hook::flag::register(signal, flag.clone()).map_err(fault)?;
+            let write = write.try_clone().map_err(fault)?;
+            signal_hook::low_level::pipe::register(signal, write).map_err(fault)?;
+            seen.push((signal, flag));
+        }
+        Ok(Self {
+            launcher,
+            unit,
+            signals: read,
+            seen,
+            deadline: None,
+            started: false,
+            timed_out: false,
+            fault: None,
+        })
+    }
+
+    fn launch(mut self, assigned: &Assigned, facts: &HostFacts) -> Result<Ended, SysError> {
+        let plan = plan::build(self.unit, assigned, facts);
+        let (stdin, relay) = self.stdin()?;
+        let service = plan::service_ids(self.unit, assigned, facts);
+        let mut net: Option<Net> = None;
+        let launched = self.launcher.launch((self.unit, assigned, &plan), &mut net, service, stdin);
+        let run = match launched {
+            Ok(run) => run,
+            Err(fault) => return Ok(Ended::Fault(fault)),
+        };
+        self.after(self.unit.service.start_timeout, Due::TimeOut);
+        let ended = self.watch(&run, &plan, relay);
+        for error in self.launcher.tear_down(&run.traces) {
+            tracing::warn!("{}: {error}", self.unit.name);
+        }
+        if let Some(net) = net
+            && let Err(error) = self.launcher.network.release(net)
+        {
+            tracing::warn!("{}: {error}", self.unit.name);
+        }
+        ended
+    }
+
+    /// What the service gets as standard input, and, where ours is a terminal, the pipe that it is copied into: the
+    /// service never holds the operator's terminal.
+    fn stdin(&self) -> Result<(Option<OwnedFd>, Option<OwnedFd>), SysError> {
+        if self.unit.service.stdin != Stdin::Inherit {
+            return Ok((None, None));
+        }
+        let stdin = std::io::stdin();
+        if !rustix::termios::isatty(&stdin) {
+            let copy = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)
+                .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
+            return Ok((Some(copy), None));
+        }
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|errno| SysError::new("pipe2", "", errno))?;
+        Ok((Some(read), Some(write)))
+    }
+
+    fn after(&mut self, delay: Option<Duration>, due: Due) {
+        self.deadline = delay.map(|delay| (Instant::now() + delay, due));
+    }
+
+    fn watch(
+        &mut self,
+        run: &Run,
+        plan: &plan::LaunchPlan,
+        mut relay: Option<OwnedFd>,
+    ) -> Result<Ended, SysError> {
+        let mut outputs = [run.stdout.as_ref(), run.stderr.as_ref()];
+        let mut channel = Some(&run.channel);
+        let mut lives = true;
+        let stdin = std::io::stdin();
+        while lives || outputs.iter().any(Option::is_some) {
+            let mut fds = vec![(0, self.signals.as_fd())];
+            fds.extend(lives.then_some((1, run.pidfd.as_fd())));
+            fds.extend(channel.map(|fd| (2, fd.as_fd())));
+            fds.extend(outputs.iter().enumerate().filter_map(|(n, fd)| Some((3 + n, fd.as_ref()?.as_fd()))));
+            fds.extend(relay.is_some().then_some((5, stdin.as_fd())));
+            let ready = self.wait(&fds)?;
+            if ready.contains(&0) {
+                self.signalled(run);
+            }
+            if ready.contains(&2) && !self.message(run, plan)? {
+                channel = None;
+            }
+            for (n, output) in outputs.iter_mut().enumerate() {
+                if ready.contains(&(3 + n)) && output.is_some_and(|fd| !copy(fd.as_fd(), n)) {
+                    *output = None;
+                }
+            }
+            if ready.contains(&5) && !feed(&stdin, relay.as_ref()) {
+                relay = None;
+            }
+            if ready.contains(&1) {
+                lives = false;
+                super::reap(&run.pidfd);
+                // Where the pid namespace is shared, processes may be left, and hold the pipes open.
+                if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup) {
+                    tree.kill(group)?;
+                }
+            }
+            self.due(run);
+        }
+        Ok(self.ended(run))
+    }
+
+    /// Waits; the numbers of the descriptors that are ready.
+    fn wait(&self, fds: &[(usize, BorrowedFd<'_>)]) -> Result<Vec<usize>, SysError> {
+        let timeout = self.deadline.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        let timeout = timeout.map(|left| rustix::time::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        let mut poll: Vec<PollFd<'_>> =
+            fds.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        match rustix::event::poll(&mut poll, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(SysError::new("poll", "", errno)),
+        }
+        let ready = fds.iter().zip(&poll).filter(|(_, poll)| !poll.revents().is_empty());
+        Ok(ready.map(|((number, _), _)| *number).collect())
+    }
+
+    fn message(&mut self, run: &Run, plan: &plan::LaunchPlan) -> Result<bool, SysError> {
+        let received = socket::receive(run.channel.as_fd(), size_of::<wire::Message>())?;
+        let Some(message) = init::message_from(&received.bytes) else { return Ok(false) };
+        match message.verb {
+            wire::SAY_STARTED => {
+                self.started = true;
+                self.after(self.unit.service.run_timeout, Due::TimeOut);
+            }
+            wire::SAY_FAULT => {
+                let number = usize::try_from(message.a).unwrap_or_default();
+                let errno = i32::try_from(message.b).unwrap_or(libc::EIO);
+                self.fault = Some(LaunchFault::child(number, plan.child_step(number), errno));
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn signalled(&mut self, run: &Run) {
+        let mut bytes = [0; 64];
+        while rustix::io::read(&self.signals, &mut bytes).is_ok_and(|read| read > 0) {}
+        let came: Vec<i32> = self
+            .seen
+            .iter()
+            .filter(|(_, flag)| flag.swap(false, std::sync::atomic::Ordering::SeqCst))
+            .map(|(signal, _)| *signal)
+            .collect();
+        for signal in came {
+            if !STOPPING.contains(&signal) {
+                say(run, wire::SAY_SIGNAL, i64::from(signal), 0);
+            } else if self.deadline.is_some_and(|(_, due)| due == Due::Kill) {
+                // Asked twice.
+                super::kill(run.pidfd.as_fd());
+            } else {
+                self.stop(run);
+            }
+        }
+    }
+
+    fn stop(&mut self, run: &Run) {
+        let stop = &self.unit.service.stop;
+        let everybody = i64::from(stop.mode == StopMode::ControlGroup);
+        say(run, wire::SAY_SIGNAL, i64::from(stop.signal), everybody);
+        self.after(stop.timeout, Due::Kill);
+    }
+
+    fn due(&mut self, run: &Run) {
+        match self.deadline {
+            Some((at, due)) if at <= Instant::now() => {
+                self.deadline = None;
+                if due == Due::TimeOut {
+                    self.timed_out = true;
+                    self.stop(run);
+                } else {
+                    super::kill(run.pidfd.as_fd());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn ended(&mut self, run: &Run) -> Ended {
+        if let Some(fault) = self.fault.take() {
+            return Ended::Fault(fault);
+        }
+        if self.timed_out {
+            return Ended::TimedOut;
+        }
+        if !self.started {
+            return Ended::Fault(LaunchFault::init_died());
+        }
+        let words = std::fs::read(&run.traces.words).ok().and_then(|bytes| init::words_from(&bytes));
+        // Without last words the init itself was killed.
+        let status = words.map_or(libc::SIGKILL, |words| words.status);
+        let code = match libc::WIFEXITED(status) {
+            true => libc::WEXITSTATUS(status),
+            false => 128 + libc::WTERMSIG(status),
+        };
+        Ended::Code(u8::try_from(code).unwrap_or(u8::MAX))
+    }
+}
+
+/// Says something to the init. One that is ending does not listen any more.
+fn say(run: &Run, verb: u32, a: i64, b: i64) {
+    let message = wire::Message::new(verb, 0, a, b);
+    let _ = socket::send(run.channel.as_fd(), &init::message_bytes(&message), &[]);
+}
+
+/// Copies what is there to our own standard output or error; false at the end.
+fn copy(from: BorrowedFd<'_>, stream: usize) -> bool {
+    let mut bytes = [0; 65536];
+    match rustix::io::read(from, &mut bytes) {
+        Ok(0) => false,
+        Ok(read) => {
+            let bytes = &bytes[..read];
+            // A reader that went away is no reason to stop the service: as with a log that nobody reads.
+            let _ = match stream {
+                0 => std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush()),
+                _ => std::io::stderr().write_all(bytes),
+            };
+            true
+        }
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => true,
+        Err(_) => false,
+    }
+}
+
+/// Copies a piece of our standard input to the service; false at the end.
+fn feed(mut stdin: &std::io::Stdin, to: Option<&OwnedFd>) -> bool {
+    let mut bytes = [0; 4096];
+    match (stdin.read(&mut bytes), to) {
+        (Ok(read), Some(to)) if read > 0 => rustix::io::write(to, &bytes[..read]).is_ok(),
+        _ => false,
+    }
+}
