@@ -117,6 +117,9 @@ pub enum Verb {
         /// See there.
         #[command(flatten)]
         places: Places,
+        /// Have a host step of a service fail, to see what becomes of it (for tests)
+        #[arg(long, value_name = "NAME:STEP", hide = true, value_parser = fail_at)]
+        fail_at: Option<(String, usize)>,
     },
     /// Run one service in the foreground; the exit code is its own
     Run {
@@ -245,8 +248,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     match verb {
-        Verb::Supervise { services, places } => {
-            wiring::supervise(&SuperviseOptions { global, services, places })
+        Verb::Supervise { services, places, fail_at } => {
+            wiring::supervise(&SuperviseOptions { global, services, places, fail_at })
         }
         Verb::Run { file, places } => wiring::run(&RunOptions { global, file, places }),
         Verb::Check { targets, services } => wiring::check(&CheckOptions { global, targets, services }),
@@ -255,6 +258,12 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Completions { shell } => output::completions(shell, &mut Cli::command()),
         verb => verbs::ask(&global, verb),
     }
+}
+
+/// `web:3`: the third host step of web.
+fn fail_at(text: &str) -> Result<(String, usize), String> {
+    let parts = text.rsplit_once(':').and_then(|(name, step)| Some((name.to_owned(), step.parse().ok()?)));
+    parts.ok_or_else(|| "NAME:STEP is wanted".to_owned())
 }
 
 /// What `palisade supervise` was told.
@@ -266,6 +275,8 @@ pub struct SuperviseOptions {
     pub services: Option<PathBuf>,
     /// `--state`, `--log`.
     pub places: Places,
+    /// `--fail-at`.
+    pub fail_at: Option<(String, usize)>,
 }
 
 /// What `palisade run` was told.

@@ -49,6 +49,17 @@ pub(super) fn error(text: &str) {
     let _ = writeln!(anstream::stderr(), "{} {text}", Colour::Red.paint("palisade:"));
 }
 
+/// Says what is wrong with files; the text was made safe where it was rendered.
+pub(super) fn diagnostics(text: &str) {
+    // There is nowhere left to complain.
+    let _ = write!(anstream::stderr(), "{text}");
+}
+
+/// Whether standard error shows colours.
+pub(super) fn is_coloured() -> bool {
+    anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
+}
+
 /// Prints a value as JSON, for people to read.
 pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
     json_text(serde_json::to_string_pretty(value))

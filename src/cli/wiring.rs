@@ -1,24 +1,200 @@
 //! The verbs that other modules carry out: one call each.
 
+use std::path::Path;
+
 use super::{CheckOptions, Exit, PlanOptions, RunOptions, SuperviseOptions, output};
+use crate::{
+    config::{self, Diagnostic, Settings, Sources, settings},
+    launch::run::{self, Ended},
+    net::link::LinkPlan,
+    plan, report,
+    spec::{HostFacts, NetworkMode, Unit, UnitName},
+    supervisor, sys,
+};
 
-pub(super) fn supervise(_options: &SuperviseOptions) -> Exit {
-    not_built("supervise")
+pub(super) fn supervise(options: &SuperviseOptions) -> Exit {
+    trace();
+    let settings = match settings(&options.global.config) {
+        Ok(settings) => settings,
+        Err(found) => return refuse(&found, options.global.json),
+    };
+    let places = &options.places;
+    let options = supervisor::Options {
+        run: options.global.run.clone(),
+        state: places.state.clone(),
+        log: places.log.clone(),
+        sources: sources(options.services.as_deref()),
+        fail_at: options.fail_at.clone(),
+    };
+    match supervisor::main(options, settings) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            output::error(&error.to_string());
+            Exit::Failed
+        }
+    }
 }
 
-pub(super) fn run(_options: &RunOptions) -> Exit {
-    not_built("run")
+pub(super) fn run(options: &RunOptions) -> Exit {
+    trace();
+    let facts = sys::facts::gather();
+    let loaded = settings(&options.global.config)
+        .and_then(|settings| Ok((settings, config::load_file(&options.file, &facts)?)));
+    let (settings, unit) = match loaded {
+        Ok(loaded) => loaded,
+        Err(found) => return refuse(&found, options.global.json),
+    };
+    match run::run(&unit, &facts, &settings, &options.global.run, &options.places.state) {
+        Ok(Ended::Code(code)) => Exit::Payload(code),
+        Ok(Ended::TimedOut) => {
+            output::error(&format!("{}: its time was up", unit.name));
+            Exit::TimedOut
+        }
+        Ok(Ended::Fault(fault)) => {
+            output::error(&format!("{}: {fault}", unit.name));
+            match fault.exit_code() {
+                126 => Exit::CannotExecute,
+                127 => Exit::NotFound,
+                _ => Exit::Broken,
+            }
+        }
+        Err(error) => {
+            output::error(&format!("{}: {error}", unit.name));
+            Exit::Broken
+        }
+    }
 }
 
-pub(super) fn check(_options: &CheckOptions) -> Exit {
-    not_built("check")
+pub(super) fn check(options: &CheckOptions) -> Exit {
+    let facts = sys::facts::gather();
+    let json = options.global.json;
+    let mut found = Vec::new();
+    let mut checked = 0;
+    let (files, names): (Vec<_>, Vec<_>) = options.targets.iter().partition(|target| is_path(target));
+    for file in &files {
+        checked += 1;
+        found.extend(config::load_file(Path::new(file), &facts).err().unwrap_or_default());
+    }
+    if files.is_empty() || !names.is_empty() {
+        found.extend(settings(&options.global.config).err().unwrap_or_default());
+        let loaded = config::load_all(&sources(options.services.as_deref()), &facts);
+        if names.is_empty() {
+            checked += loaded.files.len();
+            found.extend(loaded.diagnostics().cloned());
+        }
+        for name in names {
+            checked += 1;
+            let known = UnitName::new(name).ok().filter(|name| loaded.files.contains_key(name));
+            let Some(known) = known else {
+                output::error(&format!("no such service: {name}"));
+                return Exit::NoSuchService;
+            };
+            found.extend(loaded.broken.get(&known).cloned().unwrap_or_default());
+        }
+    }
+    if !found.is_empty() {
+        return refuse(&found, json);
+    }
+    printed(match json {
+        true => output::json(&report::to_json(&[])),
+        false => output::print(&format!("{checked} service files are good\n")),
+    })
 }
 
-pub(super) fn plan(_options: &PlanOptions) -> Exit {
-    not_built("plan")
+pub(super) fn plan(options: &PlanOptions) -> Exit {
+    let facts = sys::facts::gather();
+    let json = options.global.json;
+    let settings = match settings(&options.global.config) {
+        Ok(settings) => settings,
+        Err(found) => return refuse(&found, json),
+    };
+    let unit = match is_path(&options.target) {
+        true => config::load_file(Path::new(&options.target), &facts),
+        false => {
+            let mut loaded = config::load_all(&sources(options.services.as_deref()), &facts);
+            let name = UnitName::new(&options.target).ok();
+            match name
+                .and_then(|name| loaded.units.remove(&name).map(Ok).or(loaded.broken.remove(&name).map(Err)))
+            {
+                Some(unit) => unit,
+                None => {
+                    output::error(&format!("no such service: {}", options.target));
+                    return Exit::NoSuchService;
+                }
+            }
+        }
+    };
+    match unit {
+        Ok(unit) => {
+            let plan = plan::build(&unit, &assumed(&unit, &settings, &facts), &facts);
+            printed(match json {
+                true => output::json(&plan::render::json(&plan)),
+                false => output::print(&plan::render::text(&plan)),
+            })
+        }
+        Err(found) => refuse(&found, json),
+    }
 }
 
-fn not_built(verb: &str) -> Exit {
-    output::error(&format!("{verb}: not built yet"));
-    Exit::Broken
+/// What a first launch would be given, on a host where nothing was given away yet.
+fn assumed(unit: &Unit, settings: &Settings, facts: &HostFacts) -> plan::Assigned {
+    let network = &settings.network;
+    let position = match unit.network.address {
+        Some(address) => network.prefix4.slot(address).unwrap_or_default(),
+        None => 0,
+    };
+    let link = match unit.network.mode {
+        NetworkMode::Veth => LinkPlan::new(network, (position, 0), unit.network.mtu, &unit.network.publish),
+        NetworkMode::None | NetworkMode::Host => None,
+    };
+    let group = settings.cgroup.clone().unwrap_or_else(|| "palisade".into());
+    plan::Assigned {
+        run: 1,
+        id_base: settings.id_base,
+        cgroup: facts.cgroup_kill.then(|| group.join(format!("{}.1", unit.name))),
+        root: "/run/palisade/init/root".into(),
+        state: "/var/lib/palisade".into(),
+        link,
+        netns_kept: false,
+        machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
+        ends_with_launcher: false,
+    }
+}
+
+/// A target with a slash or an ending is a file, anything else a service.
+fn is_path(target: &str) -> bool {
+    target.contains('/') || target.ends_with(".toml")
+}
+
+fn sources(only: Option<&Path>) -> Sources {
+    only.map_or_else(Sources::system, Sources::only)
+}
+
+/// The default file may be missing; one that was named may not.
+fn settings(path: &Path) -> Result<Settings, Vec<Diagnostic>> {
+    Settings::load((path != Path::new(settings::DEFAULT_PATH)).then_some(path))
+}
+
+fn refuse(found: &[Diagnostic], json: bool) -> Exit {
+    match json {
+        true => {
+            let _ = output::json(&report::to_json(found));
+        }
+        false => output::diagnostics(&report::render(found, output::is_coloured())),
+    }
+    Exit::Usage
+}
+
+/// A reader who has gone away has read what he wanted.
+fn printed(result: std::io::Result<()>) -> Exit {
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Exit::Failed,
+        _ => Exit::Done,
+    }
+}
+
+/// Our own log goes to standard error, for whoever started us.
+fn trace() {
+    let colour = output::is_coloured();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colour).with_target(false).init();
 }

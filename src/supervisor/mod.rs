@@ -1,1 +1,616 @@
-//! Not built yet.
+//! `palisade supervise`: one thread, one poll loop, one clock.
+//!
+//! Everything that happens becomes an [`Input`] for the pure [`Fleet`]; what it answers is persisted, told, and carried out.
+//! No step of a launch is decided here and no file of a rootfs is read; nothing here waits for anything but poll(2).
+//!
+//! | module | what |
+//! |---|---|
+//! | [`runs`] | a live run: its channel, its output, its end |
+//! | [`adopt`] | taking over from a supervisor that died |
+//! | [`requests`] | what the control socket asks for |
+//! | [`sessions`] | further processes in a sandbox |
+//! | [`state`], [`keeper`] | what outlives the supervisor: words, and descriptors |
+
+mod adopt;
+mod keeper;
+mod requests;
+mod runs;
+mod sessions;
+mod state;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::{
+    cgroup,
+    config::{self, Sources, settings::Settings},
+    control::server::{ClientId, Incoming, Readiness, Server, Source},
+    launch::{LaunchFault, Launcher, Net, NetworkHost, Retry},
+    logs::LogWriter,
+    machine::{
+        self, Action, Mono, RunId, State,
+        fleet::{Effect, Fleet, Input, Report},
+    },
+    net::link::LinkPlan,
+    plan,
+    spec::{HostFacts, NetworkMode, Unit, UnitName},
+    sys::SysError,
+};
+use keeper::Keeper;
+use runs::{LiveRun, Part};
+use state::{Assigned, NetRecord, Record, RunRecord, Store};
+
+/// Where a supervisor keeps its things.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Run-time state and sockets.
+    pub run: PathBuf,
+    /// Persistent state.
+    pub state: PathBuf,
+    /// The services' output.
+    pub log: PathBuf,
+    /// Where the service files are.
+    pub sources: Sources,
+    /// A service and the number of a host step of its plan that is made to fail: how the tests reach every unwinding.
+    pub fail_at: Option<(String, usize)>,
+}
+
+/// Why there is no supervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The control socket.
+    #[error(transparent)]
+    Bind(#[from] crate::control::server::BindError),
+    /// The kernel's word.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// State that cannot be trusted.
+    #[error("{0}")]
+    State(String),
+}
+
+/// What the loop waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wake {
+    Signals,
+    Keeper,
+    Control(Source),
+    Init(UnitName),
+    Channel(UnitName),
+    Output(UnitName, usize),
+    /// The control group of a run whose init has ended has become empty, or has not yet.
+    Empty(UnitName),
+    Follower(ClientId),
+}
+
+/// One supervisor.
+struct Supervisor {
+    options: Options,
+    settings: Settings,
+    facts: HostFacts,
+    store: Store,
+    assigned: Assigned,
+    fleet: Fleet,
+    /// What is to be told to the fleet, in order.
+    inputs: VecDeque<Input>,
+    launcher: Launcher,
+    keeper: Keeper,
+    runs: BTreeMap<UnitName, LiveRun>,
+    nets: BTreeMap<UnitName, Net>,
+    faults: BTreeMap<UnitName, Box<LaunchFault>>,
+    logs: BTreeMap<UnitName, LogWriter>,
+    /// Files with errors, and their first error.
+    broken: BTreeMap<UnitName, String>,
+    masked: BTreeSet<UnitName>,
+    /// Where each service is described.
+    files: BTreeMap<UnitName, PathBuf>,
+    server: Server,
+    clients: requests::Clients,
+    sessions: sessions::Sessions,
+    signals: Signals,
+    announced: bool,
+    stopping: bool,
+}
+
+/// Supervises until it is told to stop.
+///
+/// # Errors
+/// What kept it from starting; services of a predecessor run on.
+pub fn main(options: Options, settings: Settings) -> Result<(), StartError> {
+    let mut supervisor = Supervisor::open(options, settings)?;
+    supervisor.adopt()?;
+    supervisor.run()?;
+    supervisor.close();
+    Ok(())
+}
+
+/// Now, on CLOCK_MONOTONIC.
+fn now() -> Mono {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, nanos) =
+        (u64::try_from(time.tv_sec).unwrap_or_default(), u64::try_from(time.tv_nsec).unwrap_or_default());
+    Mono(seconds * 1000 + nanos / 1_000_000)
+}
+
+/// A number that no other host has; never 0.
+fn random_seed() -> Result<u64, SysError> {
+    let mut seed = [0; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| SysError::new("getrandom", "", errno))?;
+    Ok(u64::from_ne_bytes(seed) | 1)
+}
+
+impl Supervisor {
+    fn open(options: Options, settings: Settings) -> Result<Self, StartError> {
+        let facts = crate::sys::facts::gather();
+        let group = facts.groups.get(crate::control::server::GROUP).map(|(gid, _)| *gid);
+        // First of all: it holds the lock that keeps a second supervisor out.
+        let server = Server::bind(&options.run, group)?;
+        let store = Store::open(&options.run, &options.state)?;
+        let mut assigned = store.assigned().map_err(StartError::State)?;
+        if assigned.seed == 0 {
+            assigned.seed = random_seed()?;
+            store.save_assigned(&assigned)?;
+        }
+        let network = settings.network.clone();
+        let tree = cgroup::Tree::find(settings.cgroup.as_deref());
+        let launcher = Launcher::open(&options.run, tree, NetworkHost::new(network))?;
+        let keeper = Keeper::new(&options.run.join("init"));
+        Ok(Self {
+            fleet: Fleet::new(assigned.seed),
+            settings,
+            facts,
+            store,
+            assigned,
+            inputs: VecDeque::new(),
+            launcher,
+            keeper,
+            runs: BTreeMap::new(),
+            nets: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            masked: BTreeSet::new(),
+            files: BTreeMap::new(),
+            server,
+            clients: requests::Clients::default(),
+            sessions: sessions::Sessions::default(),
+            signals: Signals::open()?,
+            announced: false,
+            stopping: false,
+            options,
+        })
+    }
+
+    /// The loop.
+    fn run(&mut self) -> Result<(), SysError> {
+        loop {
+            self.pump();
+            if self.stopping && self.fleet.is_resting() && self.runs.is_empty() {
+                return Ok(());
+            }
+            let control = self.server.tick(now());
+            let deadline = [control, self.fleet.deadline()].into_iter().flatten().min();
+            for (wake, readiness) in self.wait(deadline)? {
+                self.wake(wake, readiness);
+            }
+            if self.fleet.deadline().is_some_and(|at| at <= now()) {
+                self.inputs.push_back(Input::Tick);
+            }
+        }
+    }
+
+    /// Everything there is to wait for.
+    fn interests(&self) -> Vec<(Wake, BorrowedFd<'_>, PollFlags)> {
+        let mut all = vec![(Wake::Signals, self.signals.pipe.as_fd(), PollFlags::IN)];
+        all.extend(self.keeper.channel().map(|fd| (Wake::Keeper, fd, PollFlags::IN)));
+        all.extend(self.server.interests().map(|interest| {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, interest.read);
+            flags.set(PollFlags::OUT, interest.write);
+            (Wake::Control(interest.source), interest.fd, flags)
+        }));
+        for (name, run) in &self.runs {
+            all.extend(run.interests().map(|(part, fd, flags)| {
+                let name = name.clone();
+                let wake = match part {
+                    Part::Init => Wake::Init(name),
+                    Part::Channel => Wake::Channel(name),
+                    Part::Output(stream) => Wake::Output(name, stream),
+                    Part::Empty => Wake::Empty(name),
+                };
+                (wake, fd, flags)
+            }));
+        }
+        all.extend(self.clients.followed().map(|(client, fd)| (Wake::Follower(client), fd, PollFlags::IN)));
+        all
+    }
+
+    /// Waits for any of it.
+    fn wait(&self, deadline: Option<Mono>) -> Result<Vec<(Wake, Readiness)>, SysError> {
+        let interests = self.interests();
+        let mut polls: Vec<PollFd<'_>> =
+            interests.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        let timeout = deadline.map(|at| {
+            let left = at.0.saturating_sub(now().0);
+            rustix::time::Timespec {
+                tv_sec: i64::try_from(left / 1000).unwrap_or(i64::MAX),
+                tv_nsec: i64::try_from(left % 1000 * 1_000_000).unwrap_or_default(),
+            }
+        });
+        match rustix::event::poll(&mut polls, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(errno) => return Err(SysError::new("poll", "", errno)),
+        }
+        let ready = interests.into_iter().zip(&polls).filter(|(_, poll)| !poll.revents().is_empty());
+        Ok(ready
+            .map(|((wake, ..), poll)| {
+                let revents = poll.revents();
+                let readiness = Readiness {
+                    readable: revents.contains(PollFlags::IN),
+                    writable: revents.contains(PollFlags::OUT),
+                    hangup: revents.intersects(PollFlags::HUP | PollFlags::ERR),
+                };
+                (wake, readiness)
+            })
+            .collect())
+    }
+
+    fn wake(&mut self, wake: Wake, readiness: Readiness) {
+        match wake {
+            Wake::Signals => self.signalled(),
+            Wake::Keeper => self.keeper_ended(),
+            Wake::Control(source) => {
+                self.server.ready(source, readiness);
+                while let Some(incoming) = self.server.next() {
+                    match incoming {
+                        Incoming::Request(request) => self.request(request),
+                        Incoming::Gone(client) => self.client_gone(client),
+                        Incoming::Drained(client) => self.feed_follower(client),
+                    }
+                    self.pump();
+                }
+            }
+            Wake::Init(name) => self.init_ended(&name),
+            Wake::Channel(name) => self.channel_ready(&name),
+            Wake::Output(name, stream) => self.output_ready(&name, stream),
+            Wake::Empty(name) => self.maybe_gone(&name),
+            Wake::Follower(client) => self.feed_follower(client),
+        }
+    }
+
+    /// Tells the fleet what has happened until nothing is left to tell.
+    fn pump(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            let outcome = self.fleet.apply(input, now());
+            for name in &outcome.touched {
+                self.persist(name);
+            }
+            for notice in &outcome.notices {
+                self.tell(notice);
+            }
+            for effect in outcome.effects {
+                self.carry_out(effect);
+            }
+        }
+        self.answer_settled();
+        self.announce();
+    }
+
+    fn report(&mut self, name: &UnitName, report: Report) {
+        self.inputs.push_back(Input::Report(name.clone(), report));
+    }
+
+    /// Writes down where a service stands. That it cannot be written is worth an alarm and no reason to stop anything.
+    fn persist(&self, name: &UnitName) {
+        let Some(entry) = self.fleet.entry(name) else {
+            self.store.forget(name);
+            return;
+        };
+        let run = self.runs.get(name).and_then(|run| {
+            let (pid, start_time) = run.init?;
+            Some(RunRecord { pid, start_time, main: run.main, traces: run.traces.clone() })
+        });
+        let net = self.nets.get(name).map(|net| NetRecord {
+            link: net.link.clone(),
+            publish: net.reserved.iter().map(|(publish, _)| *publish).collect(),
+            egress: net.egress,
+        });
+        let fault = self.faults.get(name).cloned();
+        if let Err(error) = self.store.save(&Record { entry: entry.clone(), run, net, fault }) {
+            tracing::error!(unit = %name, "state was not written: {error}");
+        }
+    }
+
+    fn carry_out(&mut self, Effect { name, action }: Effect) {
+        match action {
+            Action::Launch(run) => self.launch(&name, run),
+            Action::RelaunchInPlace { run, .. } => self.relaunch(&name, run),
+            Action::Terminate(_) => self.terminate(&name),
+            Action::KillTree(_) => self.kill_tree(&name),
+            Action::Teardown(_) => self.tear_down(&name),
+            Action::Release => self.release(&name),
+        }
+    }
+
+    fn launch(&mut self, name: &UnitName, run: RunId) {
+        let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
+        self.faults.remove(name);
+        let mut net = self.nets.remove(name);
+        let launched = self.assign(&unit, run, net.is_some()).and_then(|assigned| {
+            let plan = plan::build(&unit, &assigned, &self.facts);
+            self.launcher.fail_at = match &self.options.fail_at {
+                Some((service, step)) if service == name.as_str() => Some(*step),
+                _ => None,
+            };
+            let ids = plan::service_ids(&unit, &assigned, &self.facts);
+            let launched = self.launcher.launch((&unit, &assigned, &plan), &mut net, ids, None);
+            launched.map(|run| (run, plan))
+        });
+        let is_new = net.is_some();
+        if let Some(net) = net {
+            self.nets.insert(name.clone(), net);
+        }
+        match launched {
+            Ok((launched, plan)) => {
+                if is_new {
+                    self.keep_net(name);
+                }
+                self.runs.insert(name.clone(), LiveRun::launched(run, launched, plan));
+                if let Err(error) = self.store.save_forwarding(self.launcher.network.opened()) {
+                    tracing::error!("state was not written: {error}");
+                }
+                self.persist(name);
+            }
+            Err(fault) => {
+                self.launch_failed(name, run, fault);
+                self.report(name, Report::Gone(run));
+            }
+        }
+    }
+
+    fn launch_failed(&mut self, name: &UnitName, run: RunId, fault: Box<LaunchFault>) {
+        let retry = match fault.retry {
+            Retry::Later => machine::Retry::Later,
+            Retry::Never => machine::Retry::Never,
+        };
+        let text = fault.to_string();
+        self.faults.insert(name.clone(), fault);
+        self.report(name, Report::LaunchFailed(run, retry, text));
+    }
+
+    /// What this run gets: ids, address, control group.
+    fn assign(
+        &mut self,
+        unit: &Unit,
+        run: RunId,
+        netns_kept: bool,
+    ) -> Result<plan::Assigned, Box<LaunchFault>> {
+        let name = &unit.name;
+        let before = self.assigned.clone();
+        let Some(slot) = self.assigned.id_slot(name, self.settings.id_count) else {
+            return Err(LaunchFault::refused("ids", "every id range of [ids] is given away"));
+        };
+        let link = match unit.network.mode {
+            NetworkMode::Veth => {
+                let network = &self.launcher.network.settings;
+                let position = self
+                    .assigned
+                    .addresses
+                    .assign(network.prefix4, name, unit.network.address)
+                    .map_err(|error| LaunchFault::refused("address", &error.to_string()))?;
+                // A new letter for each namespace: the name of the last one is taken for a moment longer.
+                let generation = u32::try_from(run.0 % 26).unwrap_or_default();
+                LinkPlan::new(network, (position, generation), unit.network.mtu, &unit.network.publish)
+            }
+            NetworkMode::None | NetworkMode::Host => None,
+        };
+        if before != self.assigned {
+            let saved = self.store.save_assigned(&self.assigned);
+            saved.map_err(|error| LaunchFault::refused("assigned", &error.to_string()))?;
+        }
+        let machine_id = unit.namespaces.machine_id.clone();
+        Ok(plan::Assigned {
+            run: run.0,
+            id_base: self.settings.id_base + slot * 65536,
+            cgroup: self.launcher.tree().map(|tree| tree.group(name.as_str(), run.0)),
+            root: self.launcher.root().to_path_buf(),
+            state: self.options.state.clone(),
+            link,
+            netns_kept,
+            machine_id: machine_id.unwrap_or_else(|| plan::machine_id(&self.facts.hostname, name.as_str())),
+            ends_with_launcher: false,
+        })
+    }
+
+    /// What the keeper calls the things of a service; names of services may be longer than its labels.
+    fn label(&self, name: &UnitName, what: &str) -> String {
+        let slot = self.assigned.ids.get(name).copied().unwrap_or_default();
+        format!("{slot} {what}")
+    }
+
+    fn keep_net(&mut self, name: &UnitName) {
+        let Some(net) = self.nets.get(name) else { return };
+        let mut kept = vec![(self.label(name, "netns"), net.netns.as_fd())];
+        kept.extend(
+            net.reserved.iter().map(|(publish, fd)| (self.label(name, &publish.to_string()), fd.as_fd())),
+        );
+        for (label, fd) in kept {
+            if let Err(error) = self.keeper.keep(&label, fd) {
+                tracing::error!(unit = %name, "the keeper does not hold {label}: {error}");
+            }
+        }
+    }
+
+    /// Somebody killed the keeper: another one gets what we hold.
+    fn keeper_ended(&mut self) {
+        tracing::warn!("the keeper has ended; another one takes its place");
+        self.keeper.lost();
+        let names: Vec<UnitName> = self.nets.keys().cloned().collect();
+        for name in names {
+            self.keep_net(&name);
+        }
+    }
+
+    fn release(&mut self, name: &UnitName) {
+        let Some(net) = self.nets.remove(name) else { return };
+        self.keeper.let_go(&self.label(name, "netns"));
+        for (publish, _) in &net.reserved {
+            self.keeper.let_go(&self.label(name, &publish.to_string()));
+        }
+        if let Err(error) = self.launcher.network.release(net) {
+            tracing::error!(unit = %name, "the network was not released: {error}");
+        }
+        self.persist(name);
+    }
+
+    fn log(&mut self, name: &UnitName) -> Option<&mut LogWriter> {
+        if !self.logs.contains_key(name) {
+            let policy = self.fleet.entry(name)?.unit.log.clone();
+            match LogWriter::open(&self.options.log, name.as_str(), policy) {
+                Ok(writer) => drop(self.logs.insert(name.clone(), writer)),
+                Err(error) => {
+                    tracing::error!(unit = %name, "no log file: {error}");
+                    return None;
+                }
+            }
+        }
+        self.logs.get_mut(name)
+    }
+
+    /// Reads the service files again; what there is to say about them.
+    fn load(&mut self) -> BTreeMap<UnitName, Unit> {
+        self.facts = crate::sys::facts::gather();
+        let loaded = config::load_all(&self.options.sources, &self.facts);
+        for diagnostic in loaded.diagnostics() {
+            tracing::error!("\n{}", crate::report::render(std::slice::from_ref(diagnostic), false));
+        }
+        let mut units = loaded.units;
+        self.broken.clear();
+        for (name, diagnostics) in loaded.broken {
+            // What runs goes on as it was: nothing is lost by a mistake in a file.
+            if let Some(entry) = self.fleet.entry(&name) {
+                units.insert(name.clone(), entry.unit.clone());
+            }
+            let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
+            self.broken.insert(name, first);
+        }
+        self.masked = loaded.masked;
+        self.files = loaded.files;
+        for (name, unit) in &units {
+            if let Some(log) = self.logs.get_mut(name) {
+                log.set_policy(unit.log.clone());
+            }
+        }
+        units
+    }
+
+    fn signalled(&mut self) {
+        for signal in self.signals.take() {
+            match signal {
+                libc::SIGHUP => {
+                    tracing::info!("SIGHUP: reading the service files again");
+                    let units = self.load();
+                    self.inputs.push_back(Input::Reload(units));
+                }
+                libc::SIGUSR1 => {
+                    for (name, log) in &mut self.logs {
+                        if let Err(error) = log.reopen() {
+                            tracing::error!(unit = %name, "the log file was not opened again: {error}");
+                        }
+                    }
+                }
+                libc::SIGUSR2 => self.dump(),
+                _ => {
+                    let again = if self.stopping { ", at once" } else { "" };
+                    tracing::info!("stopping all services{again}");
+                    self.stopping = true;
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                    self.inputs.push_back(Input::Shutdown);
+                }
+            }
+        }
+    }
+
+    fn dump(&self) {
+        for (name, entry) in self.fleet.entries() {
+            let (state, reason) = (entry.life.state.name(), entry.life.state.reason());
+            let pids = self.runs.get(name).map(|run| (run.init.map(|(pid, _)| pid), run.main));
+            tracing::info!(unit = %name, "{state} {reason} run {} pids {pids:?}", entry.life.last);
+        }
+    }
+
+    /// Tells whoever started us when everything enabled has come up, or cannot.
+    fn announce(&mut self) {
+        let is_settled = |name: &UnitName| {
+            self.fleet.entry(name).is_none_or(|entry| !matches!(entry.life.state, State::Starting { .. }))
+        };
+        if !self.announced && self.fleet.entries().keys().all(is_settled) {
+            self.announced = true;
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            tracing::info!("ready: {} services", self.fleet.entries().len());
+        }
+    }
+
+    /// Every service is down: nothing of this supervisor is left on the host after this.
+    fn close(mut self) {
+        let names: Vec<UnitName> = self.nets.keys().cloned().collect();
+        for name in names {
+            self.release(&name);
+        }
+        self.keeper.end();
+        if let Err(error) = self.launcher.network.close() {
+            tracing::error!("the network was not put back: {error}");
+        }
+        if let Some(tree) = self.launcher.tree() {
+            tree.remove_base();
+        }
+        self.store.clear();
+        self.launcher.clear();
+        tracing::info!("stopped");
+    }
+}
+
+/// The signals that mean something to a supervisor.
+struct Signals {
+    pipe: OwnedFd,
+    seen: Vec<(i32, Arc<AtomicBool>)>,
+}
+
+impl Signals {
+    const KNOWN: [i32; 5] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTERM, libc::SIGINT];
+
+    fn open() -> Result<Self, SysError> {
+        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+        let (read, write) =
+            rustix::pipe::pipe_with(flags).map_err(|errno| SysError::new("pipe2", "", errno))?;
+        let mut seen = Vec::new();
+        for signal in Self::KNOWN {
+            let fault = |error| SysError::new("sigaction", signal.to_string(), error);
+            let flag = Arc::new(AtomicBool::new(false));
+            signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(fault)?;
+            signal_hook::low_level::pipe::register(signal, write.try_clone().map_err(fault)?)
+                .map_err(fault)?;
+            seen.push((signal, flag));
+        }
+        Ok(Self { pipe: read, seen })
+    }
+
+    /// Those that came since; the pipe only wakes.
+    fn take(&self) -> Vec<i32> {
+        let mut bytes = [0; 64];
+        while rustix::io::read(&self.pipe, &mut bytes).is_ok_and(|read| read > 0) {}
+        let came = self.seen.iter().filter(|(_, flag)| flag.swap(false, Ordering::SeqCst));
+        came.map(|(signal, _)| *signal).collect()
+    }
+}

@@ -1,0 +1,191 @@
+//! Taking over: what a predecessor left running is found, what it left behind half-made is undone.
+//!
+//! A live run is known by its init, which listens on a socket of its own, and by pid and start time. The order matters:
+//! first the records, then the runs and networks that they tell of, then everything that nobody tells of goes, and
+//! only then are the service files read and the fleet told what has become of each run.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use super::{StartError, Supervisor, keeper, runs, runs::LiveRun, state::Record};
+use crate::{
+    init::wire,
+    launch::Net,
+    machine::fleet::{Effect, Entry, Fleet, Input},
+    net::netns::NetNs,
+    spec::UnitName,
+};
+
+impl Supervisor {
+    /// Takes over what there is, and starts what is to be started.
+    pub(super) fn adopt(&mut self) -> Result<(), StartError> {
+        let (records, complaints) = self.store.load();
+        for complaint in complaints {
+            tracing::error!("state that cannot be read is passed over: {complaint}");
+        }
+        let mut held = self.keeper.find().unwrap_or_else(|error| {
+            tracing::error!("the keeper of a predecessor does not answer: {error}");
+            BTreeMap::new()
+        });
+        let entries = records.iter().map(|record| record.entry.clone());
+        self.fleet = Fleet::restore(self.assigned.seed, entries);
+        let mut dead = Vec::new();
+        for record in &records {
+            let name = &record.entry.unit.name;
+            if let Some(fault) = &record.fault {
+                self.faults.insert(name.clone(), fault.clone());
+            }
+            if !self.adopt_run(record) {
+                dead.push(name.clone());
+            }
+            self.adopt_net(record, &mut held);
+        }
+        // What is still held belongs to nobody.
+        for label in held.keys() {
+            self.keeper.let_go(label);
+        }
+        let live: Vec<&Net> = self.nets.values().collect();
+        if let Err(error) = self.launcher.network.adopt(&live, self.store.forwarding()) {
+            tracing::error!("the network was not taken over: {error}");
+        }
+        self.sweep();
+        let units = self.load();
+        self.inputs.push_back(Input::Reload(units));
+        self.pump();
+        for name in dead {
+            // A run whose init is gone: its last words say how it ended.
+            self.init_ended(&name);
+        }
+        self.pump();
+        let owed = |entry: &Entry| {
+            let name = entry.unit.name.clone();
+            entry.life.state.owed().into_iter().map(move |action| Effect { name: name.clone(), action })
+        };
+        let owed: Vec<Effect> = self.fleet.entries().values().flat_map(owed).collect();
+        for effect in owed {
+            self.carry_out(effect);
+        }
+        self.inputs.push_back(Input::Boot);
+        self.pump();
+        if !self.runs.is_empty() {
+            tracing::info!("took over {} running services", self.runs.len());
+        }
+        Ok(())
+    }
+
+    /// Finds the run of a record again. False: it has ended meanwhile, and waits for its end to be told.
+    fn adopt_run(&mut self, record: &Record) -> bool {
+        let entry = &record.entry;
+        let name = &entry.unit.name;
+        let Some(run) = entry.life.state.run() else { return true };
+        // Persisted before the launch, killed before it was recorded: the traces have names that can be told.
+        let traces = match &record.run {
+            Some(run) => run.traces.clone(),
+            None => self.launcher.traces(name, run.0),
+        };
+        let mut live = LiveRun::adopted(run, traces, record.run.as_ref().and_then(|run| run.main));
+        live.is_over = entry.life.state.alive().is_none();
+        if let Some(known) = &record.run
+            && runs::is_alive(known.pid, known.start_time)
+            && let Some(pidfd) = open_pidfd(known.pid)
+            // Checked again: the descriptor might have come too late.
+            && runs::is_alive(known.pid, known.start_time)
+        {
+            live.init = Some((known.pid, known.start_time));
+            live.pidfd = Some(pidfd);
+        }
+        match keeper::connect(&live.traces.socket) {
+            Ok(Some(channel)) => {
+                let _ = rustix::io::ioctl_fionbio(&channel, true);
+                live.channel = Some(channel);
+                live.say(wire::SAY_HAND_OVER, 0, 0);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(unit = %name, "its init is not reached: {error}"),
+        }
+        let is_there = live.pidfd.is_some() || live.channel.is_some();
+        self.runs.insert(name.clone(), live);
+        is_there
+    }
+
+    /// An adopted init has said which process it is, and whether its main process lives.
+    pub(super) fn identified(&mut self, name: &UnitName, pid: Option<u32>) {
+        let Some(run) = self.runs.get_mut(name) else { return };
+        if run.pidfd.is_none()
+            && let Some(pid) = pid
+        {
+            run.pidfd = open_pidfd(pid);
+            run.init = super::state::start_time(pid).map(|time| (pid, time));
+        }
+        if run.main.is_none() && !run.is_over {
+            run.main = run.init.and_then(|(pid, _)| first_child(pid));
+        }
+        let (id, started) = (run.run, run.main.is_some());
+        // Whether its program was executed before the predecessor died nobody has told the fleet yet.
+        if started {
+            self.report(name, crate::machine::fleet::Report::Started(id));
+        }
+        self.persist(name);
+    }
+
+    fn adopt_net(&mut self, record: &Record, held: &mut BTreeMap<String, OwnedFd>) {
+        let name = &record.entry.unit.name;
+        let Some(known) = &record.net else { return };
+        let kept = held.remove(&self.label(name, "netns")).and_then(|fd| NetNs::from_fd(fd).ok());
+        let of_run = || {
+            let pidfd = self.runs.get(name)?.pidfd.as_ref()?;
+            NetNs::of_pid(pidfd.as_fd()).ok()
+        };
+        let Some(netns) = kept.or_else(of_run) else { return };
+        let mut net = Net::new(netns);
+        net.link = known.link.clone();
+        net.egress = known.egress;
+        for publish in &known.publish {
+            let reserved = match held.remove(&self.label(name, &publish.to_string())) {
+                Some(fd) => Ok(fd),
+                None => crate::net::reserve::reserve(publish),
+            };
+            match reserved {
+                Ok(fd) => net.reserved.push((*publish, fd)),
+                Err(error) => tracing::error!(unit = %name, "{publish} was lost: {error}"),
+            }
+        }
+        self.nets.insert(name.clone(), net);
+    }
+
+    /// Removes the control groups, sockets and records of runs that nobody knows.
+    fn sweep(&self) {
+        let known: BTreeSet<_> = self.runs.values().filter_map(|run| run.traces.cgroup.clone()).collect();
+        if let Some(tree) = self.launcher.tree() {
+            for (service, run) in tree.runs() {
+                let group = tree.group(&service, run);
+                if !known.contains(&group) {
+                    tracing::warn!("removing what is left of {service}, run {run}");
+                    let removed = tree.kill(&group).and_then(|()| tree.remove(&group));
+                    if let Err(error) = removed {
+                        tracing::error!("{error}");
+                    }
+                }
+            }
+        }
+        let files: BTreeSet<_> = self
+            .runs
+            .values()
+            .flat_map(|run| [run.traces.socket.clone(), run.traces.words.clone()])
+            .collect();
+        self.launcher.sweep(&files);
+    }
+}
+
+fn open_pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
+/// The first child of an init: the main process, for sessions come later.
+fn first_child(pid: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,511 @@
+//! What the control socket asks for, and what is told to those who listen.
+
+use std::{collections::BTreeMap, os::fd::BorrowedFd, time::Duration};
+
+use super::{Supervisor, now, sessions::Purpose};
+use crate::{
+    control::{
+        proto::{self, Error, Method},
+        server::{ClientId, Request},
+        types::{
+            Change, Changes, Event, Events, ExitRecord, Fault, LogEntries, Moment, Pong, ServiceState,
+            ServiceStatus, Services,
+        },
+    },
+    logs::{self, Follower},
+    machine::{
+        End, Mono, State,
+        fleet::{Entry, Input, News, Notice, Past},
+    },
+    spec::{Reload, UnitName},
+};
+
+/// Bytes that a follower of logs may have unread before it is given more.
+const UNREAD: usize = 0;
+
+/// Those who wait for something.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    events: Vec<ClientId>,
+    followers: BTreeMap<ClientId, (Follower, bool)>,
+    pending: Vec<Pending>,
+}
+
+/// A verb that is answered when the services that it named have settled.
+#[derive(Debug)]
+struct Pending {
+    client: ClientId,
+    verb: Verb,
+    targets: Vec<(UnitName, Before)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Start,
+    Stop,
+    Restart,
+}
+
+/// What a service was before the verb.
+#[derive(Clone, Debug)]
+struct Before {
+    run: u64,
+    was_up: Option<Duration>,
+    state: &'static str,
+}
+
+impl Clients {
+    /// The followers' descriptors.
+    pub(super) fn followed(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>)> {
+        self.followers.iter().filter_map(|(client, (follower, _))| Some((*client, follower.fd()?)))
+    }
+}
+
+impl Supervisor {
+    pub(super) fn request(&mut self, request: Request) {
+        let client = request.client;
+        match request.method.clone() {
+            Method::Ping => {
+                let pid = std::process::id();
+                self.server.reply(client, &Pong { version: env!("CARGO_PKG_VERSION").into(), pid }, false);
+            }
+            Method::List => self.list(client, &[]),
+            Method::Status(names) => self.list(client, &names.names),
+            Method::Start(names) => self.verb(client, Verb::Start, &names.names),
+            Method::Stop(names) => self.verb(client, Verb::Stop, &names.names),
+            Method::Restart(names) => self.verb(client, Verb::Restart, &names.names),
+            Method::Reload(names) => self.reload(client, &names.names),
+            Method::Kill(kill) => self.kill(client, &kill),
+            Method::Logs(logs) => self.follow(client, &logs),
+            Method::Events => self.clients.events.push(client),
+            Method::Exec(exec) => self.exec(request, &exec),
+            Method::DaemonReload => self.daemon_reload(client),
+        }
+    }
+
+    pub(super) fn client_gone(&mut self, client: ClientId) {
+        self.clients.events.retain(|other| *other != client);
+        self.clients.followers.remove(&client);
+        self.clients.pending.retain(|pending| pending.client != client);
+        self.end_sessions_of(client);
+    }
+
+    /// The services that names and patterns mean; every one of them must mean some.
+    fn expand(&self, names: &[String]) -> Result<Vec<UnitName>, Error> {
+        let known: Vec<&UnitName> =
+            self.fleet.entries().keys().chain(self.broken.keys()).chain(&self.masked).collect();
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        for name in names {
+            let pattern = glob::Pattern::new(name).ok();
+            let matches =
+                |known: &&UnitName| pattern.as_ref().is_some_and(|pattern| pattern.matches(known.as_str()));
+            let before = found.len();
+            found.extend(known.iter().copied().filter(matches).cloned());
+            if found.len() == before {
+                missing.push(name.clone());
+            }
+        }
+        found.sort();
+        found.dedup();
+        match missing.is_empty() {
+            true => Ok(found),
+            false => Err(Error::NoSuchService { names: missing }),
+        }
+    }
+
+    fn list(&mut self, client: ClientId, names: &[String]) {
+        let all = ["*".to_owned()];
+        let names = match names.is_empty() {
+            true => self.expand(&all).or(Ok(Vec::new())),
+            false => self.expand(names),
+        };
+        match names {
+            Ok(names) => {
+                let services = names.iter().map(|name| self.status(name)).collect();
+                self.server.reply(client, &Services { services }, false);
+            }
+            Err(error) => self.server.error(client, &error),
+        }
+    }
+
+    fn status(&self, name: &UnitName) -> ServiceStatus {
+        let entry = self.fleet.entry(name);
+        let unit = entry.map(|entry| &entry.unit);
+        let state = entry.map(|entry| &entry.life.state);
+        let broken = self.broken.get(name);
+        let run = self.runs.get(name);
+        let net = self.nets.get(name);
+        let pid = |pid: Option<u32>| pid.and_then(|pid| i32::try_from(pid).ok());
+        let until = match state {
+            Some(State::Backoff { until, .. }) => Some(moment(*until)),
+            _ => None,
+        };
+        let address = net.and_then(|net| net.link.as_ref()).map(|link| link.address.into());
+        let reason = match (state, broken) {
+            (_, Some(error)) => error.clone(),
+            (Some(State::Waiting { .. }), None) => {
+                let names = self.fleet.waits_for(name);
+                let names: Vec<&str> = names.iter().map(UnitName::as_str).collect();
+                format!("for {}", names.join(" "))
+            }
+            (Some(state), None) => state.reason(),
+            (None, None) => String::new(),
+        };
+        let group = run.and_then(|run| run.traces.cgroup.as_ref());
+        ServiceStatus {
+            name: name.to_string(),
+            state: self.service_state(name),
+            reason,
+            description: unit.map(|unit| unit.description.clone()).unwrap_or_default(),
+            enabled: unit.is_some_and(|unit| unit.enabled),
+            run: entry.map_or(0, |entry| entry.life.last.0),
+            restarts: entry.map_or(0, |entry| entry.life.last.0.saturating_sub(1)),
+            failures: entry.map_or(0, |entry| entry.life.tally.failures),
+            pid: pid(run.and_then(|run| run.main)),
+            init_pid: pid(run.and_then(|run| run.init.map(|(pid, _)| pid))),
+            addresses: address.into_iter().collect(),
+            ports: unit.map_or(Vec::new(), |unit| unit.network.publish.iter().map(|p| (*p).into()).collect()),
+            since: entry.map(|entry| moment(entry.since)),
+            until,
+            exits: entry.map_or(Vec::new(), |entry| entry.history.iter().filter_map(exit_record).collect()),
+            fault: self.faults.get(name).map(|fault| Fault {
+                step: fault.step.clone(),
+                object: fault.object.clone(),
+                error: fault.error.clone(),
+                hint: fault.hint.clone(),
+            }),
+            cgroup: group.map(|group| group.display().to_string()),
+            log: Some(logs::path(&self.options.log, name.as_str(), 0).display().to_string()),
+            config: self.files.get(name).map(|path| path.display().to_string()),
+        }
+    }
+
+    fn service_state(&self, name: &UnitName) -> ServiceState {
+        match self.fleet.entry(name).map(|entry| &entry.life.state) {
+            Some(State::Stopped(_)) if self.broken.contains_key(name) => ServiceState::Broken,
+            Some(State::Stopped(_)) => ServiceState::Stopped,
+            Some(State::Failed(_)) => ServiceState::Failed,
+            Some(State::Waiting { .. }) => ServiceState::Waiting,
+            Some(State::Starting { .. }) => ServiceState::Starting,
+            Some(State::Running { .. }) => ServiceState::Active,
+            Some(State::Done { .. }) => ServiceState::Done,
+            Some(State::Stopping { .. }) => ServiceState::Stopping,
+            Some(State::Backoff { .. }) => ServiceState::Backoff,
+            None if self.masked.contains(name) => ServiceState::Masked,
+            None => ServiceState::Broken,
+        }
+    }
+
+    fn verb(&mut self, client: ClientId, verb: Verb, names: &[String]) {
+        let names = match self.expand(names) {
+            Ok(names) => names,
+            Err(error) => return self.server.error(client, &error),
+        };
+        if self.stopping {
+            let reason = "the supervisor is stopping everything".to_owned();
+            return self.server.error(client, &Error::Refused { reason });
+        }
+        if let Some(name) = names.iter().find(|name| self.fleet.entry(name).is_none()) {
+            let reason = match self.broken.get(name) {
+                Some(error) => format!("{name}: its file has errors: {error}"),
+                None => format!("{name} is masked"),
+            };
+            return self.server.error(client, &Error::Refused { reason });
+        }
+        let targets = names.iter().filter_map(|name| Some((name.clone(), self.before(name)?))).collect();
+        self.clients.pending.push(Pending { client, verb, targets });
+        self.inputs.push_back(match verb {
+            Verb::Start => Input::Start(names),
+            Verb::Stop => Input::Stop(names),
+            Verb::Restart => Input::Restart(names),
+        });
+    }
+
+    fn before(&self, name: &UnitName) -> Option<Before> {
+        let entry = self.fleet.entry(name)?;
+        let was_up = match &entry.life.state {
+            State::Running { since, .. } => Some(now().since(*since)),
+            _ => None,
+        };
+        Some(Before { run: entry.life.last.0, was_up, state: entry.life.state.name() })
+    }
+
+    /// Answers the verbs whose services have arrived.
+    pub(super) fn answer_settled(&mut self) {
+        let is_settled = |name: &UnitName| self.fleet.entry(name).is_none_or(Entry::is_settled);
+        let (done, pending): (Vec<_>, Vec<_>) = std::mem::take(&mut self.clients.pending)
+            .into_iter()
+            .partition(|pending| pending.targets.iter().all(|(name, _)| is_settled(name)));
+        self.clients.pending = pending;
+        for Pending { client, verb, targets } in done {
+            let changes = targets.iter().map(|(name, before)| self.outcome(verb, name, before)).collect();
+            self.server.reply(client, &Changes { changes }, false);
+        }
+    }
+
+    /// What a verb has come to, in words.
+    fn outcome(&self, verb: Verb, name: &UnitName, before: &Before) -> Change {
+        let was_up = before.was_up.map(|span| format!("was up {}", coarse(span)));
+        let change = |what: String, ok: bool| Change { name: name.to_string(), what, ok };
+        let Some(entry) = self.fleet.entry(name) else { return change("its file is gone".into(), false) };
+        let run = entry.life.last.0;
+        let reason = entry.life.state.reason();
+        match (&entry.life.state, verb) {
+            (State::Stopped(_), Verb::Stop) => match (was_up, before.state) {
+                (Some(was_up), _) => change(format!("stopped (run {run}, {was_up})"), true),
+                (None, "stopped") => change("was not running".into(), true),
+                (None, _) => change(format!("stopped (run {run})"), true),
+            },
+            (State::Running { .. }, Verb::Start) if run == before.run && before.state == "active" => {
+                change(format!("was running already (run {run})"), true)
+            }
+            (State::Running { .. }, Verb::Restart) => match was_up {
+                Some(was_up) => change(format!("restarted (run {run}, {was_up})"), true),
+                None => change(format!("started (run {run}, was not running)"), true),
+            },
+            (State::Running { .. }, Verb::Start) => change(format!("started (run {run})"), true),
+            (State::Done { .. } | State::Stopped(_), Verb::Start | Verb::Restart) => {
+                change(format!("done (run {run}) {reason}").trim_end().to_owned(), true)
+            }
+            _ => {
+                let fault = self.faults.get(name).map(|fault| format!(": {fault}")).unwrap_or_default();
+                let state = entry.life.state.name();
+                change(format!("{state} (run {run}) {reason}{fault}").trim_end().to_owned(), false)
+            }
+        }
+    }
+
+    fn reload(&mut self, client: ClientId, names: &[String]) {
+        let names = match self.expand(names) {
+            Ok(names) => names,
+            Err(error) => return self.server.error(client, &error),
+        };
+        let mut changes = Vec::new();
+        for name in &names {
+            let change = |what: &str, ok: bool| Change { name: name.to_string(), what: what.into(), ok };
+            let reload = self.fleet.entry(name).and_then(|entry| entry.unit.service.reload.clone());
+            let is_up = self.runs.get(name).is_some_and(|run| !run.is_over);
+            changes.push(match reload {
+                None => change("not reloaded: its file has no service.reload", false),
+                Some(_) if !is_up => change("not reloaded: it is not running", false),
+                Some(Reload::Signal(signal)) => {
+                    self.signal(name, signal, false);
+                    change("told to reload", true)
+                }
+                // One command for one caller: its end is the answer.
+                Some(Reload::Command(command)) if names.len() == 1 => {
+                    match self.run_inside(name, &command, Purpose::Reload(client)) {
+                        Ok(()) => return,
+                        Err(error) => change(&format!("not reloaded: {error}"), false),
+                    }
+                }
+                Some(Reload::Command(_)) => change("not reloaded: has a command, reload it by itself", false),
+            });
+        }
+        self.server.reply(client, &Changes { changes }, false);
+    }
+
+    fn kill(&mut self, client: ClientId, kill: &proto::Kill) {
+        let names = match self.expand(&kill.names) {
+            Ok(names) => names,
+            Err(error) => return self.server.error(client, &error),
+        };
+        let mut changes = Vec::new();
+        for name in &names {
+            let is_up = self.runs.get(name).is_some_and(|run| !run.is_over);
+            let what = match is_up {
+                true => format!("sent signal {}", kill.signal),
+                false => "is not running".to_owned(),
+            };
+            if is_up {
+                self.signal(name, kill.signal, false);
+            }
+            changes.push(Change { name: name.to_string(), what, ok: is_up });
+        }
+        self.server.reply(client, &Changes { changes }, false);
+    }
+
+    fn daemon_reload(&mut self, client: ClientId) {
+        let units = self.load();
+        let outcome = self.preview(&units);
+        let broken = self.broken.iter();
+        let broken =
+            broken.map(|(name, error)| Change { name: name.to_string(), what: error.clone(), ok: false });
+        let changes = outcome.into_iter().chain(broken).collect();
+        self.inputs.push_back(Input::Reload(units));
+        self.server.reply(client, &Changes { changes }, false);
+    }
+
+    /// What reading these files changes, in words.
+    fn preview(&self, units: &BTreeMap<UnitName, crate::spec::Unit>) -> Vec<Change> {
+        use crate::machine::fleet::{self, Change as Kind};
+        let change = |name: &UnitName, what: String| Change { name: name.to_string(), what, ok: true };
+        let mut changes = Vec::new();
+        for (name, entry) in self.fleet.entries() {
+            let Some(unit) = units.get(name) else {
+                changes.push(change(name, "removed".into()));
+                continue;
+            };
+            let diff = fleet::diff(&entry.unit, unit);
+            let keys = diff.keys.join(", ");
+            match diff.change {
+                Kind::None => {}
+                Kind::Live => changes.push(change(name, format!("changed without a restart ({keys})"))),
+                Kind::Restart if entry.life.state.is_resting() => {
+                    changes.push(change(name, format!("changed ({keys})")));
+                }
+                Kind::Restart => changes.push(change(name, format!("restarts ({keys} changed)"))),
+            }
+        }
+        let new = units.keys().filter(|name| self.fleet.entry(name).is_none());
+        changes.extend(new.map(|name| change(name, "added".into())));
+        changes
+    }
+
+    fn follow(&mut self, client: ClientId, wanted: &proto::Logs) {
+        let names = match self.expand(&wanted.names) {
+            Ok(names) => names,
+            Err(error) => return self.server.error(client, &error),
+        };
+        let names: Vec<&str> = names.iter().map(UnitName::as_str).collect();
+        match Follower::open(&self.options.log, &names, u64::from(wanted.lines), wanted.follow) {
+            Ok(follower) => {
+                self.clients.followers.insert(client, (follower, wanted.follow));
+                self.feed_follower(client);
+            }
+            Err(error) => self.server.error(client, &Error::Failed { reason: error.to_string() }),
+        }
+    }
+
+    /// Gives a follower what there is, at the pace at which it reads.
+    pub(super) fn feed_follower(&mut self, client: ClientId) {
+        while self.server.backlog(client) == Some(UNREAD) {
+            let Some((follower, follow)) = self.clients.followers.get_mut(&client) else { return };
+            let batch = match follower.read() {
+                Ok(batch) => batch,
+                Err(error) => {
+                    self.clients.followers.remove(&client);
+                    return self.server.error(client, &Error::Failed { reason: error.to_string() });
+                }
+            };
+            let goes_on = *follow || batch.more;
+            if !batch.entries.is_empty() || !goes_on {
+                self.server.reply(client, &LogEntries { entries: batch.entries }, goes_on);
+            }
+            if !goes_on {
+                self.clients.followers.remove(&client);
+            }
+            if !batch.more {
+                return;
+            }
+        }
+    }
+
+    /// Writes a notice to the log, and to those who listen to events.
+    pub(super) fn tell(&mut self, notice: &Notice) {
+        let name = &notice.name;
+        let mut event = Event {
+            time: moment(notice.at),
+            name: name.to_string(),
+            kind: String::new(),
+            state: self.service_state(name),
+            run: self.fleet.entry(name).map_or(0, |entry| entry.life.last.0),
+            failures: 0,
+            until: None,
+            exit: None,
+            text: String::new(),
+        };
+        match &notice.news {
+            News::State { to, reason, run, until, failures, .. } => {
+                event.kind = (*to).to_owned();
+                event.run = run.0;
+                event.until = until.map(moment);
+                event.failures = *failures;
+                event.text = match until {
+                    Some(until) => {
+                        format!("{reason}; next run in {}", coarse(until.since(notice.at)))
+                    }
+                    None => reason.clone(),
+                };
+            }
+            News::Ended(past) => {
+                event.kind = "ended".into();
+                event.run = past.run.0;
+                event.exit = exit_record(past);
+                event.text = past.end.to_string();
+            }
+            News::Killed { run } => {
+                event.kind = "killed".into();
+                event.run = run.0;
+                event.text = "did not stop in time".into();
+            }
+            News::Changed(diff) => {
+                event.kind = "changed".into();
+                event.text = diff.keys.join(", ");
+            }
+            News::Added => event.kind = "added".into(),
+            News::Removed => event.kind = "removed".into(),
+        }
+        let fault = match &notice.news {
+            News::Ended(Past { end: End::Launch(_), .. }) => self.faults.get(name),
+            _ => None,
+        };
+        let fault = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
+        tracing::info!(unit = %name, run = event.run, "{} {}{fault}", event.kind, event.text);
+        for client in self.clients.events.clone() {
+            self.server.reply(client, &Events { events: vec![event.clone()] }, true);
+        }
+    }
+}
+
+/// A point on CLOCK_MONOTONIC, on both clocks.
+fn moment(at: Mono) -> Moment {
+    let offset = i64::try_from(at.0).unwrap_or(i64::MAX) - i64::try_from(now().0).unwrap_or(i64::MAX);
+    let unix = jiff::Timestamp::now().as_millisecond().saturating_add(offset).div_euclid(1000);
+    Moment { unix, mono: at.0 }
+}
+
+fn exit_record(past: &Past) -> Option<ExitRecord> {
+    match past.end {
+        End::Exit(kind) => {
+            Some(ExitRecord::new(past.run.0, kind, Some(moment(past.started)), moment(past.ended)))
+        }
+        End::Launch(_) | End::StartTimeout(_) | End::RunTimeout(_) => None,
+    }
+}
+
+/// A span in its two largest units: `3h 12m`.
+fn coarse(span: Duration) -> String {
+    if span < Duration::from_secs(1) {
+        return format!("{}ms", span.as_millis());
+    }
+    let seconds = span.as_secs();
+    let units = [(86400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let mut left = seconds;
+    let mut parts = Vec::new();
+    for (size, name) in units {
+        let count = left / size;
+        left %= size;
+        if count > 0 || !parts.is_empty() {
+            parts.push((count, name));
+        }
+    }
+    parts.truncate(2);
+    parts.retain(|(count, _)| *count > 0);
+    parts.iter().map(|(count, name)| format!("{count}{name}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_told_in_its_two_largest_units() {
+        let tell = |seconds| coarse(Duration::from_secs(seconds));
+        assert_eq!(tell(5), "5s");
+        assert_eq!(tell(65), "1m 5s");
+        assert_eq!(tell(3600), "1h");
+        assert_eq!(tell(3 * 86400 + 7200 + 5), "3d 2h");
+        assert_eq!(coarse(Duration::from_millis(20)), "20ms");
+    }
+}

@@ -1,0 +1,392 @@
+//! A live run, from its launch or adoption to the moment when nothing of it is left.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use jiff::Timestamp;
+use rustix::{
+    event::PollFlags,
+    fs::{Mode, OFlags},
+};
+
+use super::{Supervisor, state};
+use crate::{
+    control::types::Stream,
+    init::{self, wire},
+    launch::{self, LaunchFault, Run, Traces},
+    machine::{ExitKind, RunId, fleet::Report},
+    plan::{ChildStep, Fd, LaunchPlan, Session, lower},
+    spec::{Namespace, StopMode, Unit, UnitName},
+    sys::socket,
+};
+
+/// What a run has open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The init itself: readable when it has ended.
+    Init,
+    /// Its messages.
+    Channel,
+    /// The service's standard output (0) or error (1).
+    Output(usize),
+    /// Its control group.
+    Empty,
+}
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct LiveRun {
+    /// Whose sandbox it is now; with `restart.mode = "in-place"` a sandbox is handed from run to run.
+    pub(super) run: RunId,
+    /// Pid and start time of the init.
+    pub(super) init: Option<(u32, u64)>,
+    /// The main process, as the host counts.
+    pub(super) main: Option<u32>,
+    pub(super) traces: Traces,
+    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) channel: Option<OwnedFd>,
+    pub(super) outputs: [Option<OwnedFd>; 2],
+    /// What the init was given, to name its steps; not known of an adopted run.
+    plan: Option<LaunchPlan>,
+    /// What it was given last, where the sandbox stayed.
+    again: Option<Session>,
+    /// The fleet knows how the main process ended, or why it never began.
+    pub(super) is_over: bool,
+    /// The init has ended.
+    is_dead: bool,
+    /// `cgroup.events`, while processes are left after the end of the init.
+    events: Option<OwnedFd>,
+}
+
+impl LiveRun {
+    /// A run that we launched.
+    pub(super) fn launched(run: RunId, launched: Run, plan: LaunchPlan) -> Self {
+        let _ = rustix::io::ioctl_fionbio(&launched.channel, true);
+        Self {
+            run,
+            init: state::start_time(launched.pid).map(|time| (launched.pid, time)),
+            main: None,
+            traces: launched.traces,
+            pidfd: Some(launched.pidfd),
+            channel: Some(launched.channel),
+            outputs: [launched.stdout, launched.stderr],
+            plan: Some(plan),
+            again: None,
+            is_over: false,
+            is_dead: false,
+            events: None,
+        }
+    }
+
+    /// A run that a predecessor launched.
+    pub(super) fn adopted(run: RunId, traces: Traces, main: Option<u32>) -> Self {
+        Self {
+            run,
+            init: None,
+            main,
+            traces,
+            pidfd: None,
+            channel: None,
+            outputs: [None, None],
+            plan: None,
+            again: None,
+            is_over: false,
+            is_dead: false,
+            events: None,
+        }
+    }
+
+    /// What to poll.
+    pub(super) fn interests(&self) -> impl Iterator<Item = (Part, BorrowedFd<'_>, PollFlags)> {
+        let pidfd = self.pidfd.as_ref().filter(|_| !self.is_dead);
+        let outputs =
+            self.outputs.iter().enumerate().filter_map(|(n, fd)| Some((Part::Output(n), fd.as_ref()?)));
+        let readable = pidfd
+            .map(|fd| (Part::Init, fd))
+            .into_iter()
+            .chain(self.channel.as_ref().map(|fd| (Part::Channel, fd)))
+            .chain(outputs)
+            .map(|(part, fd)| (part, fd.as_fd(), PollFlags::IN));
+        // The kernel tells of a change of cgroup.events by POLLPRI (cgroup-v2.rst).
+        readable.chain(self.events.as_ref().map(|fd| (Part::Empty, fd.as_fd(), PollFlags::PRI)))
+    }
+
+    /// Says something to the init. One that is ending does not listen any more.
+    pub(super) fn say(&self, verb: u32, a: i64, b: i64) {
+        if let Some(channel) = &self.channel {
+            let message = wire::Message::new(verb, 0, a, b);
+            let _ = socket::send(channel.as_fd(), &init::message_bytes(&message), &[]);
+        }
+    }
+
+    /// The step with this number in what the init was given last.
+    fn step(&self, number: usize) -> Option<&ChildStep> {
+        match &self.again {
+            Some(session) => session.step(number),
+            None => self.plan.as_ref()?.child_step(number),
+        }
+    }
+}
+
+impl Supervisor {
+    pub(super) fn channel_ready(&mut self, name: &UnitName) {
+        loop {
+            let Some(channel) = self.runs.get(name).and_then(|run| run.channel.as_ref()) else { return };
+            let received = match socket::receive(channel.as_fd(), size_of::<wire::Message>()) {
+                Ok(received) => received,
+                Err(error) if error.errno == libc::EAGAIN => return,
+                Err(_) => socket::Received::default(),
+            };
+            let Some(message) = init::message_from(&received.bytes) else {
+                // The end. What the init had to say after it lies in its last words.
+                if let Some(run) = self.runs.get_mut(name) {
+                    run.channel = None;
+                    if run.pidfd.is_none() {
+                        self.init_ended(name);
+                    }
+                }
+                return;
+            };
+            self.heard(name, &message, received);
+        }
+    }
+
+    fn heard(&mut self, name: &UnitName, message: &wire::Message, received: socket::Received) {
+        if message.session != 0 {
+            self.session_heard(name, message, received);
+            return;
+        }
+        let Some(run) = self.runs.get_mut(name) else { return };
+        let id = run.run;
+        match message.verb {
+            wire::SAY_HELLO => {
+                run.main = received.pid;
+                self.persist(name);
+            }
+            wire::SAY_STARTED => self.report(name, Report::Started(id)),
+            wire::SAY_FAULT => {
+                let number = usize::try_from(message.a).unwrap_or_default();
+                let errno = i32::try_from(message.b).unwrap_or(libc::EIO);
+                let fault = LaunchFault::child(number, run.step(number), errno);
+                run.is_over = true;
+                self.launch_failed(name, id, fault);
+            }
+            wire::SAY_EXITED => {
+                run.is_over = true;
+                run.main = None;
+                self.report(name, Report::Exited(id, exit_kind(message.a)));
+            }
+            wire::SAY_KEPT => {
+                let label = init::label_text(&message.label);
+                let output = [Fd::KeepStdout, Fd::KeepStderr].iter().position(|fd| fd.label() == label);
+                if let (Some(n), Some(fd)) = (output, received.fds.into_iter().next()) {
+                    let _ = rustix::io::ioctl_fionbio(&fd, true);
+                    run.outputs[n] = Some(fd);
+                }
+            }
+            // The master of the service's own terminal.
+            wire::SAY_FD => {
+                if let Some(fd) = received.fds.into_iter().next() {
+                    let _ = rustix::io::ioctl_fionbio(&fd, true);
+                    run.outputs[0] = Some(fd);
+                }
+            }
+            wire::SAY_STATE => self.identified(name, received.pid),
+            _ => {}
+        }
+    }
+
+    pub(super) fn output_ready(&mut self, name: &UnitName, stream: usize) {
+        let mut bytes = vec![0; 65536];
+        let Some(fd) = self.runs.get(name).and_then(|run| run.outputs[stream].as_ref()) else { return };
+        let read = match rustix::io::read(fd, &mut bytes) {
+            Ok(read) => read,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            // EIO: the last process has closed the terminal.
+            Err(_) => 0,
+        };
+        if read == 0 {
+            if let Some(run) = self.runs.get_mut(name) {
+                run.outputs[stream] = None;
+            }
+            return;
+        }
+        let kind = if stream == 0 { Stream::Stdout } else { Stream::Stderr };
+        if let Some(log) = self.log(name)
+            && let Some(error) = log.write(kind, &bytes[..read], Timestamp::now())
+        {
+            tracing::error!(unit = %name, "output is lost: {error}");
+        }
+    }
+
+    /// The init has ended, and with it, where the pid namespace is its own, everything in the sandbox.
+    pub(super) fn init_ended(&mut self, name: &UnitName) {
+        // What it still said comes first.
+        if self.runs.get(name).is_some_and(|run| run.channel.is_some() && run.pidfd.is_some()) {
+            self.channel_ready(name);
+        }
+        let Some(run) = self.runs.get_mut(name) else { return };
+        run.is_dead = true;
+        if let Some(pidfd) = &run.pidfd {
+            launch::reap(pidfd);
+        }
+        run.channel = None;
+        let (id, is_over) = (run.run, run.is_over);
+        run.is_over = true;
+        let words = std::fs::read(&run.traces.words).ok().and_then(|bytes| init::words_from(&bytes));
+        if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup)
+            && let Err(error) = tree.kill(group)
+        {
+            tracing::error!(unit = %name, "{error}");
+        }
+        for stream in 0..2 {
+            self.drain(name, stream);
+        }
+        if !is_over {
+            let kind = words.map_or(ExitKind::Unknown, |words| exit_kind(i64::from(words.status)));
+            self.report(name, Report::Exited(id, kind));
+        }
+        self.maybe_gone(name);
+    }
+
+    /// Reads what is left in a pipe that nobody writes to any more.
+    fn drain(&mut self, name: &UnitName, stream: usize) {
+        // Bounded: where a process of a shared pid namespace is left, it might write for ever.
+        for _ in 0..64 {
+            let Some(fd) = self.runs.get(name).and_then(|run| run.outputs[stream].as_ref()) else { return };
+            let mut poll = [rustix::event::PollFd::new(fd, PollFlags::IN)];
+            let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+            if !rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0) {
+                return;
+            }
+            self.output_ready(name, stream);
+        }
+    }
+
+    /// Whether the control group is empty; if not, we are woken when it changes.
+    pub(super) fn maybe_gone(&mut self, name: &UnitName) {
+        let Some(run) = self.runs.get_mut(name) else { return };
+        if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup) {
+            let path = tree.path(group).join("cgroup.events");
+            if run.events.is_none() {
+                run.events = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+            }
+            // Opened before it is read: no change in between goes unnoticed.
+            if run.events.as_ref().is_some_and(is_populated) {
+                return;
+            }
+        }
+        run.events = None;
+        let id = run.run;
+        self.report(name, Report::Gone(id));
+    }
+
+    pub(super) fn tear_down(&mut self, name: &UnitName) {
+        let Some(run) = self.runs.remove(name) else { return };
+        for error in self.launcher.tear_down(&run.traces) {
+            tracing::error!(unit = %name, "not removed: {error}");
+        }
+        if let Some(log) = self.logs.get_mut(name) {
+            let _ = log.finish(Timestamp::now());
+        }
+        self.sessions_ended(name);
+        self.persist(name);
+    }
+
+    pub(super) fn terminate(&mut self, name: &UnitName) {
+        let Some(stop) = self.fleet.entry(name).map(|entry| entry.unit.service.stop.clone()) else { return };
+        if let Some(command) = &stop.command
+            && self.run_inside(name, command, super::sessions::Purpose::Stop).is_ok()
+        {
+            return;
+        }
+        self.signal(name, stop.signal, stop.mode == StopMode::ControlGroup);
+    }
+
+    /// Sends a signal to the main process, or to every process of the sandbox.
+    pub(super) fn signal(&self, name: &UnitName, signal: i32, everybody: bool) {
+        let Some(run) = self.runs.get(name) else { return };
+        let shared = self.fleet.entry(name).is_some_and(|entry| entry.unit.namespaces.pid != Namespace::Own);
+        match (self.launcher.tree(), &run.traces.cgroup) {
+            // The init must not signal everybody whom it sees.
+            (Some(tree), Some(group)) if everybody && shared => {
+                if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
+                    tree.signal(group, signal);
+                }
+            }
+            _ => run.say(wire::SAY_SIGNAL, i64::from(signal), i64::from(everybody)),
+        }
+    }
+
+    pub(super) fn kill_tree(&mut self, name: &UnitName) {
+        let Some(run) = self.runs.get(name) else { return };
+        if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup)
+            && let Err(error) = tree.kill(group)
+        {
+            tracing::error!(unit = %name, "{error}");
+        }
+        if let Some(pidfd) = &run.pidfd {
+            launch::kill(pidfd.as_fd());
+        }
+    }
+
+    /// The main process once more, in the sandbox that stands.
+    pub(super) fn relaunch(&mut self, name: &UnitName, run: RunId) {
+        let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
+        let sent = self.respawn(name, &unit, run);
+        if let Some(live) = self.runs.get_mut(name) {
+            live.run = run;
+            live.is_over = sent.is_err();
+        }
+        if let Err(fault) = sent {
+            self.launch_failed(name, run, fault);
+        }
+        self.persist(name);
+    }
+
+    fn respawn(&mut self, name: &UnitName, unit: &Unit, run: RunId) -> Result<(), Box<LaunchFault>> {
+        let assigned = self.assign(unit, run, true)?;
+        let plan = crate::plan::build(unit, &assigned, &self.facts);
+        let mut after = vec![ChildStep::Keep(vec![Fd::KeepStdout, Fd::KeepStderr])];
+        if unit.service.tty {
+            after.clear();
+        }
+        let session = Session { number: 0, steps: plan.service, after, flags: plan.flags };
+        let refused = |error: crate::sys::SysError| LaunchFault::refused("relaunch", &error.to_string());
+        let owner = crate::plan::owner(unit, &assigned);
+        let (fds, outputs) = launch::stdio(unit, owner, None).map_err(refused)?;
+        let live = self.runs.get_mut(name).ok_or_else(LaunchFault::init_died)?;
+        let channel = live.channel.as_ref().ok_or_else(LaunchFault::init_died)?;
+        let bytes = lower::lower_session(&session);
+        launch::send_plan(channel.as_fd(), wire::SAY_SPAWN, 0, &bytes, &session.fds(), &fds)
+            .map_err(refused)?;
+        live.outputs = outputs;
+        live.again = Some(session);
+        Ok(())
+    }
+}
+
+/// The end of a process as wait4(2) tells it.
+pub(super) fn exit_kind(status: i64) -> ExitKind {
+    let status = i32::try_from(status).unwrap_or_default();
+    if libc::WIFEXITED(status) {
+        return ExitKind::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX));
+    }
+    match libc::WCOREDUMP(status) {
+        true => ExitKind::Core(libc::WTERMSIG(status)),
+        false => ExitKind::Signal(libc::WTERMSIG(status)),
+    }
+}
+
+fn is_populated(events: &OwnedFd) -> bool {
+    let mut bytes = [0; 256];
+    let read = rustix::io::pread(events, &mut bytes, 0).unwrap_or_default();
+    bytes[..read].split(|byte| *byte == b'\n').any(|line| line == b"populated 1")
+}
+
+/// Whether this process is still the one that a record tells of.
+pub(super) fn is_alive(pid: u32, start_time: u64) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists() && state::start_time(pid) == Some(start_time)
+}

@@ -1,0 +1,249 @@
+//! Further processes in a sandbox: `exec`, `shell`, stop and reload commands. The init forks them inside; here is who is
+//! told about them.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use super::{Supervisor, runs::exit_kind};
+use crate::{
+    control::{
+        proto::{self, Error},
+        server::{ClientId, Request},
+        types::{self, Change, Changes},
+    },
+    init::wire,
+    launch::{self, LaunchFault},
+    machine::ExitKind,
+    plan::{self, ChildStep, Fd, Session, lower},
+    spec::{IdSpec, Unit, UnitName, UserSpec},
+    sys::socket,
+};
+
+/// What a session is for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// Somebody's command.
+    Client {
+        /// Who.
+        client: ClientId,
+        /// On a terminal, whose master he is to get.
+        tty: bool,
+        /// A copy of his standard error, until the command was executed.
+        stderr: Option<OwnedFd>,
+    },
+    /// `service.stop.command`: the signal follows.
+    Stop,
+    /// `service.reload.command`, and who asked for it.
+    Reload(ClientId),
+}
+
+#[derive(Debug)]
+struct Live {
+    purpose: Purpose,
+    session: Session,
+    pid: Option<u32>,
+    master: Option<OwnedFd>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    last: u32,
+    live: BTreeMap<(UnitName, u32), Live>,
+}
+
+impl Supervisor {
+    /// `exec` and `shell`.
+    pub(super) fn exec(&mut self, request: Request, exec: &proto::Exec) {
+        let client = request.client;
+        let name = match UnitName::new(&exec.name) {
+            Ok(name) if self.fleet.entry(&name).is_some() => name,
+            _ => {
+                self.server.error(client, &Error::NoSuchService { names: vec![exec.name.clone()] });
+                return;
+            }
+        };
+        let Some(mut unit) = self.fleet.entry(&name).map(|entry| entry.unit.clone()) else { return };
+        for assignment in &exec.env {
+            if let Some((key, value)) = assignment.split_once('=') {
+                unit.service.env.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        if let Some(user) = &exec.user {
+            unit.service.user =
+                UserSpec::Named(user.parse().map_or(IdSpec::Name(user.clone()), IdSpec::Number));
+            unit.service.group = None;
+        }
+        let stdio = match exec.tty {
+            true => ChildStep::Terminal { columns: exec.cols.unwrap_or(80), rows: exec.rows.unwrap_or(24) },
+            false => ChildStep::Stdio,
+        };
+        let stderr = request.fds.get(2).and_then(|fd| fd.try_clone().ok());
+        let fds: Vec<(Fd, OwnedFd)> =
+            [Fd::Stdin, Fd::Stdout, Fd::Stderr].into_iter().zip(request.fds).collect();
+        let purpose = Purpose::Client { client, tty: exec.tty, stderr };
+        if let Err(error) = self.spawn(&name, &unit, &exec.command, stdio, &fds, purpose) {
+            self.server.error(client, &error);
+        }
+    }
+
+    /// A command of the service file, with its output in the service's log.
+    pub(super) fn run_inside(
+        &mut self,
+        name: &UnitName,
+        command: &[String],
+        purpose: Purpose,
+    ) -> Result<(), Error> {
+        let not_running = || Error::NotRunning { name: name.to_string() };
+        let unit = self.fleet.entry(name).map(|entry| entry.unit.clone()).ok_or_else(not_running)?;
+        let fds = launch::null_stdio().map_err(|error| Error::Failed { reason: error.to_string() })?;
+        self.spawn(name, &unit, command, ChildStep::Stdio, &fds, purpose)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &UnitName,
+        unit: &Unit,
+        command: &[String],
+        stdio: ChildStep,
+        fds: &[(Fd, OwnedFd)],
+        purpose: Purpose,
+    ) -> Result<(), Error> {
+        let not_running = || Error::NotRunning { name: name.to_string() };
+        let run = self.runs.get(name).filter(|run| !run.is_over).ok_or_else(not_running)?;
+        let channel = run.channel.as_ref().ok_or_else(not_running)?;
+        self.sessions.last = self.sessions.last.wrapping_add(1).max(1);
+        let number = self.sessions.last;
+        let steps = plan::session(unit, command, stdio);
+        let session = Session { number, steps, after: Vec::new(), flags: 0 };
+        let bytes = lower::lower_session(&session);
+        launch::send_plan(channel.as_fd(), wire::SAY_SPAWN, number, &bytes, &session.fds(), fds)
+            .map_err(|error| Error::Failed { reason: error.to_string() })?;
+        let live = Live { purpose, session, pid: None, master: None };
+        self.sessions.live.insert((name.clone(), number), live);
+        Ok(())
+    }
+
+    pub(super) fn session_heard(
+        &mut self,
+        name: &UnitName,
+        message: &wire::Message,
+        received: socket::Received,
+    ) {
+        let key = (name.clone(), message.session);
+        let Some(live) = self.sessions.live.get_mut(&key) else { return };
+        match message.verb {
+            wire::SAY_HELLO => {
+                live.pid = received.pid;
+                self.greet(&key);
+            }
+            wire::SAY_FD => {
+                live.master = received.fds.into_iter().next();
+                self.greet(&key);
+            }
+            wire::SAY_FAULT => {
+                let number = usize::try_from(message.a).unwrap_or_default();
+                let errno = i32::try_from(message.b).unwrap_or(libc::EIO);
+                let fault = LaunchFault::child(number, live.session.step(number), errno);
+                self.session_failed(&key, &fault);
+            }
+            wire::SAY_FULL => {
+                let fault = LaunchFault::refused("session", "the sandbox has no room for another session");
+                self.session_failed(&key, &fault);
+            }
+            wire::SAY_EXITED => self.session_ended(&key, exit_kind(message.a)),
+            _ => {}
+        }
+    }
+
+    /// Tells the caller that his command runs, once everything that he is to get is there.
+    fn greet(&mut self, key: &(UnitName, u32)) {
+        let Some(live) = self.sessions.live.get_mut(key) else { return };
+        let Purpose::Client { client, tty, .. } = &live.purpose else { return };
+        let Some(pid) = live.pid.and_then(|pid| i32::try_from(pid).ok()) else { return };
+        if *tty && live.master.is_none() {
+            return;
+        }
+        let value = types::Session { pid: Some(pid), ..types::Session::default() };
+        let fds = live.master.take().into_iter().collect();
+        self.server.reply_with(*client, &value, true, fds);
+    }
+
+    fn session_failed(&mut self, key: &(UnitName, u32), fault: &LaunchFault) {
+        let Some(live) = self.sessions.live.remove(key) else { return };
+        match live.purpose {
+            Purpose::Client { client, stderr: Some(stderr), .. } => {
+                // To the caller's eyes as the shell's own complaint would be, with the shell's exit status.
+                let _ = writeln!(std::fs::File::from(stderr), "palisade: {}: {fault}", key.0);
+                let code = Some(fault.exit_code());
+                self.server.reply(client, &types::Session { code, ..types::Session::default() }, false);
+            }
+            Purpose::Client { client, .. } => {
+                self.server.error(client, &Error::Failed { reason: fault.to_string() });
+            }
+            Purpose::Stop => {
+                tracing::error!(unit = %key.0, "service.stop.command: {fault}");
+                self.after_stop_command(&key.0);
+            }
+            Purpose::Reload(client) => {
+                self.changed(client, &key.0, format!("not reloaded: {fault}"), false);
+            }
+        }
+    }
+
+    fn session_ended(&mut self, key: &(UnitName, u32), exit: ExitKind) {
+        let Some(live) = self.sessions.live.remove(key) else { return };
+        match live.purpose {
+            Purpose::Client { client, .. } => {
+                let (code, signal) = match exit {
+                    ExitKind::Code(code) => (Some(code), None),
+                    ExitKind::Signal(signal) | ExitKind::Core(signal) => (None, Some(signal)),
+                    ExitKind::Unknown => (None, None),
+                };
+                self.server.reply(client, &types::Session { pid: None, code, signal }, false);
+            }
+            Purpose::Stop => self.after_stop_command(&key.0),
+            Purpose::Reload(client) => {
+                let ok = exit == ExitKind::Code(0);
+                let what = if ok { "reloaded".to_owned() } else { format!("not reloaded: {exit}") };
+                self.changed(client, &key.0, what, ok);
+            }
+        }
+    }
+
+    /// As systemd: what the stop command has left gets the signal.
+    fn after_stop_command(&mut self, name: &UnitName) {
+        let Some(stop) = self.fleet.entry(name).map(|entry| entry.unit.service.stop.clone()) else { return };
+        self.signal(name, stop.signal, stop.mode == crate::spec::StopMode::ControlGroup);
+    }
+
+    fn changed(&mut self, client: ClientId, name: &UnitName, what: String, ok: bool) {
+        let changes = vec![Change { name: name.to_string(), what, ok }];
+        self.server.reply(client, &Changes { changes }, false);
+    }
+
+    /// The sandbox is gone, and its sessions with it.
+    pub(super) fn sessions_ended(&mut self, name: &UnitName) {
+        let keys: Vec<_> =
+            self.sessions.live.keys().filter(|(service, _)| service == name).cloned().collect();
+        for key in keys {
+            self.session_ended(&key, ExitKind::Signal(libc::SIGKILL));
+        }
+    }
+
+    /// A caller has hung up: his command ends.
+    pub(super) fn end_sessions_of(&mut self, gone: ClientId) {
+        for live in self.sessions.live.values() {
+            let pid = live.pid.and_then(|pid| i32::try_from(pid).ok()).map(nix::unistd::Pid::from_raw);
+            if let (Purpose::Client { client, .. }, Some(pid)) = (&live.purpose, pid)
+                && *client == gone
+            {
+                // The session leader's whole group; the init has not reaped it, or we had heard of its end.
+                let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What outlives the supervisor: small files, versioned, written beside their place and renamed into it.
+//!
+//! | file | what | lives as long as |
+//! |---|---|---|
+//! | `RUN/units/NAME.json` | [`Record`]: where a service stands, its run, its network | the boot |
+//! | `STATE/assigned.json` | [`Assigned`]: id ranges and addresses | the installation |
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    launch::{LaunchFault, Traces},
+    machine::fleet::Entry,
+    net::{addr::Assignments, link::LinkPlan},
+    spec::{Publish, UnitName},
+    sys::SysError,
+};
+
+/// Changes whenever a file of an older version must not be read as one of this.
+const VERSION: u32 = 1;
+
+/// A file's outer layer: read first, so that a file of another version is recognised whatever it holds.
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    boot: String,
+    #[serde(flatten)]
+    content: T,
+}
+
+/// All that a successor has to know about one service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// The machine's part.
+    pub(super) entry: Entry,
+    /// The run that stands.
+    pub(super) run: Option<RunRecord>,
+    /// The network that is kept.
+    pub(super) net: Option<NetRecord>,
+    /// Why the last launch failed.
+    pub(super) fault: Option<Box<LaunchFault>>,
+}
+
+/// How to find a live run again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RunRecord {
+    /// Of the init.
+    pub(super) pid: u32,
+    /// When the init was started, in clock ticks since boot: with the pid it names one process (proc_pid_stat(5)).
+    pub(super) start_time: u64,
+    /// The main process.
+    pub(super) main: Option<u32>,
+    /// What it leaves on the host.
+    pub(super) traces: Traces,
+}
+
+/// A service's network without its descriptors, which the keeper has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NetRecord {
+    /// Its link.
+    pub(super) link: Option<LinkPlan>,
+    /// Ports that lead to it.
+    pub(super) publish: Vec<Publish>,
+    /// It may go out.
+    pub(super) egress: bool,
+}
+
+/// What was given to services for good.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Assigned {
+    /// Which range of ids, counted from `ids.base`. Never given to another service: files may carry its ids.
+    pub(super) ids: BTreeMap<UnitName, u32>,
+    /// Which address.
+    pub(super) addresses: Assignments,
+    /// Varies the jitter of restarts from host to host.
+    pub(super) seed: u64,
+}
+
+impl Assigned {
+    /// The id range of a service; none when `count` ranges are given away.
+    pub(super) fn id_slot(&mut self, name: &UnitName, count: u32) -> Option<u32> {
+        if let Some(slot) = self.ids.get(name) {
+            return Some(*slot);
+        }
+        let taken: std::collections::BTreeSet<u32> = self.ids.values().copied().collect();
+        let free = (0..count).find(|slot| !taken.contains(slot))?;
+        self.ids.insert(name.clone(), free);
+        Some(free)
+    }
+}
+
+/// The files.
+#[derive(Debug)]
+pub(super) struct Store {
+    units: PathBuf,
+    assigned: PathBuf,
+    forwarding: PathBuf,
+    boot: String,
+}
+
+impl Store {
+    /// Makes the directories.
+    pub(super) fn open(run: &Path, state: &Path) -> Result<Self, SysError> {
+        let units = run.join("units");
+        for dir in [&units, &state.to_path_buf()] {
+            crate::launch::make_private(dir)?;
+        }
+        let boot =
+            fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let (assigned, forwarding) = (state.join("assigned.json"), run.join("forwarding.json"));
+        Ok(Self { units, assigned, forwarding, boot })
+    }
+
+    fn unit(&self, name: &str) -> PathBuf {
+        self.units.join(format!("{name}.json"))
+    }
+
+    /// Writes where a service stands.
+    pub(super) fn save(&self, record: &Record) -> Result<(), SysError> {
+        self.write(&self.unit(record.entry.unit.name.as_str()), record)
+    }
+
+    /// Forgets a service.
+    pub(super) fn forget(&self, name: &UnitName) {
+        let _ = fs::remove_file(self.unit(name.as_str()));
+    }
+
+    /// The records of this boot. What cannot be read is passed over and named: a live run of it is found by its control group.
+    pub(super) fn load(&self) -> (Vec<Record>, Vec<String>) {
+        let (mut records, mut complaints) = (Vec::new(), Vec::new());
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(&self.units).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths {
+            if path.extension().is_none_or(|extension| extension != "json") {
+                // Half written when somebody was killed.
+                let _ = fs::remove_file(&path);
+                continue;
+            }
+            match self.read::<Record>(&path) {
+                Ok(Some(record)) => records.push(record),
+                Ok(None) => {
+                    let _ = fs::remove_file(&path);
+                }
+                Err(error) => {
+                    complaints.push(format!("{}: {error}", path.display()));
+                    let _ = fs::remove_file(&path);
+                }
+            }
+        }
+        (records, complaints)
+    }
+
+    /// What was given away, or nothing on a new installation.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read: to go on would give one service's ids to another.
+    pub(super) fn assigned(&self) -> Result<Assigned, String> {
+        let text = match fs::read_to_string(&self.assigned) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Assigned::default()),
+            Err(error) => return Err(format!("{}: {error}", self.assigned.display())),
+        };
+        let parsed: Result<Versioned<Assigned>, _> = serde_json::from_str(&text);
+        match parsed {
+            Ok(file) if file.version == VERSION => Ok(file.content),
+            Ok(file) => Err(format!("{}: version {} is not ours", self.assigned.display(), file.version)),
+            Err(error) => Err(format!("{}: {error}", self.assigned.display())),
+        }
+    }
+
+    /// Writes what was given away.
+    pub(super) fn save_assigned(&self, assigned: &Assigned) -> Result<(), SysError> {
+        self.write(&self.assigned, assigned)
+    }
+
+    /// The interfaces whose forwarding was switched on during this boot.
+    pub(super) fn forwarding(&self) -> std::collections::BTreeSet<String> {
+        self.read::<Forwarding>(&self.forwarding).ok().flatten().unwrap_or_default().interfaces
+    }
+
+    /// Writes them.
+    pub(super) fn save_forwarding(
+        &self,
+        interfaces: &std::collections::BTreeSet<String>,
+    ) -> Result<(), SysError> {
+        self.write(&self.forwarding, &Forwarding { interfaces: interfaces.clone() })
+    }
+
+    /// Removes everything of this boot.
+    pub(super) fn clear(&self) {
+        let _ = fs::remove_dir_all(&self.units);
+        let _ = fs::remove_file(&self.forwarding);
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, String> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let file: Versioned<T> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        Ok((file.version == VERSION && file.boot == self.boot).then_some(file.content))
+    }
+
+    fn write<T: Serialize>(&self, path: &Path, content: &T) -> Result<(), SysError> {
+        let fault = |call, error: io::Error| SysError::new(call, path.display().to_string(), error);
+        let file = Versioned { version: VERSION, boot: self.boot.clone(), content };
+        let text = serde_json::to_vec(&file).map_err(|error| fault("encode", error.into()))?;
+        let new = path.with_extension("new");
+        let mut out = fs::File::create(&new).map_err(|error| fault("open", error))?;
+        out.write_all(&text).map_err(|error| fault("write", error))?;
+        fs::rename(&new, path).map_err(|error| fault("rename", error))
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Forwarding {
+    interfaces: std::collections::BTreeSet<String>,
+}
+
+/// When a process was started, in clock ticks since boot.
+pub(super) fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc_pid_stat(5): the name, in parentheses, may hold anything; field 22 is the 20th behind it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
