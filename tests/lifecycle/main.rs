@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 mod ends;
+mod programs;
 mod reach;
 mod refuse;
 mod takeover;
@@ -38,5 +39,10 @@ fn main() -> ExitCode {
         refuse::a_dependency_cycle_is_named: Root CgroupV2;
         refuse::an_unknown_user_is_named: Root CgroupV2;
         refuse::unknown_names_and_absent_supervisors_have_their_exit_codes: Root CgroupV2;
+        programs::nginx_answers: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");
+        programs::redis_answers: Root CgroupV2 UserNs Nft Program("redis-server") Program("redis-cli");
+        programs::postgresql_answers: Root CgroupV2 UserNs Nft Program("psql");
+        programs::gunicorn_answers: Root CgroupV2 UserNs Nft Program("gunicorn");
+        programs::node_answers: Root CgroupV2 UserNs Nft Program("node");
     ])
 }

@@ -1,0 +1,11 @@
+// Says hello, from wherever it runs.
+const http = require("node:http");
+const os = require("node:os");
+
+const server = http.createServer((request, response) => {
+  response.setHeader("Content-Type", "text/plain");
+  response.end(`hello from ${os.hostname()}, node\n`);
+});
+server.listen(process.env.PORT);
+// PID 2 of its sandbox or not: ends when it is told to, after the requests that it has.
+process.on("SIGTERM", () => server.close());

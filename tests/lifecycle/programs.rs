@@ -1,0 +1,76 @@
+//! The service files of `examples/` with Debian's own programs, and each program's own client.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use crate::support::{
+    World, wait_for,
+    world::{describe, wait_http},
+};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Starts the example `name` as it is, but for where its files are: below the world's directory.
+fn example(world: &mut World, name: &str) {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let data = world.dir().join("data");
+    let output = Command::new(examples.join("prepare")).arg(&data).output().expect("a script of ours");
+    assert!(output.status.success(), "{}", describe(&output));
+    let toml = std::fs::read_to_string(examples.join(format!("{name}.toml"))).expect("an example");
+    world.write_service(name, &toml.replace("/srv/palisade-examples", &data.display().to_string()));
+    world.start();
+}
+
+/// Asks a client of the host's again and again until it succeeds. Returns what it printed.
+fn client(program: &str, args: &[&str]) -> String {
+    wait_for(&format!("{program} {args:?}"), LONG, || {
+        let output = Command::new(program).args(args).output().expect("declared as a need");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    })
+}
+
+/// Neither of the two walls that the programs have to live with was left out.
+fn behind_walls(world: &World, name: &str) {
+    let uid_map = std::fs::read_to_string(format!("/proc/{}/uid_map", world.pid(name))).expect("it lives");
+    let host = uid_map.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+    assert!(host.is_some_and(|host| host >= 65536), "{uid_map}");
+    let caps = std::fs::read_to_string(format!("/proc/{}/status", world.pid(name))).expect("it lives");
+    assert!(caps.contains("CapEff:\t0000000000000000"), "{caps}");
+}
+
+pub fn nginx_answers(world: &mut World) {
+    example(world, "nginx");
+    let said = client("curl", &["-s", "-D", "-", "-o", "/dev/null", "http://127.0.0.1:8083/"]);
+    assert!(said.contains("Server: nginx"), "{said}");
+    behind_walls(world, "nginx");
+}
+
+pub fn redis_answers(world: &mut World) {
+    example(world, "redis");
+    assert_eq!(client("redis-cli", &["-p", "16379", "set", "key", "value"]), "OK");
+    assert_eq!(client("redis-cli", &["-p", "16379", "get", "key"]), "value");
+    behind_walls(world, "redis");
+    world.ok(&["restart", "redis"]);
+    assert_eq!(client("redis-cli", &["-p", "16379", "get", "key"]), "value", "it was written down");
+}
+
+pub fn postgresql_answers(world: &mut World) {
+    example(world, "postgresql");
+    let psql = |sql| client("psql", &["-h", "127.0.0.1", "-p", "15432", "-U", "postgres", "-Atc", sql]);
+    assert_eq!(psql("select 6 * 7"), "42");
+    psql("create table t as select 'kept' as word");
+    behind_walls(world, "postgresql");
+    world.ok(&["restart", "postgresql"]);
+    assert_eq!(psql("select word from t"), "kept");
+}
+
+pub fn gunicorn_answers(world: &mut World) {
+    example(world, "gunicorn");
+    assert_eq!(wait_http("127.0.0.1:8084", "/").trim(), "hello from gunicorn, gunicorn");
+    behind_walls(world, "gunicorn");
+}
+
+pub fn node_answers(world: &mut World) {
+    example(world, "node");
+    assert_eq!(wait_http("127.0.0.1:8085", "/").trim(), "hello from node, node");
+    behind_walls(world, "node");
+}
