@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::support::{
-    World, snapshot, wait_until,
+    World, snapshot, wait_for, wait_until,
     world::{pids, raw, tcp, wait_http},
 };
 
@@ -30,7 +30,8 @@ pub fn a_killed_service_comes_back_with_the_same_address(world: &mut World) {
     assert_eq!(world.address("web"), address);
     assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
     let exits = world.status("web")["exits"].clone();
-    assert_eq!(exits[0]["signal"], 9, "{exits}");
+    let last = exits.as_array().and_then(|all| all.last()).expect("a list with the newest last");
+    assert_eq!((&last["run"], &last["signal"]), (&Value::from(run), &Value::from(9)), "{exits}");
 }
 
 pub fn a_server_without_reuseaddr_comes_back_while_a_client_holds_on(world: &mut World) {
@@ -51,27 +52,54 @@ pub fn a_server_without_reuseaddr_comes_back_while_a_client_holds_on(world: &mut
     drop(held);
 }
 
-pub fn a_crash_loop_backs_off_by_the_formula(world: &mut World) {
-    let keys = "network.mode = \"none\"\nrestart.delay = \"20ms\"\nrestart.factor = 2\n\
-                restart.max_delay = \"100ms\"\nrestart.jitter = \"20%\"";
-    world.write_service("crash", &world.probe_toml(&["exit", "3"], keys));
+/// A crash loop with this jitter: its backoff events, as (failures so far, milliseconds from the event to the restart).
+fn crash_loop(world: &mut World, jitter: &str) -> Vec<(u32, u64)> {
+    let keys = format!(
+        "network.mode = \"none\"\nrestart.delay = \"20ms\"\nrestart.factor = 2\n\
+         restart.max_delay = \"100ms\"\nrestart.jitter = \"{jitter}\""
+    );
+    world.write_service("crash", &world.probe_toml(&["exit", "3"], &keys));
     world.start();
-    wait_until("six runs", LONG, || world.run_id("crash") >= 6);
-    let text = world.ok(&["events", "--json", "--lines", "200"]);
-    let events: Vec<Value> =
-        text.lines().map(|l| serde_json::from_str(l).expect("JSON, one event a line")).collect();
-    let backoffs: Vec<&Value> =
-        events.iter().filter(|e| e["name"] == "crash" && e["to"] == "backoff").collect();
-    assert!(backoffs.len() >= 5, "{text}");
-    for (n, event) in backoffs.iter().enumerate() {
-        let since = event["at"].as_u64().expect("milliseconds");
-        let delay = event["until"].as_u64().expect("milliseconds") - since;
-        let plain = (20 << n.min(10)).min(100);
-        assert!(
-            (plain * 8 / 10..=plain * 12 / 10).contains(&delay),
-            "restart {n}: {delay} ms for {plain} ms"
-        );
+    let events = world.dir().join("events");
+    let mut watcher = world.command(&["events", "--json"]);
+    let watcher = watcher.stdout(fs::File::create(&events).expect("our own directory")).spawn();
+    let mut watcher = watcher.expect("the program under test starts");
+    // The loop goes on for ever, so it does not matter which of its rounds the watcher sees first.
+    let backoffs = wait_for("eight rounds", LONG, || {
+        let text = fs::read_to_string(&events).expect("made above");
+        let whole = text.rsplit_once('\n').map(|(whole, _)| whole).unwrap_or_default();
+        let events = whole.lines().map(|line| serde_json::from_str(line).expect("JSON, one event a line"));
+        let all: Vec<Value> =
+            events.filter(|e: &Value| e["name"] == "crash" && e["state"] == "backoff").collect();
+        (all.len() >= 8).then_some(all)
+    });
+    watcher.kill().and_then(|()| watcher.wait()).expect("it is our child");
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("no number in {backoffs:?}"));
+    let round = |e: &Value| {
+        let failures = u32::try_from(number(&e["failures"])).expect("a few");
+        (failures, number(&e["until"]["mono"]) - number(&e["time"]["mono"]))
+    };
+    backoffs.iter().map(round).collect()
+}
+
+/// The delay of the formula before jitter.
+fn plain(failures: u32) -> u64 {
+    (20 << (failures - 1).min(10)).min(100)
+}
+
+pub fn a_crash_loop_backs_off_by_the_formula(world: &mut World) {
+    for (failures, delay) in crash_loop(world, "0%") {
+        assert_eq!(delay, plain(failures), "after {failures} failures");
     }
+}
+
+pub fn jitter_stays_within_its_share_and_varies(world: &mut World) {
+    let rounds = crash_loop(world, "20%");
+    for (failures, delay) in &rounds {
+        let plain = plain(*failures);
+        assert!((plain * 8 / 10..=plain * 12 / 10).contains(delay), "after {failures} failures: {delay} ms");
+    }
+    assert!(rounds.iter().any(|(failures, delay)| *delay != plain(*failures)), "{rounds:?}");
 }
 
 pub fn what_ignores_sigterm_is_killed_with_all_that_it_forked(world: &mut World) {

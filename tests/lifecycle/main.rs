@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         ends::a_killed_service_comes_back_with_the_same_address: Root CgroupV2 UserNs Nft;
         ends::a_server_without_reuseaddr_comes_back_while_a_client_holds_on: Root CgroupV2 UserNs Nft;
         ends::a_crash_loop_backs_off_by_the_formula: Root CgroupV2 UserNs;
+        ends::jitter_stays_within_its_share_and_varies: Root CgroupV2 UserNs;
         ends::what_ignores_sigterm_is_killed_with_all_that_it_forked: Root CgroupV2 UserNs;
         ends::a_oneshot_is_done_and_what_waits_for_it_starts_afterwards: Root CgroupV2 UserNs;
         ends::what_requires_a_service_goes_up_after_and_down_before_it: Root CgroupV2 UserNs;

@@ -72,9 +72,8 @@ pub fn an_empty_root_holds_only_what_was_mounted(world: &mut World) {
 pub fn nothing_of_the_caller_leaks_in(world: &mut World) {
     let toml = world.probe_toml(&["report"], NO_NETWORK);
     let file = world.write("single/once.toml", &toml);
-    let state = world.dir().join("state").display().to_string();
-    let mut command = world.command(&["run", "--state", &state]);
-    command.arg(file).env("LEAKED", "yes").current_dir("/tmp");
+    let mut command = world.command(&["run"]);
+    command.args(world.places()).arg(file).env("LEAKED", "yes").current_dir("/tmp");
     // A secret on standard input and one on a descriptor that close-on-exec does not cover.
     command.stdin(Stdio::piped());
     let (secret, _other) = rustix::pipe::pipe().expect("a pipe");

@@ -195,11 +195,15 @@ impl World {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("palisade {args:?}: {e} in {text:?}"))
     }
 
+    /// The options that keep state and logs within the world.
+    pub fn places(&self) -> [PathBuf; 4] {
+        ["--state".into(), self.dir.join("state"), "--log".into(), self.dir.join("log")]
+    }
+
     /// Runs one service file in the foreground, as `palisade run FILE` does.
     pub fn run(&self, toml: &str) -> Output {
         let file = self.write("single/once.toml", toml);
-        let state = self.dir.join("state");
-        self.palisade(&["run", "--state", &state.display().to_string(), &file.display().to_string()])
+        self.command(&["run"]).args(self.places()).arg(file).output().expect("the program under test starts")
     }
 
     /// Starts the supervisor and waits until it answers.
@@ -208,8 +212,7 @@ impl World {
         let log = fs::File::options().create(true).append(true).open(self.dir.join("supervisor.log"));
         let log = log.expect("our own directory");
         let mut command = self.command(&["supervise", "--services"]);
-        command.arg(self.services_dir());
-        command.arg("--state").arg(self.dir.join("state")).arg("--log").arg(self.dir.join("log"));
+        command.arg(self.services_dir()).args(self.places());
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         self.supervisor = Some(command.spawn().expect("the program under test starts"));
         wait_until("the supervisor answers", SUPERVISOR_TIME, || {
@@ -281,8 +284,7 @@ impl World {
     /// The status of one service, as `status --json` has it.
     pub fn status(&self, name: &str) -> Value {
         let all = self.json(&["list"]);
-        let list = all.as_array().or_else(|| all["services"].as_array());
-        let list = list.unwrap_or_else(|| panic!("list --json has no list: {all}"));
+        let list = all["services"].as_array().unwrap_or_else(|| panic!("list --json has no list: {all}"));
         let found = list.iter().find(|s| s["name"] == name);
         found.cloned().unwrap_or_else(|| panic!("no {name} in {all}"))
     }
