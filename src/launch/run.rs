@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -89,8 +89,15 @@ pub fn run(
 /// with the process, however it ends.
 struct Slot {
     number: u32,
-    dir: std::path::PathBuf,
-    _lock: std::fs::File,
+    dir: PathBuf,
+    lock: PathBuf,
+    _held: std::fs::File,
+}
+
+fn is_same_file(file: &std::fs::File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |data: std::fs::Metadata| (data.dev(), data.ino());
+    matches!((file.metadata().map(id), path.metadata().map(id)), (Ok(ours), Ok(there)) if ours == there)
 }
 
 impl Slot {
@@ -106,17 +113,25 @@ impl Slot {
                 .write(true)
                 .open(&path)
                 .map_err(|error| SysError::new("open", path.display().to_string(), error))?;
-            if lock.try_lock().is_ok() {
-                return Ok(Self { number, dir: slots.join(number.to_string()), _lock: lock });
+            // Whoever had it before may have removed the file between our open and our lock.
+            if lock.try_lock().is_ok() && is_same_file(&lock, &path) {
+                return Ok(Self { number, dir: slots.join(number.to_string()), lock: path, _held: lock });
             }
         }
         Err(SysError::new("flock", slots.display().to_string(), libc::EAGAIN))
     }
 
     fn clear(&self) {
-        // The lock file stays: removing it would let two runs lock two files of one name.
-        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-            tracing::warn!("{}: {error}", self.dir.display());
+        for removed in [std::fs::remove_dir_all(&self.dir), std::fs::remove_file(&self.lock)] {
+            if let Err(error) = removed {
+                tracing::warn!("{}: {error}", self.dir.display());
+            }
+        }
+        // The directories go with the last run, unless a supervisor has them.
+        for dir in self.dir.ancestors().skip(1).take(2) {
+            if std::fs::remove_dir(dir).is_err() {
+                return;
+            }
         }
     }
 }
