@@ -20,6 +20,13 @@ pub enum StepError {
 }
 
 impl StepError {
+    fn call(&self) -> &'static str {
+        match self {
+            StepError::Sys(error) => error.call,
+            StepError::Net(_) => "",
+        }
+    }
+
     fn errno(&self) -> Option<i32> {
         match self {
             StepError::Sys(error) => Some(error.errno),
@@ -65,7 +72,7 @@ impl LaunchFault {
             step: format!("host step {number} {name}"),
             object,
             error: error.to_string(),
-            hint: errno.and_then(|errno| hint(name, errno)).map(str::to_owned),
+            hint: errno.and_then(|errno| hint(name, error.call(), errno)).map(str::to_owned),
             retry: retry(errno),
             cleanup,
             errno,
@@ -80,7 +87,7 @@ impl LaunchFault {
             step: format!("child step {number} {name}"),
             object,
             error: error.to_string(),
-            hint: hint(name, errno).map(str::to_owned),
+            hint: hint(name, call(name), errno).map(str::to_owned),
             retry: retry(Some(errno)),
             cleanup: Vec::new(),
             errno: Some(errno),
@@ -166,66 +173,95 @@ fn retry(errno: Option<i32>) -> Retry {
     }
 }
 
-/// (step, error number) to what to do about it. One table, so that every hint is written once.
-const HINTS: [(&str, i32, &str); 16] = [
+/// (step, call or nothing for any, error number) to what to do about it. One table, so that every hint is written once.
+const HINTS: [(&str, &str, i32, &str); 17] = [
     (
         "exec",
+        "",
         libc::ENOENT,
         "the program, or the interpreter that it asks for, does not exist inside the sandbox",
     ),
-    ("exec", libc::EACCES, "the program is not executable for the service's user, or lies on a noexec mount"),
     (
         "exec",
+        "",
+        libc::EACCES,
+        "the program is not executable for the service's user, or lies on a noexec mount",
+    ),
+    (
+        "exec",
+        "",
         libc::ENOEXEC,
         "the program is neither an executable of this machine nor a script with a #! line",
     ),
-    ("working_dir", libc::ENOENT, "service.working_dir does not exist inside the sandbox"),
+    ("working_dir", "", libc::ENOENT, "service.working_dir does not exist inside the sandbox"),
     (
         "user",
+        "",
         libc::ENOENT,
         "the sandbox's /etc/passwd or /etc/group does not know the name in service.user or service.group",
     ),
-    ("root.dir", libc::ENOENT, "rootfs.dir does not exist on the host"),
-    ("root.dir", libc::ENOTDIR, "rootfs.dir is not a directory"),
-    ("root.dir", libc::ELOOP, "rootfs.dir leads through a symbolic link: write the path that it points to"),
+    ("root.dir", "", libc::ENOENT, "rootfs.dir does not exist on the host"),
+    ("root.dir", "", libc::ENOTDIR, "rootfs.dir is not a directory"),
     (
         "root.dir",
+        "",
+        libc::ELOOP,
+        "rootfs.dir leads through a symbolic link: write the path that it points to",
+    ),
+    (
+        "root.dir",
+        "mount_setattr",
         libc::EINVAL,
         "the file system of rootfs.dir cannot be id-mapped on this kernel: move the tree to ext4, xfs or btrfs, or set namespaces.user = \"off\"",
     ),
     (
         "root.bind",
+        "",
         libc::ENOENT,
         "rootfs.mounts names a source that does not exist; optional = true passes over it",
     ),
     (
         "root.bind",
+        "",
         libc::ELOOP,
         "a source of rootfs.mounts leads through a symbolic link: write the path that it points to",
     ),
     (
         "root.bind",
+        "",
         libc::EROFS,
         "the mount point does not exist and the root is read-only: make it, or set rootfs.writable",
     ),
     (
         "root.bind",
+        "mount_setattr",
         libc::EINVAL,
         "the file system of the source cannot be id-mapped on this kernel: set idmap = false",
     ),
     (
         "root.bind",
+        "",
         libc::EPERM,
         "a writable mount must belong to a user other than root: chown the source to one",
     ),
     (
         "root.tmpfs",
+        "",
         libc::EROFS,
         "the mount point does not exist and the root is read-only: make it, or set rootfs.writable",
     ),
-    ("clone", libc::ENOSPC, "the host's limit of namespaces is reached: see /proc/sys/user"),
+    ("clone", "", libc::ENOSPC, "the host's limit of namespaces is reached: see /proc/sys/user"),
+    (
+        "root.dir",
+        "fsconfig",
+        libc::EINVAL,
+        "the state directory lies on a file system that cannot hold the upper layer of an overlay, such as another overlay",
+    ),
 ];
 
-fn hint(step: &str, errno: i32) -> Option<&'static str> {
-    HINTS.iter().find(|(name, number, _)| *name == step && *number == errno).map(|(.., hint)| *hint)
+fn hint(step: &str, call: &str, errno: i32) -> Option<&'static str> {
+    let fits = |(name, of, number, _): &&(&str, &str, i32, &str)| {
+        *name == step && *number == errno && (of.is_empty() || *of == call)
+    };
+    HINTS.iter().find(fits).map(|(.., hint)| *hint)
 }

@@ -195,6 +195,8 @@ impl<'a> Foreground<'a> {
             Ok(run) => run,
             Err(fault) => return Ok(Ended::Fault(fault)),
         };
+        rustix::io::ioctl_fionbio(&run.channel, true)
+            .map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))?;
         self.after(self.unit.service.start_timeout, Due::TimeOut);
         let ended = self.watch(&run, &plan, relay);
         for error in self.launcher.tear_down(&run.traces) {
@@ -249,7 +251,8 @@ impl<'a> Foreground<'a> {
             if ready.contains(&0) {
                 self.signalled(run);
             }
-            if ready.contains(&2) && !self.message(run, plan)? {
+            // Whatever was said before the init ended is heard before its end is looked at.
+            if (ready.contains(&2) || ready.contains(&1)) && channel.is_some() && !self.messages(run, plan)? {
                 channel = None;
             }
             for (n, output) in outputs.iter_mut().enumerate() {
@@ -290,9 +293,21 @@ impl<'a> Foreground<'a> {
         Ok(ready.map(|((number, _), _)| *number).collect())
     }
 
-    fn message(&mut self, run: &Run, plan: &plan::LaunchPlan) -> Result<bool, SysError> {
-        let received = socket::receive(run.channel.as_fd(), size_of::<wire::Message>())?;
-        let Some(message) = init::message_from(&received.bytes) else { return Ok(false) };
+    /// Hears everything that the init has said; false at the end.
+    fn messages(&mut self, run: &Run, plan: &plan::LaunchPlan) -> Result<bool, SysError> {
+        loop {
+            let received = match socket::receive(run.channel.as_fd(), size_of::<wire::Message>()) {
+                Ok(received) => received,
+                Err(error) if error.errno == libc::EAGAIN => return Ok(true),
+                Err(error) if error.errno == libc::ECONNRESET => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            let Some(message) = init::message_from(&received.bytes) else { return Ok(false) };
+            self.heard(&message, plan);
+        }
+    }
+
+    fn heard(&mut self, message: &wire::Message, plan: &plan::LaunchPlan) {
         match message.verb {
             wire::SAY_STARTED => {
                 self.started = true;
@@ -305,7 +320,6 @@ impl<'a> Foreground<'a> {
             }
             _ => {}
         }
-        Ok(true)
     }
 
     fn signalled(&mut self, run: &Run) {

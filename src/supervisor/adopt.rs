@@ -67,11 +67,11 @@ impl Supervisor {
         for effect in owed {
             self.carry_out(effect);
         }
-        self.inputs.push_back(Input::Boot);
-        self.pump();
         if !self.runs.is_empty() {
             tracing::info!("took over {} running services", self.runs.len());
         }
+        self.inputs.push_back(Input::Boot);
+        self.pump();
         Ok(())
     }
 
