@@ -23,6 +23,7 @@ pub use network::{Net, NetworkHost};
 
 use crate::{
     cgroup,
+    config::settings::IDS_PER_SERVICE,
     init::{self, wire},
     net::netns::NetNs,
     plan::{Assigned, Fd, HostStep, LaunchPlan, lower, render},
@@ -34,9 +35,6 @@ use crate::{
         file, socket,
     },
 };
-
-/// Ids in a service's range.
-const IDS: u32 = 65536;
 
 /// What every launch needs.
 #[derive(Debug)]
@@ -212,7 +210,7 @@ impl Launcher {
     }
 
     fn step(&mut self, launch: &mut Launch<'_>, step: &HostStep) -> Result<(), StepError> {
-        let range = IdRange { inside: 0, outside: launch.assigned.id_base, count: IDS };
+        let range = IdRange { inside: 0, outside: launch.assigned.id_base, count: IDS_PER_SERVICE };
         let mapped = crate::plan::has_user_namespace(launch.unit);
         let owner = crate::plan::owner(launch.unit, launch.assigned);
         match step {
@@ -226,10 +224,8 @@ impl Launcher {
                 *launch.net = Some(Net::new(NetNs::create()?));
                 launch.undo.push(Undo::Net);
             }
-            HostStep::NetNsKept => {
-                let net = launch.net.as_ref().expect("the plan keeps what there is");
-                crate::net::sockdiag::sweep(&net.netns)?;
-            }
+            // The caller has put it in order already: had that failed, the plan would make another.
+            HostStep::NetNsKept => {}
             HostStep::Publish(publish) => {
                 let net = launch.net.as_mut().expect("ports come after the namespace");
                 net.reserved.push((*publish, crate::net::reserve::reserve(publish)?));

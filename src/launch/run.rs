@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::{LaunchFault, Launcher, Net, NetworkHost, Run};
 use crate::{
     cgroup,
-    config::settings::Settings,
+    config::settings::{IDS_PER_SERVICE, Settings},
     init::{self, wire},
     net::{addr::NetworkSettings, link::LinkPlan},
     plan::{self, Assigned},
@@ -64,7 +64,7 @@ pub fn run(
     let mut launcher = Launcher::open(&slot.dir, tree, NetworkHost::new(network))?;
     let assigned = Assigned {
         run: u64::from(std::process::id()),
-        id_base: settings.id_base + (settings.id_count - 1 - slot.number) * super::IDS,
+        id_base: settings.id_base + (settings.id_count - 1 - slot.number) * IDS_PER_SERVICE,
         cgroup: launcher.tree().map(|tree| tree.group(unit.name.as_str(), u64::from(std::process::id()))),
         root: launcher.root().to_path_buf(),
         state: state.to_path_buf(),

@@ -20,7 +20,7 @@ pub enum HostStep {
     Cgroup(PathBuf),
     /// Makes the network namespace, with loopback up.
     NetNs,
-    /// Uses the network namespace that the service had before: what earlier runs left on its ports is cleared away.
+    /// Uses the network namespace that the service had before; what earlier runs left on its ports was swept out.
     NetNsKept,
     /// Makes the link between host and namespace.
     Veth(LinkPlan),

@@ -34,6 +34,7 @@ impl Supervisor {
         let mut dead = Vec::new();
         for record in &records {
             let name = &record.entry.unit.name;
+            self.restarts.insert(name.clone(), record.restarts);
             if let Some(fault) = &record.fault {
                 self.faults.insert(name.clone(), fault.clone());
             }

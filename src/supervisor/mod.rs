@@ -32,7 +32,10 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::{
     cgroup,
-    config::{self, Sources, settings::Settings},
+    config::{
+        self, Sources,
+        settings::{IDS_PER_SERVICE, Settings},
+    },
     control::server::{ClientId, Incoming, Readiness, Server, Source},
     launch::{LaunchFault, Launcher, Net, NetworkHost, Retry},
     logs::LogWriter,
@@ -107,6 +110,8 @@ struct Supervisor {
     runs: BTreeMap<UnitName, LiveRun>,
     nets: BTreeMap<UnitName, Net>,
     faults: BTreeMap<UnitName, Box<LaunchFault>>,
+    /// How many launches followed an end that nobody had asked for.
+    restarts: BTreeMap<UnitName, u64>,
     logs: BTreeMap<UnitName, LogWriter>,
     /// Files with errors, and their first error.
     broken: BTreeMap<UnitName, String>,
@@ -177,6 +182,7 @@ impl Supervisor {
             runs: BTreeMap::new(),
             nets: BTreeMap::new(),
             faults: BTreeMap::new(),
+            restarts: BTreeMap::new(),
             logs: BTreeMap::new(),
             broken: BTreeMap::new(),
             masked: BTreeSet::new(),
@@ -293,11 +299,11 @@ impl Supervisor {
     fn pump(&mut self) {
         while let Some(input) = self.inputs.pop_front() {
             let outcome = self.fleet.apply(input, now());
-            for name in &outcome.touched {
-                self.persist(name);
-            }
             for notice in &outcome.notices {
                 self.tell(notice);
+            }
+            for name in &outcome.touched {
+                self.persist(name);
             }
             for effect in outcome.effects {
                 self.carry_out(effect);
@@ -321,13 +327,14 @@ impl Supervisor {
             let (pid, start_time) = run.init?;
             Some(RunRecord { pid, start_time, main: run.main, traces: run.traces.clone() })
         });
+        let restarts = self.restarts.get(name).copied().unwrap_or_default();
         let net = self.nets.get(name).map(|net| NetRecord {
             link: net.link.clone(),
             publish: net.reserved.iter().map(|(publish, _)| *publish).collect(),
             egress: net.egress,
         });
         let fault = self.faults.get(name).cloned();
-        if let Err(error) = self.store.save(&Record { entry: entry.clone(), run, net, fault }) {
+        if let Err(error) = self.store.save(&Record { entry: entry.clone(), run, net, fault, restarts }) {
             tracing::error!(unit = %name, "state was not written: {error}");
         }
     }
@@ -346,7 +353,7 @@ impl Supervisor {
     fn launch(&mut self, name: &UnitName, run: RunId) {
         let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
         self.faults.remove(name);
-        let mut net = self.nets.remove(name);
+        let mut net = self.kept_net(name);
         let launched = self.assign(&unit, run, net.is_some()).and_then(|assigned| {
             let plan = plan::build(&unit, &assigned, &self.facts);
             self.launcher.fail_at = match &self.options.fail_at {
@@ -377,6 +384,21 @@ impl Supervisor {
                 self.report(name, Report::Gone(run));
             }
         }
+    }
+
+    /// The network of earlier runs, with their leftovers swept out. Where the kernel cannot do that (connections in
+    /// TIME_WAIT on Linux 6.1), it is given up: a server that does not set SO_REUSEADDR could not bind in it.
+    fn kept_net(&mut self, name: &UnitName) -> Option<Net> {
+        let net = self.nets.get(name)?;
+        match crate::net::sockdiag::sweep(&net.netns) {
+            Ok(swept) if swept.left == 0 => return self.nets.remove(name),
+            Ok(swept) => {
+                tracing::info!(unit = %name, "{} old connections stay: another network namespace", swept.left);
+            }
+            Err(error) => tracing::warn!(unit = %name, "{error}: another network namespace"),
+        }
+        self.release(name);
+        None
     }
 
     fn launch_failed(&mut self, name: &UnitName, run: RunId, fault: Box<LaunchFault>) {
@@ -422,7 +444,7 @@ impl Supervisor {
         let machine_id = unit.namespaces.machine_id.clone();
         Ok(plan::Assigned {
             run: run.0,
-            id_base: self.settings.id_base + slot * 65536,
+            id_base: self.settings.id_base + slot * IDS_PER_SERVICE,
             cgroup: self.launcher.tree().map(|tree| tree.group(name.as_str(), run.0)),
             root: self.launcher.root().to_path_buf(),
             state: self.options.state.clone(),

@@ -159,7 +159,7 @@ impl Supervisor {
             description: unit.map(|unit| unit.description.clone()).unwrap_or_default(),
             enabled: unit.is_some_and(|unit| unit.enabled),
             run: entry.map_or(0, |entry| entry.life.last.0),
-            restarts: entry.map_or(0, |entry| entry.life.last.0.saturating_sub(1)),
+            restarts: self.restarts.get(name).copied().unwrap_or_default(),
             failures: entry.map_or(0, |entry| entry.life.tally.failures),
             pid: pid(run.and_then(|run| run.main)),
             init_pid: pid(run.and_then(|run| run.init.map(|(pid, _)| pid))),
@@ -416,7 +416,10 @@ impl Supervisor {
             text: String::new(),
         };
         match &notice.news {
-            News::State { to, reason, run, until, failures, .. } => {
+            News::State { from, to, reason, run, until, failures } => {
+                if (*from, *to) == ("backoff", "starting") {
+                    *self.restarts.entry(name.clone()).or_default() += 1;
+                }
                 event.kind = (*to).to_owned();
                 event.run = run.0;
                 event.until = until.map(moment);

@@ -45,6 +45,8 @@ pub(super) struct Record {
     pub(super) net: Option<NetRecord>,
     /// Why the last launch failed.
     pub(super) fault: Option<Box<LaunchFault>>,
+    /// How many launches followed an end that nobody had asked for.
+    pub(super) restarts: u64,
 }
 
 /// How to find a live run again.
