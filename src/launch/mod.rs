@@ -16,6 +16,7 @@ use std::{
 use rustix::{
     fs::{Gid, Mode, OFlags, Uid},
     net::{AddressFamily, SocketFlags, SocketType},
+    process::{Resource, Rlimit},
 };
 
 pub use fault::{LaunchFault, Retry, StepError};
@@ -44,6 +45,8 @@ pub struct Launcher {
     workshop: Workshop,
     program: OwnedFd,
     tree: Option<cgroup::Tree>,
+    /// RLIMIT_NOFILE of services: ours as we were started, for a supervisor raises its own.
+    descriptors: Rlimit,
     /// The host's side of the network.
     pub network: NetworkHost,
     /// Number of a host step that fails without being done: how the tests reach every unwinding.
@@ -84,7 +87,7 @@ enum Undo {
     Net,
     Root,
     File(PathBuf),
-    Child(Child),
+    Child,
 }
 
 /// Where one launch stands.
@@ -99,7 +102,7 @@ struct Launch<'a> {
     ours: Option<OwnedFd>,
     theirs: Option<OwnedFd>,
     outputs: [Option<OwnedFd>; 2],
-    child: Option<(u32, OwnedFd)>,
+    child: Option<Child>,
     traces: Traces,
     /// The service's own ids on the host, where they are known before the sandbox exists.
     service: Option<(u32, u32)>,
@@ -112,13 +115,14 @@ impl Launcher {
     /// # Errors
     /// Of [`Workshop::open`] and of the sealed memfd.
     pub fn open(dir: &Path, tree: Option<cgroup::Tree>, network: NetworkHost) -> Result<Self, SysError> {
+        let descriptors = rustix::process::getrlimit(Resource::Nofile);
         let dir = dir.join("init");
         make_private(&dir)?;
         let program = file::sealed("palisade-init", init::PID1)?;
         let again = rustix::io::fcntl_dupfd_cloexec(&program, 3)
             .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
         let workshop = Workshop::open(&dir, again)?;
-        Ok(Self { dir, workshop, program, tree, network, fail_at: None })
+        Ok(Self { dir, workshop, program, tree, descriptors, network, fail_at: None })
     }
 
     /// Where roots are put together; part of every plan.
@@ -170,7 +174,7 @@ impl Launcher {
                 return Err(LaunchFault::host(n + 1, step, &error, cleanup));
             }
         }
-        let (pid, pidfd) = launch.child.expect("every plan has a clone step");
+        let Child { pid, pidfd } = launch.child.expect("every plan has a clone step");
         let [stdout, stderr] = launch.outputs;
         let channel = launch.ours.expect("every plan has a channel step");
         Ok(Run { pid, pidfd, channel, stdout, stderr, traces: launch.traces })
@@ -193,9 +197,11 @@ impl Launcher {
                     Ok(())
                 }
                 Undo::File(path) => std::fs::remove_file(&path).map_err(|error| error.to_string()),
-                Undo::Child(child) => {
-                    kill(child.pidfd.as_fd());
-                    reap(&child.pidfd);
+                Undo::Child => {
+                    if let Some(child) = launch.child.take() {
+                        kill(child.pidfd.as_fd());
+                        reap(&child.pidfd);
+                    }
                     Ok(())
                 }
             };
@@ -274,12 +280,12 @@ impl Launcher {
             HostStep::Channel => launch.channel()?,
             HostStep::Clone(namespaces) => self.clone(launch, namespaces)?,
             HostStep::Ids(_) => {
-                let (pid, _) = launch.child.as_ref().expect("ids come after the clone");
-                write_id_maps(*pid, range, range)?;
+                let child = launch.child.as_ref().expect("ids come after the clone");
+                write_id_maps(child.pid, range, range)?;
             }
             HostStep::Sched { nice, oom_score_adj } => {
-                let (pid, _) = launch.child.as_ref().expect("priorities come after the clone");
-                schedule(*pid, *nice, *oom_score_adj)?;
+                let child = launch.child.as_ref().expect("priorities come after the clone");
+                schedule(child.pid, *nice, *oom_score_adj)?;
             }
             HostStep::Go => launch.go()?,
         }
@@ -302,10 +308,11 @@ impl Launcher {
         // The child has its copy of the root.
         self.workshop.clear();
         launch.theirs = None;
-        let pidfd = rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3)
-            .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
-        launch.child = Some((child.pid, pidfd));
-        launch.undo.push(Undo::Child(child));
+        let process = rustix::process::Pid::from_raw(i32::try_from(child.pid).unwrap_or_default());
+        launch.child = Some(child);
+        launch.undo.push(Undo::Child);
+        rustix::process::prlimit(process, Resource::Nofile, self.descriptors)
+            .map_err(|errno| SysError::new("prlimit", "RLIMIT_NOFILE", errno))?;
         Ok(())
     }
 

@@ -52,6 +52,9 @@ impl Supervisor {
             tracing::error!("the network was not taken over: {error}");
         }
         self.sweep();
+        if self.runs.len() > dead.len() {
+            tracing::info!("taking over {} running services", self.runs.len() - dead.len());
+        }
         let units = self.load();
         self.inputs.push_back(Input::Reload(units));
         self.pump();
@@ -67,9 +70,6 @@ impl Supervisor {
         let owed: Vec<Effect> = self.fleet.entries().values().flat_map(owed).collect();
         for effect in owed {
             self.carry_out(effect);
-        }
-        if !self.runs.is_empty() {
-            tracing::info!("took over {} running services", self.runs.len());
         }
         self.inputs.push_back(Input::Boot);
         self.pump();

@@ -146,6 +146,14 @@ fn now() -> Mono {
     Mono(seconds * 1000 + nanos / 1_000_000)
 }
 
+/// A supervisor has some descriptors open for every service. The services keep the limit that we were started with.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Within the hard limit this needs no right; where it fails all the same, the old limit holds.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
 /// A number that no other host has; never 0.
 fn random_seed() -> Result<u64, SysError> {
     let mut seed = [0; 8];
@@ -169,6 +177,8 @@ impl Supervisor {
         let network = settings.network.clone();
         let tree = cgroup::Tree::find(settings.cgroup.as_deref());
         let launcher = Launcher::open(&options.run, tree, NetworkHost::new(network))?;
+        // After the launcher has seen what services are to have.
+        raise_descriptor_limit();
         let keeper = Keeper::new(&options.run.join("init"));
         Ok(Self {
             fleet: Fleet::new(assigned.seed),
