@@ -1,0 +1,114 @@
+//! docs/service-files.md is made from the doc comments of `config::schema`, so that a key is described in one place. This
+//! test fails when the page is stale; with `PALISADE_WRITE_DOCS=1` it writes the page instead.
+
+#![allow(missing_docs, reason = "a test program exports nothing")]
+
+use std::{fmt::Write, fs, path::Path};
+
+const HEAD: &str = "\
+# Service files: the keys
+
+One TOML file is one service; the file name without `.toml` is its name. A key that is not on this page is refused.
+Files live in `/etc/palisade/services.d`, `/run/palisade/services.d` and `/usr/lib/palisade/services.d`; the first that has
+a name wins, a link to `/dev/null` masks it, and `NAME.toml.d/*.toml` beside any of them are merged into it in the order of
+their names: single values replace, tables are merged, lists are replaced, and `\"+key\"` appends to a list.
+
+Durations are `\"500ms\"`, `\"5s\"`, `\"2min\"`, `\"1h30m\"`, `\"1d\"`, `\"infinity\"`; a bare number is seconds. Sizes are `\"64K\"`,
+`\"512M\"`, `\"2G\"` in powers of 1024. In strings `%n` is the service's name, `%p` and `%i` the parts of an instance's, `%H` the
+host's name, `%%` a percent sign. In commands `${NAME}` is a variable of the service's environment, `$NAME` as a word of its
+own is split into words, `$$` is a dollar sign.
+
+This page is made from the comments of the loader.
+";
+
+/// One table of the schema: its title, and (key, description) of each field.
+struct Table {
+    title: String,
+    about: String,
+    keys: Vec<(String, String)>,
+}
+
+fn tables(source: &str) -> Vec<Table> {
+    let mut tables: Vec<Table> = Vec::new();
+    let mut comment = String::new();
+    let mut inside = false;
+    for line in source.lines() {
+        let text = line.trim();
+        if let Some(doc) = text.strip_prefix("///") {
+            let _ = write!(comment, "{}{}", if comment.is_empty() { "" } else { " " }, doc.trim());
+        } else if let Some(name) = text.strip_prefix("pub struct ").and_then(|rest| rest.split(' ').next()) {
+            inside = name.ends_with("Table") && text.ends_with('{');
+            if inside {
+                let (title, about) = comment.split_once("; ").unwrap_or((&comment, ""));
+                let (title, about) = (title.trim_end_matches('.').to_owned(), about.to_owned());
+                tables.push(Table { title, about, keys: Vec::new() });
+            }
+            comment.clear();
+        } else if text == "}" {
+            inside = false;
+        } else if let Some((key, _)) = text.strip_prefix("pub ").and_then(|field| field.split_once(": ")) {
+            if inside {
+                let key = key.trim_start_matches("r#").to_owned();
+                tables.last_mut().expect("a field follows its struct").keys.push((key, comment.clone()));
+            }
+            comment.clear();
+        } else if !text.starts_with("#[") {
+            comment.clear();
+        }
+    }
+    tables
+}
+
+fn page(tables: &[Table]) -> String {
+    let mut page = HEAD.to_owned();
+    for table in tables {
+        let _ = write!(page, "\n## {}\n", table.title);
+        if !table.about.is_empty() {
+            let _ = write!(page, "{}\n\n", capital(&table.about));
+        }
+        page.push_str("| key | meaning | default |\n|---|---|---|\n");
+        for (key, description) in &table.keys {
+            let (meaning, default) = match description.rsplit_once(" Default: ") {
+                Some((meaning, default)) => (meaning, default.trim_end_matches('.')),
+                None => (description.as_str(), ""),
+            };
+            let cell = |text: &str| text.replace('|', "\\|");
+            let _ = writeln!(page, "| `{key}` | {} | {} |", cell(meaning), cell(default));
+        }
+    }
+    page
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_ascii_uppercase()).unwrap_or_default();
+    let end = if text.ends_with('.') { "" } else { "." };
+    format!("{first}{}{end}", chars.as_str())
+}
+
+#[test]
+fn the_reference_says_what_the_loader_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = fs::read_to_string(root.join("src/config/schema.rs")).unwrap();
+    let page = page(&tables(&source));
+    let path = root.join("docs/service-files.md");
+    if std::env::var_os("PALISADE_WRITE_DOCS").is_some() {
+        fs::create_dir_all(root.join("docs")).unwrap();
+        fs::write(&path, &page).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), page, "stale: run this test with PALISADE_WRITE_DOCS=1");
+}
+
+#[test]
+fn every_key_is_described() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = fs::read_to_string(root.join("src/config/schema.rs")).unwrap();
+    let tables = tables(&source);
+    assert!(tables.len() >= 11, "the schema is not read: {} tables", tables.len());
+    for table in &tables {
+        assert!(!table.keys.is_empty(), "{}", table.title);
+        for (key, description) in &table.keys {
+            assert!(description.ends_with('.'), "{} {key}: {description:?}", table.title);
+        }
+    }
+}
