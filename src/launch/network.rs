@@ -53,6 +53,8 @@ pub struct NetworkHost {
     pub settings: NetworkSettings,
     table: Option<Table>,
     route: Option<Netlink>,
+    /// Kept open: closing such a socket waits for the kernel, some 20 ms each time.
+    conntrack: Option<Conntrack>,
     /// Interfaces whose forwarding we switched on.
     opened: BTreeSet<String>,
 }
@@ -60,7 +62,7 @@ pub struct NetworkHost {
 impl NetworkHost {
     /// Nothing is touched before it is needed.
     pub fn new(settings: NetworkSettings) -> Self {
-        Self { settings, table: None, route: None, opened: BTreeSet::new() }
+        Self { settings, table: None, route: None, conntrack: None, opened: BTreeSet::new() }
     }
 
     fn route(&mut self) -> Result<&mut Netlink, NetError> {
@@ -68,6 +70,13 @@ impl NetworkHost {
             self.route = Some(Netlink::route()?);
         }
         Ok(self.route.as_mut().expect("just opened"))
+    }
+
+    fn conntrack(&mut self) -> Result<&mut Conntrack, NetError> {
+        if self.conntrack.is_none() {
+            self.conntrack = Some(Conntrack::open()?);
+        }
+        Ok(self.conntrack.as_mut().expect("just opened"))
     }
 
     fn table(&mut self) -> Result<&mut Table, NetError> {
@@ -94,9 +103,8 @@ impl NetworkHost {
         let elements = net.elements();
         self.table()?.add(&elements)?;
         // A client that asked before the port led anywhere is not translated until its connection is forgotten.
-        let mut conntrack = Conntrack::open()?;
         for (publish, _) in &net.reserved {
-            conntrack.forget_clients(publish)?;
+            self.conntrack()?.forget_clients(publish)?;
         }
         Ok(())
     }
@@ -132,15 +140,17 @@ impl NetworkHost {
     /// The first trouble; the rest is taken away all the same.
     #[expect(clippy::needless_pass_by_value, reason = "whoever releases a network must not keep it")]
     pub fn release(&mut self, net: Net) -> Result<(), NetError> {
-        let mut result = Ok(());
         let elements = net.elements();
-        if let Some(table) = self.table.as_mut() {
-            result = table.remove(&elements);
+        let mut result = match self.table.as_mut() {
+            Some(table) if !elements.is_empty() => table.remove(&elements),
+            Some(_) | None => Ok(()),
+        };
+        // Whoever has this address next must not go on with connections that only this network was allowed. The kernel
+        // looks through its whole table for them, tens of milliseconds, so nobody else pays for it.
+        if let Some(link) = net.link.as_ref().filter(|_| net.egress) {
+            result = result.and(self.conntrack()?.forget_service(link.address).map(drop));
         }
-        if let Some(link) = &net.link {
-            // The kernel takes the link away with the namespace, some time after this; nobody waits for it.
-            result = result.and(Conntrack::open()?.forget_service(link.address).map(drop));
-        }
+        // The kernel takes the link away with the namespace, some time after this; nobody waits for it.
         result
     }
 
