@@ -116,9 +116,10 @@ pub struct ServiceTable {
     pub success_exit: Option<Vec<Spanned<Scalar>>>,
     /// A oneshot that ended well counts as active. Default: false.
     pub remain_after_exit: Option<Spanned<bool>>,
-    /// Scheduling priority, -20 to 19. Default: the supervisor's.
+    /// Scheduling priority, -20 to 19. Default: 0, or the supervisor's where that is lower (a larger number).
     pub nice: Option<Spanned<i64>>,
-    /// How willingly the kernel kills it when memory runs out, -1000 to 1000. Default: the supervisor's.
+    /// How willingly the kernel kills it when memory runs out, -1000 to 1000. Default: 0, or the supervisor's
+    /// where that is more willing.
     pub oom_score_adj: Option<Spanned<i64>>,
 }
 

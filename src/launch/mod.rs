@@ -45,7 +45,7 @@ pub struct Launcher {
     workshop: Workshop,
     program: OwnedFd,
     tree: Option<cgroup::Tree>,
-    /// RLIMIT_NOFILE of services: ours as we were started, for a supervisor raises its own.
+    /// RLIMIT_NOFILE of services: 1024, and up to 65536 for those that ask, or as many as we were started with.
     descriptors: Rlimit,
     /// The host's side of the network.
     pub network: NetworkHost,
@@ -115,7 +115,10 @@ impl Launcher {
     /// # Errors
     /// Of [`Workshop::open`] and of the sealed memfd.
     pub fn open(dir: &Path, tree: Option<cgroup::Tree>, network: NetworkHost) -> Result<Self, SysError> {
-        let descriptors = rustix::process::getrlimit(Resource::Nofile);
+        let ours = rustix::process::getrlimit(Resource::Nofile);
+        let at_most = |limit: Option<u64>, bound: u64| Some(limit.unwrap_or(bound).min(bound));
+        let descriptors =
+            Rlimit { current: at_most(ours.current, 1024), maximum: at_most(ours.maximum, 65536) };
         let dir = dir.join("init");
         make_private(&dir)?;
         let program = file::sealed("palisade-init", init::PID1)?;
@@ -309,10 +312,13 @@ impl Launcher {
         self.workshop.clear();
         launch.theirs = None;
         let process = rustix::process::Pid::from_raw(i32::try_from(child.pid).unwrap_or_default());
+        let pid = child.pid;
         launch.child = Some(child);
         launch.undo.push(Undo::Child);
         rustix::process::prlimit(process, Resource::Nofile, self.descriptors)
             .map_err(|errno| SysError::new("prlimit", "RLIMIT_NOFILE", errno))?;
+        let (nice, oom_score_adj) = not_inherited();
+        schedule(pid, nice, oom_score_adj)?;
         Ok(())
     }
 
@@ -522,6 +528,15 @@ fn clone_flags(namespaces: &[&str]) -> u64 {
         other => unreachable!("plans name no namespace {other}"),
     };
     namespaces.iter().map(flag).fold(0, |all, flag| all | u64::try_from(flag).unwrap_or_default())
+}
+
+/// Priorities of a supervisor that its services do not get: it may be protected, they are not. One that was started
+/// with less than the usual cannot give more.
+fn not_inherited() -> (Option<i32>, Option<i32>) {
+    let nice = rustix::process::getpriority_process(None).ok().filter(|nice| *nice < 0).map(|_| 0);
+    let score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
+    let score = score.and_then(|text| text.trim().parse::<i32>().ok()).filter(|score| *score < 0).map(|_| 0);
+    (nice, score)
 }
 
 fn schedule(pid: u32, nice: Option<i32>, oom_score_adj: Option<i32>) -> Result<(), SysError> {
