@@ -61,10 +61,12 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SysError> {
     // Signals wait until the child has executed: a handler that ran in it would run in the caller's memory.
     let blocked = SignalsBlocked::new();
     let stack = Stack::new()?;
+    // The child puts the channel onto 0 to 3: neither of the two may lie there, to be overwritten or lost by exec.
+    let (program, channel) = (above_standard(spawn.program)?, above_standard(spawn.channel)?);
     let new_user = libc::CLONE_NEWUSER as u64;
     let mut start = Start {
-        program: spawn.program.as_raw_fd(),
-        channel: spawn.channel.as_raw_fd(),
+        program: program.as_raw_fd(),
+        channel: channel.as_raw_fd(),
         raise: spawn.namespaces & new_user != 0,
         step: "",
         errno: 0,
@@ -102,6 +104,10 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SysError> {
     Ok(Child { pid, pidfd })
 }
 
+fn above_standard(fd: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 4).map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))
+}
+
 fn reap(pid: u32) {
     let pid = pid_t::try_from(pid).expect("pids fit pid_t");
     // SAFETY: waitpid(2) with a null status writes nothing.
@@ -128,9 +134,6 @@ fn run_child(start: &Start) -> &'static str {
     // 0, 1 and 2 as well: so what the init receives later never gets one of these numbers, and nothing of the caller's
     // standard streams reaches the sandbox.
     for fd in 0..4 {
-        if fd == start.channel {
-            continue;
-        }
         // SAFETY: dup2(2) takes any two numbers.
         if unsafe { libc::dup2(start.channel, fd) } < 0 {
             return "dup2";
