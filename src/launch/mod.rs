@@ -419,7 +419,7 @@ pub fn stdio(
     let input = match (&unit.service.stdin, inherited) {
         (Stdin::Null, _) | (Stdin::Inherit, None) => open_null(OFlags::RDONLY)?,
         (Stdin::Inherit, Some(fd)) => fd,
-        (Stdin::File(path), _) => file::open_host(path, OFlags::RDONLY | OFlags::NOCTTY)?,
+        (Stdin::File(path), _) => open_input(path)?,
     };
     let mut fds = vec![(Fd::Stdin, input)];
     let kinds = [(Fd::Stdout, Fd::KeepStdout), (Fd::Stderr, Fd::KeepStderr)];
@@ -445,6 +445,14 @@ pub fn stdio(
 pub fn null_stdio() -> Result<Descriptors, SysError> {
     let fds = [Fd::Stdin, Fd::Stdout, Fd::Stderr];
     fds.into_iter().map(|fd| Ok((fd, open_null(OFlags::RDWR)?))).collect()
+}
+
+/// A file of the host as standard input.
+fn open_input(path: &Path) -> Result<OwnedFd, SysError> {
+    // O_NONBLOCK: a fifo that nobody writes to must not stop the supervisor; the service itself may wait for data.
+    let file = file::open_host(path, OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK)?;
+    rustix::io::ioctl_fionbio(&file, false).map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))?;
+    Ok(file)
 }
 
 fn open_null(flags: OFlags) -> Result<OwnedFd, SysError> {
