@@ -9,7 +9,6 @@ use std::{
     collections::BTreeMap,
     io::Write,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
@@ -45,6 +44,9 @@ const HOST_ETC: [&str; 12] = [
     "pki",
     "timezone",
 ];
+/// What the machine is built of, and what it consumes (CVE-2020-8694), is no business of a service. Below /sys.
+const SYS_HIDDEN: [&str; 5] =
+    ["firmware", "kernel/debug", "kernel/security", "kernel/tracing", "devices/virtual/powercap"];
 /// Directories that every root in memory has.
 const EMPTY_DIRS: [&str; 5] = ["tmp", "run", "var", "etc", "root"];
 const DEV_NODES: [(&str, u32, u32); 6] =
@@ -91,6 +93,8 @@ impl Workshop {
     pub fn open(dir: &Path, program: OwnedFd) -> Result<Self, SysError> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
             .map_err(|errno| SysError::new("unshare", "CLONE_NEWNS", errno))?;
+        // Directories of a root are for the service to pass, whatever the umask of whoever started us.
+        rustix::process::umask(Mode::from_raw_mode(0o022));
         let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", slave)
             .map_err(|errno| SysError::new("mount", "/, MS_SLAVE", errno))?;
@@ -124,7 +128,7 @@ impl Workshop {
         let fault = |call: &'static str, name: &str, errno: rustix::io::Errno| {
             SysError::new(call, format!("/dev/{name}"), errno)
         };
-        for dir in [dev.clone(), dev.join("pts"), dev.join("shm"), dev.join("mqueue")] {
+        for dir in [dev.clone(), dev.join("pts"), dev.join("shm")] {
             std::fs::create_dir(&dir)
                 .map_err(|error| SysError::new("mkdir", dir.display().to_string(), error))?;
         }
@@ -373,7 +377,10 @@ impl Workshop {
             return Err(SysError::new("id map of a writable mount", args, libc::EPERM));
         }
         let uids = IdRange { inside: stat.st_uid, outside: uid, count: 1 };
-        let gids = IdRange { inside: stat.st_gid, outside: gid, count: 1 };
+        // Nor to the host's group root, which many a directory has only because nobody chose another: a set-group-ID file
+        // of the service's would hand that group to whoever runs it outside. Its owner's own number instead.
+        let group = if stat.st_gid == 0 { stat.st_uid } else { stat.st_gid };
+        let gids = IdRange { inside: group, outside: gid, count: 1 };
         self.id_map(uids, gids)
     }
 
@@ -415,33 +422,34 @@ impl Workshop {
         let options = [("mode", "0755"), ("size", "64K"), ("uid", &*id), ("gid", &*id)];
         let made = mount::new_filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
         mount::attach(made.as_fd(), target.as_fd())?;
-        for dir in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
-            file::make_dirs_inside(root.as_fd(), Path::new(dir))?;
+        // From here on by the descriptor of what was mounted: whoever owns the tree may have renamed its `dev` meanwhile
+        // and put a link of that name in its place.
+        for dir in ["pts", "shm"] {
+            file::make_dirs_inside(made.as_fd(), Path::new(dir))?;
         }
         for (name, link) in DEV_LINKS {
-            rustix::fs::symlinkat(link, &root, format!("dev/{name}"))
+            rustix::fs::symlinkat(link, &made, name)
                 .map_err(|errno| SysError::new("symlink", name, errno))?;
         }
         let usual = DEV_NODES.iter().map(|(name, ..)| self.files.join("dev").join(name));
         for node in usual.chain(extra.iter().cloned()) {
-            self.bind_node(root.as_fd(), &node)?;
+            self.bind_node(made.as_fd(), &node)?;
         }
         Ok(())
     }
 
-    fn bind_node(&self, root: BorrowedFd<'_>, node: &Path) -> Result<(), SysError> {
+    fn bind_node(&self, dev: BorrowedFd<'_>, node: &Path) -> Result<(), SysError> {
         let source = file::open_host(node, OFlags::PATH)?;
         let name = node.display().to_string();
-        let kind = std::fs::symlink_metadata(node)
-            .map_err(|error| SysError::new("stat", name.clone(), error))?
-            .file_type();
-        if !kind.is_char_device() && !kind.is_block_device() {
+        let stat = rustix::fs::fstat(&source).map_err(|errno| SysError::new("fstat", name.clone(), errno))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::CharacterDevice && kind != FileType::BlockDevice {
             return Err(SysError::new("device node", name, libc::ENOTBLK));
         }
         let tree = mount::clone_tree(source.as_fd(), "", false)?;
         let inside = node.strip_prefix(self.files.join("dev")).or_else(|_| node.strip_prefix("/dev"));
         let inside = inside.map_err(|_| SysError::new("device node outside /dev", name, libc::EINVAL))?;
-        let target = mount_point(root, &Path::new("/dev").join(inside), source.as_fd())?;
+        let target = mount_point(dev, inside, source.as_fd())?;
         mount::attach(tree.as_fd(), target.as_fd())
     }
 
@@ -478,9 +486,8 @@ impl Workshop {
         let root = self.root_fd()?;
         let target = file::make_dirs_inside(root.as_fd(), Path::new("/sys"))?;
         mount::attach(made.as_fd(), target.as_fd())?;
-        // What the machine is built of is no business of a service.
-        for path in ["/sys/firmware", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing"] {
-            match self.hide(Path::new(path)) {
+        for path in SYS_HIDDEN {
+            match self.hide_below(made.as_fd(), Path::new(path)) {
                 Err(error) if error.errno == libc::ENOENT => {}
                 other => other?,
             }
@@ -493,8 +500,11 @@ impl Workshop {
     /// # Errors
     /// Of the file and mount calls.
     pub fn hide(&self, dst: &Path) -> Result<(), SysError> {
-        let root = self.root_fd()?;
-        let target = file::open_inside(root.as_fd(), dst, OFlags::PATH | OFlags::NOFOLLOW)?;
+        self.hide_below(self.root_fd()?.as_fd(), dst)
+    }
+
+    fn hide_below(&self, root: BorrowedFd<'_>, dst: &Path) -> Result<(), SysError> {
+        let target = file::open_inside(root, dst, OFlags::PATH | OFlags::NOFOLLOW)?;
         let stat = rustix::fs::fstat(&target)
             .map_err(|errno| SysError::new("fstat", dst.display().to_string(), errno))?;
         let empty = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -589,6 +599,8 @@ fn mount_point(root: BorrowedFd<'_>, dst: &Path, source: BorrowedFd<'_>) -> Resu
 fn write_inside(root: BorrowedFd<'_>, dst: &Path, content: &str) -> Result<(), SysError> {
     let fault = |call, error: std::io::Error| SysError::new(call, dst.display().to_string(), error);
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // A fifo that somebody has put here since we looked must not stop us.
+    let flags = flags | OFlags::NONBLOCK;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let relative = dst.strip_prefix("/").unwrap_or(dst);
     let file = rustix::fs::openat2(root, relative, flags, Mode::from_raw_mode(0o644), resolve)
