@@ -46,6 +46,8 @@ struct Session {
     pid: i64,
     id: u32,
     connection: i64,
+    /// Where its process reports that a step failed, until it has executed its program; then -1.
+    report: i64,
 }
 
 #[derive(Clone, Copy)]
@@ -80,8 +82,10 @@ struct Fault {
     errno: i64,
 }
 
+const EPERM: i64 = 1;
 const ENOENT: i64 = 2;
 const EINTR: i64 = 4;
+const ENOSYS: i64 = 38;
 const EPROTO: i64 = 71;
 const EUSERS: i64 = 87;
 const EINVAL: i64 = 22;
@@ -100,7 +104,7 @@ static mut INIT: Init = Init {
     listen: 0,
     words: 0,
     connections: [0; CONNECTIONS],
-    sessions: [Session { pid: 0, id: 0, connection: 0 }; SESSIONS],
+    sessions: [Session { pid: 0, id: 0, connection: 0, report: 0 }; SESSIONS],
     kept: [Kept { fd: 0, label: [0; LABEL] }; KEPT],
     kept_count: 0,
     groups: [0; GROUPS],
@@ -117,6 +121,12 @@ extern "C" fn start() -> ! {
     let all = u64::MAX;
     // Every signal is blocked and read from a descriptor; the service's own process gets an empty mask from its plan.
     call(Call::SigProcMask, [0, (&raw const all) as u64, 0, 8, 0, 0]);
+    // And at its default: what whoever started the supervisor ignored (nohup does, a Rust program ignores SIGPIPE) stays so
+    // across clone3's CLONE_CLEAR_SIGHAND and exec, and would be the service's; with SIGCHLD ignored nothing is ever reaped.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        call(Call::SigAction, [signal, default.as_ptr() as u64, 0, 8, 0, 0]);
+    }
     init.signals = call(Call::SignalFd4, [u64::MAX, (&raw const all) as u64, 8, O_CLOEXEC, 0, 0]);
     call(Call::Fcntl, [SETUP as u64, 2, 1, 0, 0, 0]);
     // Zero is a descriptor like any other.
@@ -156,9 +166,10 @@ impl Init {
             send(SETUP, &Message::new(SAY_FAULT, message.session, fault.step, fault.errno));
             exit(125);
         }
-        // The placeholders that kept the received descriptors away from 0, 1 and 2.
+        // 0, 1 and 2 stay taken, or a plan of a later session would put its standard streams over its own descriptors;
+        // but not by the channel, whose end must show when it is closed.
         for fd in 0..3 {
-            close(fd);
+            call(Call::Dup3, [self.signals as u64, fd, O_CLOEXEC, 0, 0, 0]);
         }
     }
 
@@ -216,7 +227,8 @@ impl Init {
             }
             let wrong = if op.flags & ON_EXACTLY != 0 { result != op.want } else { result < 0 };
             let allowed = op.flags & ON_ERROR_GO_ON != 0 && (op.want == 0 || op.want == result);
-            if wrong && !allowed {
+            let denied = op.flags & ON_DENIED_GO_ON != 0 && (result == -EPERM || result == -ENOSYS);
+            if wrong && !allowed && !denied {
                 let fault =
                     Fault { step: i64::from(op.step), errno: if result < 0 { -result } else { EPROTO } };
                 if report >= 0 {
@@ -233,7 +245,9 @@ impl Init {
         Ok(())
     }
 
-    /// Forks. In the child: where to report a fault. In the init, once the child has executed its program: none.
+    /// Forks. In the child: where to report a fault. In the init: none, for the service itself once the child has
+    /// executed its program. A session is not waited for: between its change of user and its exec other processes
+    /// of that user may stop it, and the init with it.
     fn fork(&mut self, session: u32, channel: i64, step: i64) -> Result<Option<i64>, Fault> {
         let mut pipe = [-1i32; 2];
         let made = call(Call::Pipe2, [pipe.as_mut_ptr() as u64, O_CLOEXEC, 0, 0, 0, 0]);
@@ -251,32 +265,41 @@ impl Init {
             close(read_end);
             return Err(Fault { step, errno: -pid });
         }
-        let mut fault = Fault { step: 0, errno: 0 };
-        // The write end closes by exec, or by death: then nothing comes and the exit is reaped as any other.
-        let read = loop {
-            let read = call(Call::Read, [
-                read_end as u64,
-                (&raw mut fault) as u64,
-                size_of::<Fault>() as u64,
-                0,
-                0,
-                0,
-            ]);
-            if read != -EINTR {
-                break read;
+        if session != 0 {
+            // There is a free slot: `spawn` has looked.
+            if let Some(slot) = self.sessions.iter_mut().find(|s| s.pid == 0) {
+                *slot = Session { pid, id: session, connection: channel, report: read_end };
             }
+            return Ok(None);
+        }
+        match read_fault(read_end) {
+            Some(fault) => Err(fault),
+            None => {
+                self.main = pid;
+                send(channel, &Message::new(SAY_STARTED, session, pid, 0));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The process of a session has executed its program, or failed to, or died on the way.
+    fn session_reports(&mut self, n: usize) {
+        let Session { pid, id, connection, report } = self.sessions[n];
+        if report < 0 {
+            return;
+        }
+        self.sessions[n].report = -1;
+        let said = match read_fault(report) {
+            Some(fault) => {
+                // What there was to say of this session is said; its process is reaped as any orphan.
+                self.sessions[n].pid = 0;
+                Message::new(SAY_FAULT, id, fault.step, fault.errno)
+            }
+            None => Message::new(SAY_STARTED, id, pid, 0),
         };
-        close(read_end);
-        if read == size_of::<Fault>() as i64 {
-            return Err(fault);
+        if connection >= 0 {
+            send(connection, &said);
         }
-        if session == 0 {
-            self.main = pid;
-        } else if let Some(slot) = self.sessions.iter_mut().find(|s| s.pid == 0) {
-            *slot = Session { pid, id: session, connection: channel };
-        }
-        send(channel, &Message::new(SAY_STARTED, session, pid, 0));
-        Ok(None)
     }
 
     fn run_op(&mut self, op: &Op, channel: i64) -> i64 {
@@ -408,21 +431,29 @@ impl Init {
     /// The waiting stage: until the service has ended, or, for the keeper, until it is told to end.
     fn wait(&mut self) -> ! {
         loop {
-            // signals, listening end, connections
-            let mut poll = [PollFd { fd: -1, events: 1, revents: 0 }; 2 + CONNECTIONS];
+            // signals, listening end, connections, sessions that have not begun
+            let mut poll = [PollFd { fd: -1, events: 1, revents: 0 }; 2 + CONNECTIONS + SESSIONS];
             poll[0].fd = self.signals as i32;
             poll[1].fd = self.listen as i32;
             for (slot, fd) in poll[2..].iter_mut().zip(&self.connections) {
                 slot.fd = *fd as i32;
+            }
+            for (slot, session) in poll[2 + CONNECTIONS..].iter_mut().zip(&self.sessions) {
+                slot.fd = if session.pid > 0 { session.report as i32 } else { -1 };
             }
             let ready = call(Call::PPoll, [poll.as_mut_ptr() as u64, poll.len() as u64, 0, 0, 0, 0]);
             if ready < 0 {
                 continue;
             }
             // Requests first: a signal that was asked for reaches the service before its death is looked at.
-            for slot in &poll[2..] {
+            for slot in &poll[2..2 + CONNECTIONS] {
                 if slot.revents != 0 {
                     self.answer(i64::from(slot.fd));
+                }
+            }
+            for n in 0..SESSIONS {
+                if poll[2 + CONNECTIONS + n].revents != 0 {
+                    self.session_reports(n);
                 }
             }
             if poll[1].revents != 0 {
@@ -447,6 +478,10 @@ impl Init {
 
     fn hang_up(&mut self, connection: i64) {
         if connection == SETUP && self.flags & ENDS_WITH_LAUNCHER != 0 {
+            if self.flags & NOT_PID1 != 0 && self.main > 0 {
+                // Nobody dies with an init that is no PID 1.
+                kill(self.main, SIGKILL);
+            }
             exit(0);
         }
         close(connection);
@@ -561,6 +596,11 @@ impl Init {
             for n in 0..SESSIONS {
                 let session = self.sessions[n];
                 if session.pid == pid {
+                    // Dead before it was heard: its report is complete.
+                    self.session_reports(n);
+                    if self.sessions[n].pid == 0 {
+                        continue;
+                    }
                     self.sessions[n].pid = 0;
                     if session.connection >= 0 {
                         send(session.connection, &Message::new(SAY_EXITED, session.id, i64::from(status), 0));
@@ -696,6 +736,21 @@ fn receive(from: i64, fds: &mut Descriptors) -> Option<Message> {
 
 fn write<T>(fd: i64, value: &T) {
     call(Call::Write, [fd as u64, (&raw const *value) as u64, size_of::<T>() as u64, 0, 0, 0]);
+}
+
+/// What a process that carries out a plan reports. The write end closes by exec, or by death: then nothing comes, and
+/// the exit is reaped as any other.
+fn read_fault(from: i64) -> Option<Fault> {
+    let mut fault = Fault { step: 0, errno: 0 };
+    let length = size_of::<Fault>() as u64;
+    let read = loop {
+        let read = call(Call::Read, [from as u64, (&raw mut fault) as u64, length, 0, 0, 0]);
+        if read != -EINTR {
+            break read;
+        }
+    };
+    close(from);
+    (read == length as i64).then_some(fault)
 }
 
 fn close(fd: i64) {

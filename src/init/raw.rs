@@ -30,6 +30,7 @@ calls! {
     LSeek = 8, 62;
     Mmap = 9, 222;
     Munmap = 11, 215;
+    SigAction = 13, 134;
     SigProcMask = 14, 135;
     PWrite64 = 18, 68;
     SendTo = 44, 206;
@@ -46,6 +47,7 @@ calls! {
     PPoll = 271, 73;
     Accept4 = 288, 242;
     SignalFd4 = 289, 74;
+    Dup3 = 292, 24;
     Pipe2 = 293, 59;
 }
 

@@ -110,6 +110,9 @@ pub const ON_ERROR_GO_ON: u16 = 1;
 /// Any result but `want` is a failure (reported as EPROTO where it is no error).
 pub const ON_EXACTLY: u16 = 2;
 
+/// EPERM and ENOSYS are no failure: a kernel without the call, or a filter above us that denies it to everybody below.
+pub const ON_DENIED_GO_ON: u16 = 4;
+
 /// A message, in either direction; descriptors travel beside it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
