@@ -14,6 +14,10 @@ use crate::{
 pub enum ChildStep {
     /// Becomes root of the user namespace: until here the init runs as an id that is not mapped.
     IdsRoot,
+    /// An empty session keyring: keyrings know no namespaces, and whoever inherits one possesses its keys.
+    Keyring,
+    /// Where the pid namespace is shared: orphans become children of the init.
+    Subreaper,
     /// Keeps mount events from reaching the host.
     MountPrivate,
     /// Goes to the root that the host has put together.
@@ -107,6 +111,8 @@ impl ChildStep {
             ChildStep::Stdio => vec![Fd::Stdin, Fd::Stdout, Fd::Stderr],
             ChildStep::Keep(fds) => fds.clone(),
             ChildStep::IdsRoot
+            | ChildStep::Keyring
+            | ChildStep::Subreaper
             | ChildStep::MountPrivate
             | ChildStep::RootEnter(_)
             | ChildStep::Proc
@@ -142,6 +148,11 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
     let mut steps = vec![ChildStep::MountPrivate, ChildStep::RootEnter(assigned.root.clone())];
     if has_user_namespace(unit) {
         steps.push(ChildStep::IdsRoot);
+    }
+    // After the change of ids, so that the keyring counts against the sandbox's root.
+    steps.push(ChildStep::Keyring);
+    if ns.pid != Namespace::Own {
+        steps.push(ChildStep::Subreaper);
     }
     if unit.rootfs.proc {
         steps.push(ChildStep::Proc);

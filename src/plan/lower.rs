@@ -203,6 +203,12 @@ impl Lowering {
         self.step += 1;
         match step {
             ChildStep::IdsRoot => self.ids_root(),
+            ChildStep::Keyring => {
+                let join = libc::KEYCTL_JOIN_SESSION_KEYRING;
+                let args = [Arg::Value(u64::from(join)), Arg::Value(0)];
+                self.call(libc::SYS_keyctl, &args).flags = wire::ON_DENIED_GO_ON;
+            }
+            ChildStep::Subreaper => self.prctl(libc::PR_SET_CHILD_SUBREAPER, 1),
             ChildStep::MountPrivate => {
                 self.mount(None, "/", None, libc::MS_REC | libc::MS_PRIVATE, None);
             }
@@ -323,7 +329,7 @@ impl Lowering {
         let flags = Arg::Value(0x44);
         let args = [Arg::Register(MOUNTED), Arg::Text(""), Arg::Register(TARGET), Arg::Text(""), flags];
         self.call(libc::SYS_move_mount, &args);
-        for register in [TARGET, CONFIGURATION, MOUNTED] {
+        for register in [TARGET, CONFIGURATION] {
             self.close(register);
         }
     }
@@ -335,7 +341,12 @@ impl Lowering {
         self.call(libc::SYS_chdir, &[Arg::Text("/")]);
     }
 
+    /// Relative to the descriptor of what `proc` has mounted, never by the name /proc: in a root that somebody on the host
+    /// may write to, that name may lead elsewhere by now.
     fn proc_mask(&mut self) {
+        self.call(libc::SYS_fchdir, &[Arg::Register(MOUNTED)]);
+        let closed = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        let remount = libc::MS_REMOUNT | libc::MS_BIND | closed;
         for path in PROC_READ_ONLY {
             let args = [
                 Arg::Text(path),
@@ -345,15 +356,11 @@ impl Lowering {
                 Arg::Value(0),
             ];
             self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
-            let flags = libc::MS_REMOUNT
-                | libc::MS_BIND
-                | libc::MS_RDONLY
-                | libc::MS_NOSUID
-                | libc::MS_NODEV
-                | libc::MS_NOEXEC;
-            let args = [Arg::Value(0), Arg::Text(path), Arg::Value(0), Arg::Value(flags), Arg::Value(0)];
+            let args = [Arg::Value(0), Arg::Text(path), Arg::Value(0), Arg::Value(remount), Arg::Value(0)];
             self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
         }
+        // What a mask below fails with when the kernel lacks the file must not be its want of a source.
+        self.call(libc::SYS_faccessat, &[Arg::Value(AT_FDCWD), Arg::Text("/dev/null"), Arg::Value(0)]);
         for path in PROC_MASKED_FILES {
             let args = [
                 Arg::Text("/dev/null"),
@@ -363,18 +370,21 @@ impl Lowering {
                 Arg::Value(0),
             ];
             self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
+            let args = [Arg::Value(0), Arg::Text(path), Arg::Value(0), Arg::Value(remount), Arg::Value(0)];
+            self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
         }
         for path in PROC_MASKED_DIRS {
-            let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
             let args = [
                 Arg::Text("tmpfs"),
                 Arg::Text(path),
                 Arg::Text("tmpfs"),
-                Arg::Value(flags),
+                Arg::Value(closed),
                 Arg::Text("size=0"),
             ];
             self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
         }
+        self.close(MOUNTED);
+        self.call(libc::SYS_chdir, &[Arg::Text("/")]);
     }
 
     fn clock_offset(&mut self, seconds: i64) {
@@ -444,7 +454,6 @@ impl Lowering {
         if let Some(group) = &credentials.group {
             self.load_group(group);
         }
-        self.op(wire::OP_ADD_GROUP, 0, &[Arg::Register(GID)]);
         if let User::Name(name) = &credentials.user {
             self.op(wire::OP_MEMBER, 0, &[Arg::Text(name)]);
         }
@@ -507,7 +516,7 @@ impl Lowering {
     }
 
     fn signals(&mut self) {
-        // Handlers are at their defaults since the clone (CLONE_CLEAR_SIGHAND).
+        // Every signal has been at its default since the init began.
         let none = [0; 8];
         let set = Arg::Value(libc::SIG_SETMASK as u64);
         let args = [set, Arg::Bytes(&none), Arg::Value(0), Arg::Value(8)];
@@ -565,22 +574,22 @@ const CAP_SETPCAP: u32 = 8;
 /// asm-generic/ioctls.h: `_IO('T', 0x41)`, Linux 4.13.
 const TIOCGPTPEER: u64 = 0x5441;
 
-/// Kernel knobs of the whole machine.
-const PROC_READ_ONLY: [&str; 5] = ["/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/sysrq-trigger"];
+/// Kernel knobs of the whole machine, below /proc.
+const PROC_READ_ONLY: [&str; 5] = ["sys", "irq", "bus", "fs", "sysrq-trigger"];
 /// What the machine does, has and knows beyond the sandbox.
 const PROC_MASKED_FILES: [&str; 12] = [
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/key-users",
-    "/proc/kallsyms",
-    "/proc/kmsg",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/config.gz",
-    "/proc/kpagecount",
-    "/proc/kpageflags",
+    "kcore",
+    "keys",
+    "key-users",
+    "kallsyms",
+    "kmsg",
+    "latency_stats",
+    "timer_list",
+    "timer_stats",
+    "sched_debug",
+    "config.gz",
+    "kpagecount",
+    "kpageflags",
 ];
 /// As above, directories.
-const PROC_MASKED_DIRS: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
+const PROC_MASKED_DIRS: [&str; 3] = ["acpi", "asound", "scsi"];

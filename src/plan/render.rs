@@ -114,6 +114,8 @@ fn flag(set: bool, text: &str) -> &str {
 pub fn child(step: &ChildStep) -> (&'static str, String) {
     match step {
         ChildStep::IdsRoot => ("ids.root", "0:0".into()),
+        ChildStep::Keyring => ("keyring", "session, empty".into()),
+        ChildStep::Subreaper => ("subreaper", String::new()),
         ChildStep::MountPrivate => ("mount.private", "/".into()),
         ChildStep::RootEnter(root) => ("root.enter", root.display().to_string()),
         ChildStep::Proc => ("proc", "/proc nosuid,nodev,noexec".into()),
