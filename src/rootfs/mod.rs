@@ -321,12 +321,14 @@ impl Workshop {
         let files = open_path(&self.files)?;
         write_inside(files.as_fd(), Path::new("file"), content)?;
         let tree = mount::clone_tree(files.as_fd(), "file", false)?;
-        // The mount keeps the file; its name is free for the next one.
+        let attributes = Attributes { read_only: true, no_dev: true, no_exec: true, ..Attributes::default() };
+        let attached = mount::set_attributes(tree.as_fd(), &attributes)
+            .and_then(|()| mount::attach(tree.as_fd(), target.as_fd()));
+        // The mount keeps the file; its name is free for the next one. Not before: a file without a name is not
+        // attached any more (ENOENT).
         rustix::fs::unlinkat(&files, "file", rustix::fs::AtFlags::empty())
             .map_err(|errno| SysError::new("unlink", dst.display().to_string(), errno))?;
-        let attributes = Attributes { read_only: true, no_dev: true, no_exec: true, ..Attributes::default() };
-        mount::set_attributes(tree.as_fd(), &attributes)?;
-        mount::attach(tree.as_fd(), target.as_fd())
+        attached
     }
 
     /// A file or directory of the host. `service` is the service's own ids on the host, for a writable mount.

@@ -5,7 +5,9 @@
 #[path = "../support/mod.rs"]
 #[macro_use]
 mod support;
+mod hostile;
 mod selftest;
+mod sessions;
 mod single;
 mod walls;
 
@@ -36,6 +38,16 @@ fn main() -> ExitCode {
         single::a_writable_mount_belongs_to_the_service_inside_and_to_its_owner_outside: Root CgroupV2 UserNs;
         single::a_writable_mount_of_roots_directory_is_refused: Root CgroupV2 UserNs;
         single::proc_none_and_sys_none_are_not_there: Root CgroupV2 UserNs;
+        sessions::a_session_is_as_confined_as_the_service: Root CgroupV2 UserNs;
+        sessions::a_shell_has_a_terminal_of_its_own_and_nothing_else: Root CgroupV2 UserNs;
+        sessions::a_service_that_stops_every_session_does_not_hold_up_its_init: Root CgroupV2 UserNs;
+        sessions::the_init_holds_what_it_needs_and_no_more: Root CgroupV2 UserNs;
+        sessions::root_inside_has_no_power_over_the_init: Root CgroupV2 UserNs;
+        sessions::root_inside_can_only_signal_itself_through_the_init: Root CgroupV2 UserNs;
+        sessions::no_signal_is_ignored_or_blocked: Root CgroupV2 UserNs;
+        hostile::every_trap_at_every_mount_point_is_refused_by_name: Root CgroupV2 UserNs;
+        hostile::every_trap_at_every_file_is_passed_over: Root CgroupV2 UserNs;
+        hostile::a_user_is_not_looked_up_in_a_trap: Root CgroupV2 UserNs;
         single::an_unknown_key_is_refused_with_line_and_column: Root;
     ];
     // Started by the self-tests alone: they are there to fail.

@@ -35,10 +35,12 @@ fn says(world: &World, args: &[&str], keys: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A directory root with nothing in it but the probe.
+/// A directory root with nothing in it but places to mount on.
 fn directory_root(world: &World) -> String {
     let root = world.dir().join("root");
-    fs::create_dir(&root).expect("a new name");
+    for place in ["dev", "proc", "sys", "tmp", "run", "probe"] {
+        fs::create_dir_all(root.join(place)).expect("a new name");
+    }
     root.display().to_string()
 }
 
@@ -63,7 +65,7 @@ pub fn a_directory_root_has_no_hole(world: &mut World) {
 
 pub fn an_empty_root_holds_only_what_was_mounted(world: &mut World) {
     let inside = report(world, &format!("rootfs.base = \"none\"\n{NO_NETWORK}"));
-    let known = ["dev", "etc", "probe", "proc", "run", "sys", "tmp"];
+    let known = ["dev", "etc", "probe", "proc", "root", "run", "sys", "tmp", "var"];
     let more: Vec<String> =
         walls::texts(&inside["root"]).into_iter().filter(|n| !known.contains(&&**n)).collect();
     assert_eq!(more, Vec::<String>::new());

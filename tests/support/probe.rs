@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 /// Runs the probe that `args` name.
 ///
 /// `report` · `http PORT` · `echo PORT` · `udp PORT` · `ignore-term` · `tree` · `flood BYTES` · `exit CODE` ·
-/// `signal NUMBER` · `print TEXT` · `wait` · `connect ADDRESS:PORT` · `write PATH`
+/// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH`
 pub fn main(args: &[&str]) -> ExitCode {
     match args {
         ["report"] => println!("{}", report()),
@@ -34,6 +34,8 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["signal", signal] => raise(number(signal)),
         ["print", text] => println!("{text}"),
         ["wait"] => wait(),
+        ["stop-others"] => stop_others(),
+        ["pid1"] => println!("{}", pid1()),
         ["connect", address] => println!("{}", outcome(TcpStream::connect(address).map(drop))),
         ["write", path] => println!("{}", outcome(fs::write(path, "x"))),
         _ => {
@@ -194,6 +196,30 @@ fn udp(port: u16) {
         // A client that went away is its own business.
         let _ = socket.send_to(&bytes[..length], from);
     }
+}
+
+/// Stops every process that it may signal, over and over.
+fn stop_others() -> ! {
+    loop {
+        // kill(2): -1 spares the caller and PID 1. ESRCH while there is nobody.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::Signal::SIGSTOP);
+    }
+}
+
+/// What becomes of every way from a service to its init.
+fn pid1() -> Value {
+    let open = |name: &str| outcome(fs::File::open(format!("/proc/1/{name}")).map(drop));
+    let write =
+        |name: &str| outcome(fs::OpenOptions::new().write(true).open(format!("/proc/1/{name}")).map(drop));
+    let link = |name: &str| outcome(fs::read_link(format!("/proc/1/{name}")).map(drop));
+    json!({
+        "exe": link("exe"), "root": link("root"), "cwd": link("cwd"), "ns/mnt": link("ns/mnt"),
+        // Root inside may see the numbers.
+        "fd": names("/proc/1/fd").first().map_or("EACCES".into(), |fd| link(&format!("fd/{fd}"))),
+        "exe for writing": write("exe"), "mem": write("mem"), "oom_score_adj": write("oom_score_adj"),
+        "environ": open("environ"), "maps": open("maps"), "auxv": open("auxv"),
+        "root/etc": outcome(fs::read_dir("/proc/1/root/etc").map(drop)),
+    })
 }
 
 /// Lives on whatever SIGTERM says.
