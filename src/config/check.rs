@@ -11,7 +11,7 @@ use super::{
     diagnostic::{Diagnostic, Location},
     value::nearest,
 };
-use crate::spec::{self, MOST, Proto, Publish, UnitName};
+use crate::spec::{self, MOST, Namespace, Namespaces, Proto, Publish, UnitName, UserNamespace};
 
 /// The services of all files.
 pub(super) struct Known<'a> {
@@ -45,6 +45,7 @@ pub(super) fn check(known: &Known<'_>) -> BTreeMap<UnitName, Vec<Diagnostic>> {
     let mut taken = Taken::default();
     for (name, checked) in known.resolved {
         let mut mistakes = unknown_names(known, name, checked);
+        mistakes.extend(borrowed(known, name, checked));
         mistakes.extend(cycle(known, name));
         mistakes.extend(clashes(known, name, checked, &mut taken));
         if !mistakes.is_empty() {
@@ -78,6 +79,51 @@ fn unknown_names(known: &Known<'_>, of: &UnitName, checked: &Checked) -> Vec<Dia
         )
     };
     all.filter_map(mistake).take(MOST).collect()
+}
+
+/// Namespaces and id ranges that are taken from somebody who has none of his own: what the file would get is then
+/// not what it says, in the worst case the host's.
+fn borrowed(known: &Known<'_>, name: &UnitName, checked: &Checked) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (kind, (of, span)) in joined_kinds(&checked.unit.namespaces).into_iter().zip(&checked.claims.joins) {
+        let theirs = known.resolved.get(of).map(|other| by_kind(&other.unit.namespaces, kind));
+        let hint = match theirs {
+            None | Some(Namespace::Own) => continue,
+            Some(Namespace::Join(third)) => format!("write \"join:{third}\", whose it is"),
+            Some(Namespace::Host) => "write \"host\", if the host's is what is meant".to_owned(),
+        };
+        let message = format!("{of} has no {kind} namespace of its own to join");
+        found.push(Diagnostic::at(known.at(name, span), message).hint(hint));
+    }
+    for (of, span) in &checked.claims.shares {
+        let hint = match known.resolved.get(of).map(|other| &other.unit.namespaces.user) {
+            None | Some(UserNamespace::Auto) => continue,
+            Some(UserNamespace::Shared(third)) if third != of => {
+                format!("write \"shared:{third}\", whose it is")
+            }
+            Some(UserNamespace::Shared(_) | UserNamespace::Off) => {
+                "name a service with `user = \"auto\"`, or leave `user` out".to_owned()
+            }
+        };
+        let message = format!("{of} has no id range of its own to share");
+        found.push(Diagnostic::at(known.at(name, span), message).hint(hint));
+    }
+    found
+}
+
+/// The kinds of namespaces that are joined, in the order of `Claims::joins`.
+fn joined_kinds(ns: &Namespaces) -> Vec<&'static str> {
+    let is_joined = |kind: &&str| matches!(by_kind(ns, kind), Namespace::Join(_));
+    ["pid", "uts", "ipc", "cgroup"].into_iter().filter(is_joined).collect()
+}
+
+fn by_kind<'a>(ns: &'a Namespaces, kind: &str) -> &'a Namespace {
+    match kind {
+        "pid" => &ns.pid,
+        "uts" => &ns.uts,
+        "ipc" => &ns.ipc,
+        _ => &ns.cgroup,
+    }
 }
 
 /// Whom a service waits for, and where it says so.

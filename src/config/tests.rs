@@ -199,6 +199,34 @@ fn names_that_nobody_has_are_told() {
 }
 
 #[test]
+fn what_somebody_does_not_own_cannot_be_had_of_him() {
+    let loaded = load_texts(&[
+        ("db", ""),
+        ("side", "[namespaces]\nipc = 'join:db'\nuser = 'shared:db'\n"),
+        ("open", "user = 33\n[namespaces]\nuts = 'host'\nuser = 'off'\n"),
+        ("a", "[namespaces]\nuts = 'join:open'\nipc = 'join:side'\nuser = 'shared:side'\n"),
+        ("b", "[namespaces]\nuser = 'shared:open'\n"),
+        ("c", "[namespaces]\nuser = 'shared:c'\n"),
+    ]);
+    assert_eq!(names(&loaded.units), ["db", "open", "side"]);
+    let hints: Vec<_> =
+        loaded.broken[&name("a")].iter().map(|found| (&*found.message, found.hint.as_deref())).collect();
+    assert_eq!(
+        hints,
+        [
+            (
+                "open has no uts namespace of its own to join",
+                Some("write \"host\", if the host's is what is meant")
+            ),
+            ("side has no ipc namespace of its own to join", Some("write \"join:db\", whose it is")),
+            ("side has no id range of its own to share", Some("write \"shared:db\", whose it is")),
+        ]
+    );
+    assert_eq!(messages(&loaded, "b"), ["open has no id range of its own to share"]);
+    assert_eq!(messages(&loaded, "c"), ["c has no id range of its own to share"]);
+}
+
+#[test]
 fn a_masked_service_can_be_followed_but_not_required() {
     let dir = place();
     std::os::unix::fs::symlink("/dev/null", dir.path().join("db.toml")).unwrap();
