@@ -9,6 +9,9 @@ use crate::{
     spec::{IdSpec, Kind, Namespace, Service, Unit, UserSpec},
 };
 
+/// Whom the waiting init is in a user namespace: the last id of the range, which no distribution gives to anybody.
+const INIT_ID: u32 = 65535;
+
 /// One step of the init or of the process that becomes the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChildStep {
@@ -80,8 +83,9 @@ pub enum ChildStep {
     },
     /// The waiting init keeps the descriptors that must outlive the supervisor.
     Keep(Vec<Fd>),
-    /// The waiting init gives up every capability but those that sessions need, and is closed to tracing.
-    Recede,
+    /// The waiting init gives up every capability but those that sessions need, and is closed to tracing. In a user
+    /// namespace it also becomes somebody else than root, so that root inside can neither signal nor limit it.
+    Recede(Option<u32>),
 }
 
 /// Whom the service runs as.
@@ -136,7 +140,7 @@ impl ChildStep {
             | ChildStep::Signals
             | ChildStep::NoNewPrivs
             | ChildStep::Exec { .. }
-            | ChildStep::Recede => Vec::new(),
+            | ChildStep::Recede(_) => Vec::new(),
         }
     }
 }
@@ -228,7 +232,7 @@ pub(super) fn waiting_steps(unit: &Unit) -> Vec<ChildStep> {
     if !unit.service.tty {
         kept.extend([Fd::KeepStdout, Fd::KeepStderr]);
     }
-    vec![ChildStep::Keep(kept), ChildStep::Recede]
+    vec![ChildStep::Keep(kept), ChildStep::Recede(has_user_namespace(unit).then_some(INIT_ID))]
 }
 
 pub(super) fn flags(unit: &Unit, assigned: &Assigned) -> u32 {

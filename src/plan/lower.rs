@@ -266,7 +266,7 @@ impl Lowering {
             }
             ChildStep::Exec { command, env, path } => self.exec(command, env, path),
             ChildStep::Keep(fds) => self.keep(fds),
-            ChildStep::Recede => self.recede(),
+            ChildStep::Recede(id) => self.recede(*id),
         }
     }
 
@@ -555,7 +555,15 @@ impl Lowering {
         }
     }
 
-    fn recede(&mut self) {
+    fn recede(&mut self, id: Option<u32>) {
+        if let Some(id) = id {
+            // Or the change of user would take the capabilities along: PR_SET_KEEPCAPS(2const).
+            self.prctl(libc::PR_SET_KEEPCAPS, 1);
+            let three = || [Arg::Value(u64::from(id)), Arg::Value(u64::from(id)), Arg::Value(u64::from(id))];
+            self.call(libc::SYS_setresgid, &three());
+            self.call(libc::SYS_setresuid, &three());
+            self.prctl(libc::PR_SET_KEEPCAPS, 0);
+        }
         let kept = [CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP];
         self.capabilities(kept.iter().map(|capability| 1 << capability).sum());
         self.name_process("palisade-init");

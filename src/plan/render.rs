@@ -144,7 +144,10 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
             let labels: Vec<&str> = fds.iter().map(|fd| fd.label()).collect();
             ("init.keep", labels.join(" "))
         }
-        ChildStep::Recede => ("init.recede", "kill setgid setuid setpcap".into()),
+        ChildStep::Recede(id) => {
+            let id = id.map(|id| format!("{id}:{id} ")).unwrap_or_default();
+            ("init.recede", format!("{id}kill setgid setuid setpcap"))
+        }
     }
 }
 
