@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         sessions::a_service_that_stops_every_session_does_not_hold_up_its_init: Root CgroupV2 UserNs;
         sessions::the_init_holds_what_it_needs_and_no_more: Root CgroupV2 UserNs;
         sessions::root_inside_has_no_power_over_the_init: Root CgroupV2 UserNs;
-        sessions::root_inside_can_only_signal_itself_through_the_init: Root CgroupV2 UserNs;
+        sessions::nobody_inside_can_signal_the_init: Root CgroupV2 UserNs;
         sessions::no_signal_is_ignored_or_blocked: Root CgroupV2 UserNs;
         hostile::every_trap_at_every_mount_point_is_refused_by_name: Root CgroupV2 UserNs;
         hostile::every_trap_at_every_file_is_passed_over: Root CgroupV2 UserNs;

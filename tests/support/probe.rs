@@ -216,7 +216,7 @@ fn pid1() -> Value {
         "exe": link("exe"), "root": link("root"), "cwd": link("cwd"), "ns/mnt": link("ns/mnt"),
         // Root inside may see the numbers.
         "fd": names("/proc/1/fd").first().map_or("EACCES".into(), |fd| link(&format!("fd/{fd}"))),
-        "exe for writing": write("exe"), "mem": write("mem"), "oom_score_adj": write("oom_score_adj"),
+        "exe for writing": write("exe"), "mem": write("mem"),
         "environ": open("environ"), "maps": open("maps"), "auxv": open("auxv"),
         "root/etc": outcome(fs::read_dir("/proc/1/root/etc").map(drop)),
     })
