@@ -71,8 +71,8 @@ fn set(world: &World, root: &Path, path: &str, trap: Trap) {
     match trap {
         Trap::Absolute => symlink(victim, &at).expect("a free name"),
         Trap::Climbing => {
-            symlink(Path::new("../../../../../..").join(victim.strip_prefix("/").expect("absolute")), &at)
-                .expect("a free name")
+            let below = victim.strip_prefix("/").expect("absolute");
+            symlink(Path::new("../../../../../..").join(below), &at).expect("a free name");
         }
         Trap::Loop => symlink(at.file_name().expect("it has one"), &at).expect("a free name"),
         Trap::Fifo => ran("mkfifo", &[]),
