@@ -19,6 +19,7 @@ use rustix::{
     process::{Resource, Rlimit},
 };
 
+pub use crate::sys::{clone::reap, socket::channel};
 pub use fault::{LaunchFault, Retry, StepError};
 pub use network::{Net, NetworkHost};
 
@@ -483,16 +484,6 @@ pub fn send_plan(
     socket::send(channel, &init::message_bytes(&message), &sent)
 }
 
-/// A pair of connected sequenced-packet sockets.
-///
-/// # Errors
-/// socketpair(2).
-pub fn channel() -> Result<(OwnedFd, OwnedFd), SysError> {
-    let flags = SocketFlags::CLOEXEC;
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-        .map_err(|errno| SysError::new("socketpair", "", errno))
-}
-
 /// A sequenced-packet socket that listens at `path`.
 ///
 /// # Errors
@@ -517,12 +508,6 @@ pub fn listen(path: &Path) -> Result<OwnedFd, SysError> {
 /// SIGKILL to an init: the kernel takes its pid namespace along. That it has ended already is no error.
 pub fn kill(pidfd: BorrowedFd<'_>) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
-}
-
-/// Waits for a child that is ending. A process that is not our child (it was adopted) is not ours to reap.
-pub fn reap(pidfd: &OwnedFd) {
-    let wait = rustix::process::WaitId::PidFd(pidfd.as_fd());
-    let _ = rustix::process::waitid(wait, rustix::process::WaitIdOptions::EXITED);
 }
 
 fn clone_flags(namespaces: &[&str]) -> u64 {

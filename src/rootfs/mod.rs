@@ -158,7 +158,7 @@ impl Workshop {
     }
 
     fn make_id_map(&self, uids: IdRange, gids: IdRange) -> Result<OwnedFd, SysError> {
-        let (ours, theirs) = crate::launch::channel()?;
+        let (ours, theirs) = crate::sys::socket::channel()?;
         let holder = clone::spawn(&Spawn {
             namespaces: libc::CLONE_NEWUSER as u64,
             cgroup: None,
@@ -173,7 +173,7 @@ impl Workshop {
         });
         // The init ends when its channel closes before it was sent a plan.
         drop(ours);
-        crate::launch::reap(&holder.pidfd);
+        clone::reap(&holder.pidfd);
         opened
     }
 

@@ -8,7 +8,7 @@
 
 use std::{
     ffi::CStr,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr,
 };
 
@@ -98,17 +98,23 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SysError> {
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let pid = u32::try_from(pid).expect("a pid is positive");
     if start.errno != 0 {
-        reap(pid);
+        reap_failed(pid);
         return Err(SysError::new(start.step, "in the new process", start.errno));
     }
     Ok(Child { pid, pidfd })
+}
+
+/// Waits for a child that is ending. A process that is not our child (it was adopted) is not ours to reap.
+pub fn reap(pidfd: &OwnedFd) {
+    let wait = rustix::process::WaitId::PidFd(pidfd.as_fd());
+    let _ = rustix::process::waitid(wait, rustix::process::WaitIdOptions::EXITED);
 }
 
 fn above_standard(fd: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
     rustix::io::fcntl_dupfd_cloexec(fd, 4).map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))
 }
 
-fn reap(pid: u32) {
+fn reap_failed(pid: u32) {
     let pid = pid_t::try_from(pid).expect("pids fit pid_t");
     // SAFETY: waitpid(2) with a null status writes nothing.
     unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };

@@ -17,6 +17,16 @@ pub struct Received {
     pub pid: Option<u32>,
 }
 
+/// A pair of connected sequenced-packet sockets.
+///
+/// # Errors
+/// socketpair(2).
+pub fn channel() -> Result<(OwnedFd, OwnedFd), SysError> {
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    rustix::net::socketpair(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET, flags, None)
+        .map_err(|errno| SysError::new("socketpair", "", errno))
+}
+
 /// Sends one message with descriptors.
 ///
 /// # Errors
