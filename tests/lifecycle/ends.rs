@@ -175,7 +175,7 @@ pub fn a_reload_touches_only_what_differs(world: &mut World) {
 
 pub fn two_hundred_cycles_leak_nothing(world: &mut World) {
     let keys =
-        "network.publish = [\"8081:80\"]\nservice.reload = { signal = \"HUP\" }\nrestart.policy = \"always\"";
+        "network.publish = [\"8081:80\"]\nservice.reload = { signal = \"WINCH\" }\nrestart.policy = \"always\"";
     world.write_service("web", &world.probe_toml(&["http", "80"], keys));
     world.start();
     wait_http("127.0.0.1:8081", "/");
@@ -183,7 +183,7 @@ pub fn two_hundred_cycles_leak_nothing(world: &mut World) {
     let before = descriptors(world);
     for cycle in 0..50 {
         world.ok(&["restart", "web"]);
-        world.palisade(&["reload", "web"]);
+        world.ok(&["reload", "web"]);
         world.ok(&["stop", "web"]);
         world.ok(&["start", "web"]);
         world.reap();
@@ -194,7 +194,8 @@ pub fn two_hundred_cycles_leak_nothing(world: &mut World) {
         );
     }
     wait_http("127.0.0.1:8081", "/");
-    wait_until("as many descriptors as before", LONG, || descriptors(world) == before);
+    // Not more: when they were first counted, somebody who had asked might not have hung up yet.
+    wait_until("as many descriptors as before", LONG, || descriptors(world) <= before);
     wait_until("one service, one link beside loopback", LONG, || {
         let links = Command::new("ip").args(["-o", "link"]).output().expect("iproute2 is installed");
         String::from_utf8_lossy(&links.stdout).lines().count() == 2

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus, Output, Stdio},
     time::Duration,
@@ -106,6 +106,8 @@ impl World {
         // A link where the file systems are one, else a copy.
         fs::hard_link(&me, &probe).or_else(|_| fs::copy(&me, &probe).map(drop)).expect("the probe");
         let world = Self { name, dir, supervisor: None };
+        // It outlives every supervisor, as /run/palisade does: a lock whose directory may vanish would lock nothing.
+        fs::DirBuilder::new().mode(0o755).create(world.run_dir()).expect("our own directory");
         let config = format!(
             "[cgroup]\npath = \"{}\"\n[network]\nname = \"ptest\"\nprefix4 = \"10.83.0.0/16\"\n\
              [ids]\nbase = 1879048192\ncount = 64\n",
@@ -362,6 +364,7 @@ pub fn tcp(address: &str, request: &[u8]) -> Result<Vec<u8>, String> {
     let mut stream = TcpStream::connect_timeout(&address, time).map_err(|e| format!("connect: {e}"))?;
     stream.set_read_timeout(Some(time)).map_err(|e| e.to_string())?;
     stream.write_all(request).map_err(|e| format!("write: {e}"))?;
+    stream.shutdown(std::net::Shutdown::Write).map_err(|e| format!("shutdown: {e}"))?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(|e| format!("read: {e}"))?;
     Ok(answer)
