@@ -181,6 +181,16 @@ impl NetworkHost {
         self.table()?.replace(&elements)
     }
 
+    /// Takes away what a predecessor of this name left that is gone for good: its links went with their namespaces.
+    ///
+    /// # Errors
+    /// Of netlink and nft.
+    pub fn clear_left(&mut self, opened: BTreeSet<String>) -> Result<(), NetError> {
+        self.opened = opened;
+        self.table()?;
+        self.close()
+    }
+
     /// Takes the table away and puts forwarding back: the last service has been released.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `palisade run FILE`: one service in the foreground, without a supervisor, with its exit status as ours.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -8,8 +9,9 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags};
+use serde::{Deserialize, Serialize};
 
-use super::{LaunchFault, Launcher, Net, NetworkHost, Run};
+use super::{LaunchFault, Launcher, Net, NetworkHost, Run, StepError};
 use crate::{
     cgroup,
     config::settings::{IDS_PER_SERVICE, Settings},
@@ -42,7 +44,7 @@ pub fn run(
     dir: &Path,
     state: &Path,
 ) -> Result<Ended, SysError> {
-    let slot = Slot::take(&dir.join("slots"))?;
+    let slot = Slot::take(dir)?;
     // Runs of this kind count from the top of every range, a supervisor counts from the bottom.
     let network = NetworkSettings {
         name: format!("{}-run{}", settings.network.name, slot.number),
@@ -73,7 +75,9 @@ pub fn run(
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: true,
     };
-    let ended = Foreground::new(&mut launcher, unit)?.launch(&assigned, facts);
+    slot.clear_left(&mut launcher);
+    slot.note(&launcher, assigned.cgroup.as_deref());
+    let ended = Foreground::new(&mut launcher, unit, &slot)?.launch(&assigned, facts);
     if let Some(tree) = launcher.tree() {
         tree.remove_base();
     }
@@ -92,6 +96,15 @@ struct Slot {
     dir: PathBuf,
     lock: PathBuf,
     _held: std::fs::File,
+    /// What a run that was killed has left here.
+    left: Option<Left>,
+}
+
+/// What outlives a run whose `palisade` is killed: the kernel takes everything else along.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Left {
+    group: Option<PathBuf>,
+    forwarding: BTreeSet<String>,
 }
 
 fn is_same_file(file: &std::fs::File, path: &Path) -> bool {
@@ -103,10 +116,13 @@ fn is_same_file(file: &std::fs::File, path: &Path) -> bool {
 impl Slot {
     const MOST: u32 = 1024;
 
-    fn take(slots: &Path) -> Result<Self, SysError> {
-        super::make_private(slots)?;
+    /// The run-time directory stays when everything else goes: a lock in a directory that may vanish locks nothing.
+    fn take(dir: &Path) -> Result<Self, SysError> {
+        std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o755)
+            .create(dir)
+            .map_err(|error| SysError::new("mkdir", dir.display().to_string(), error))?;
         for number in 0..Self::MOST {
-            let path = slots.join(format!("{number}.lock"));
+            let path = dir.join(format!("run-{number}.lock"));
             let lock = std::fs::OpenOptions::new()
                 .create(true)
                 .truncate(false)
@@ -115,22 +131,44 @@ impl Slot {
                 .map_err(|error| SysError::new("open", path.display().to_string(), error))?;
             // Whoever had it before may have removed the file between our open and our lock.
             if lock.try_lock().is_ok() && is_same_file(&lock, &path) {
-                return Ok(Self { number, dir: slots.join(number.to_string()), lock: path, _held: lock });
+                let dir = dir.join(format!("run-{number}"));
+                let left = std::fs::read(dir.join("left.json")).ok();
+                let left = left.map(|text| serde_json::from_slice(&text).unwrap_or_default());
+                return Ok(Self { number, dir, lock: path, _held: lock, left });
             }
         }
-        Err(SysError::new("flock", slots.display().to_string(), libc::EAGAIN))
+        Err(SysError::new("flock", dir.display().to_string(), libc::EAGAIN))
+    }
+
+    /// Takes away what a predecessor with this number left. What cannot be removed is told, and in nobody's way.
+    fn clear_left(&self, launcher: &mut Launcher) {
+        let Some(left) = &self.left else { return };
+        let group = match (launcher.tree(), &left.group) {
+            (Some(tree), Some(group)) => {
+                tree.kill(group).and_then(|()| tree.remove(group)).map_err(StepError::from)
+            }
+            _ => Ok(()),
+        };
+        let network = launcher.network.clear_left(left.forwarding.clone()).map_err(StepError::from);
+        for error in [group, network].into_iter().filter_map(Result::err) {
+            tracing::warn!("left by a run that was killed: {error}");
+        }
+    }
+
+    /// Notes what would be left if we were killed now.
+    fn note(&self, launcher: &Launcher, group: Option<&Path>) {
+        let left =
+            Left { group: group.map(Path::to_path_buf), forwarding: launcher.network.opened().clone() };
+        let text = serde_json::to_vec(&left).expect("paths and names have a JSON form");
+        if let Err(error) = std::fs::write(self.dir.join("left.json"), text) {
+            tracing::warn!("{}: {error}", self.dir.display());
+        }
     }
 
     fn clear(&self) {
         for removed in [std::fs::remove_dir_all(&self.dir), std::fs::remove_file(&self.lock)] {
             if let Err(error) = removed {
                 tracing::warn!("{}: {error}", self.dir.display());
-            }
-        }
-        // The directories go with the last run, unless a supervisor has them.
-        for dir in self.dir.ancestors().skip(1).take(2) {
-            if std::fs::remove_dir(dir).is_err() {
-                return;
             }
         }
     }
@@ -140,6 +178,7 @@ impl Slot {
 struct Foreground<'a> {
     launcher: &'a mut Launcher,
     unit: &'a Unit,
+    slot: &'a Slot,
     signals: OwnedFd,
     /// Which signal came is in here; the pipe only wakes.
     seen: Vec<(i32, std::sync::Arc<std::sync::atomic::AtomicBool>)>,
@@ -160,7 +199,7 @@ const RELAYED: [i32; 4] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIG
 const STOPPING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
 impl<'a> Foreground<'a> {
-    fn new(launcher: &'a mut Launcher, unit: &'a Unit) -> Result<Self, SysError> {
+    fn new(launcher: &'a mut Launcher, unit: &'a Unit, slot: &'a Slot) -> Result<Self, SysError> {
         let (read, write) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
                 .map_err(|errno| SysError::new("pipe2", "", errno))?;
@@ -176,6 +215,7 @@ impl<'a> Foreground<'a> {
         Ok(Self {
             launcher,
             unit,
+            slot,
             signals: read,
             seen,
             deadline: None,
@@ -195,6 +235,7 @@ impl<'a> Foreground<'a> {
             Ok(run) => run,
             Err(fault) => return Ok(Ended::Fault(fault)),
         };
+        self.slot.note(self.launcher, assigned.cgroup.as_deref());
         rustix::io::ioctl_fionbio(&run.channel, true)
             .map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))?;
         self.after(self.unit.service.start_timeout, Due::TimeOut);

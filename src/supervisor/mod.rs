@@ -131,13 +131,10 @@ struct Supervisor {
 /// # Errors
 /// What kept it from starting; services of a predecessor run on.
 pub fn main(options: Options, settings: Settings) -> Result<(), StartError> {
-    let dir = options.run.clone();
     let mut supervisor = Supervisor::open(options, settings)?;
     supervisor.adopt()?;
     supervisor.run()?;
     supervisor.close();
-    // Only while it is empty: what others have put there, such as services.d, stays.
-    let _ = std::fs::remove_dir(dir);
     Ok(())
 }
 

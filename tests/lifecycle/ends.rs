@@ -174,8 +174,7 @@ pub fn a_reload_touches_only_what_differs(world: &mut World) {
 }
 
 pub fn two_hundred_cycles_leak_nothing(world: &mut World) {
-    let keys =
-        "network.publish = [\"8081:80\"]\nservice.reload = { signal = \"WINCH\" }\nrestart.policy = \"always\"";
+    let keys = "network.publish = [\"8081:80\"]\nservice.reload = { signal = \"WINCH\" }\nrestart.policy = \"always\"";
     world.write_service("web", &world.probe_toml(&["http", "80"], keys));
     world.start();
     wait_http("127.0.0.1:8081", "/");
