@@ -422,6 +422,7 @@ pub fn stdio(
         (Stdin::Inherit, Some(fd)) => fd,
         (Stdin::File(path), _) => open_input(path)?,
     };
+    refuse_directory(input.as_fd())?;
     let mut fds = vec![(Fd::Stdin, input)];
     let kinds = [(Fd::Stdout, Fd::KeepStdout), (Fd::Stderr, Fd::KeepStderr)];
     for (output, (write_end, kept_end)) in outputs.iter_mut().zip(kinds) {
@@ -446,6 +447,15 @@ pub fn stdio(
 pub fn null_stdio() -> Result<Descriptors, SysError> {
     let fds = [Fd::Stdin, Fd::Stdout, Fd::Stderr];
     fds.into_iter().map(|fd| Ok((fd, open_null(OFlags::RDWR)?))).collect()
+}
+
+/// A directory of the host in a service's hands is a way out: openat(2) goes up from it (CVE-2024-21626 and its kind).
+fn refuse_directory(input: BorrowedFd<'_>) -> Result<(), SysError> {
+    let stat = rustix::fs::fstat(input).map_err(|errno| SysError::new("fstat", "stdin", errno))?;
+    match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+        rustix::fs::FileType::Directory => Err(SysError::new("standard input", "", libc::EISDIR)),
+        _ => Ok(()),
+    }
 }
 
 /// A file of the host as standard input.

@@ -564,7 +564,7 @@ impl Lowering {
             self.call(libc::SYS_setresuid, &three());
             self.prctl(libc::PR_SET_KEEPCAPS, 0);
         }
-        let kept = [CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP];
+        let kept = [CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP];
         self.capabilities(kept.iter().map(|capability| 1 << capability).sum());
         self.name_process("palisade-init");
         self.prctl(libc::PR_SET_DUMPABLE, 0);
@@ -574,6 +574,7 @@ impl Lowering {
 
 // linux/capability.h
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+const CAP_CHOWN: u32 = 0;
 const CAP_KILL: u32 = 5;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;

@@ -146,7 +146,7 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         }
         ChildStep::Recede(id) => {
             let id = id.map(|id| format!("{id}:{id} ")).unwrap_or_default();
-            ("init.recede", format!("{id}kill setgid setuid setpcap"))
+            ("init.recede", format!("{id}chown kill setgid setuid setpcap"))
         }
     }
 }

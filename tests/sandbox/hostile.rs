@@ -150,3 +150,37 @@ pub fn a_user_is_not_looked_up_in_a_trap(world: &mut World) {
         }
     }
 }
+
+pub fn a_mount_point_that_is_swapped_meanwhile_leads_nowhere(world: &mut World) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    let root = root(world);
+    let victim = victim(world);
+    let before = (names(&victim), names(&victim.join("pts")));
+    // For each directory that is mounted on, a link to swap it with.
+    for dir in DIRS {
+        symlink(&victim, root.join(format!("{dir}.link"))).expect("a free name");
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                for dir in DIRS {
+                    let (at, link) = (root.join(dir), root.join(format!("{dir}.link")));
+                    renameat_with(CWD, &at, CWD, &link, RenameFlags::EXCHANGE).expect("both are there");
+                }
+            }
+        });
+        for n in 0..40 {
+            // Started or refused, as it happens.
+            let keys = if n % 2 == 0 { "rootfs.dev = [\"/dev/net/tun\"]" } else { "" };
+            let output = run(world, &root, keys);
+            let status = output.status.code();
+            assert!(matches!(status, Some(0 | 125..=127)), "{}", describe(&output));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!((names(&victim), names(&victim.join("pts"))), before);
+}

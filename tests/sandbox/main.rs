@@ -42,11 +42,14 @@ fn main() -> ExitCode {
         sessions::a_shell_has_a_terminal_of_its_own_and_nothing_else: Root CgroupV2 UserNs;
         sessions::a_service_that_stops_every_session_does_not_hold_up_its_init: Root CgroupV2 UserNs;
         sessions::the_init_holds_what_it_needs_and_no_more: Root CgroupV2 UserNs;
+        sessions::every_run_in_the_same_sandbox_may_open_its_output: Root CgroupV2 UserNs;
         sessions::root_inside_has_no_power_over_the_init: Root CgroupV2 UserNs;
         sessions::nobody_inside_can_signal_the_init: Root CgroupV2 UserNs;
         sessions::no_signal_is_ignored_or_blocked: Root CgroupV2 UserNs;
         hostile::every_trap_at_every_mount_point_is_refused_by_name: Root CgroupV2 UserNs;
         hostile::every_trap_at_every_file_is_passed_over: Root CgroupV2 UserNs;
+        hostile::a_mount_point_that_is_swapped_meanwhile_leads_nowhere: Root CgroupV2 UserNs;
+        single::a_directory_of_the_host_is_no_standard_input: Root CgroupV2 UserNs;
         hostile::a_user_is_not_looked_up_in_a_trap: Root CgroupV2 UserNs;
         single::an_unknown_key_is_refused_with_line_and_column: Root;
     ];

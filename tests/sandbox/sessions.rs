@@ -127,10 +127,11 @@ pub fn the_init_holds_what_it_needs_and_no_more(world: &mut World) {
     start(world, &["wait"], "");
     world.ok(&["exec", "one", "--", PROBE, "__probe", "exit", "0"]);
     let init = init(world);
-    // CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP: relay signals, and make sessions that have none.
-    let four = "00000000000001e0";
+    // CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP: give the output to the service's user, relay signals, and
+    // make sessions that have none of them.
+    let five = "00000000000001e1";
     let none = "0000000000000000";
-    for (set, want) in [("CapPrm", four), ("CapEff", four), ("CapInh", none), ("CapAmb", none)] {
+    for (set, want) in [("CapPrm", five), ("CapEff", five), ("CapInh", none), ("CapAmb", none)] {
         assert_eq!(field(init, set), want, "{set}");
     }
     assert_eq!(field(init, "NoNewPrivs"), "1");
@@ -150,6 +151,26 @@ pub fn the_init_holds_what_it_needs_and_no_more(world: &mut World) {
         assert_eq!(at.display().to_string(), "/", "{link}: the sandbox's own");
     }
     assert_eq!(proc(init, "environ"), "");
+}
+
+pub fn every_run_in_the_same_sandbox_may_open_its_output(world: &mut World) {
+    let command = ["/bin/sh", "-c", "echo said >/dev/stdout && exec sleep 1000"];
+    world.write_service(
+        "one",
+        &format!(
+            "service.command = {command:?}\nnetwork.mode = \"none\"\nrestart.policy = \"always\"\n\
+             restart.mode = \"in-place\"\nrestart.delay = \"10ms\"\n"
+        ),
+    );
+    world.start();
+    for run in 1..=2 {
+        let said = format!("run {run} has said it");
+        wait_until(&said, LONG, || world.logs("one").matches("said").count() == run);
+        let pid = world.pid("one");
+        nix::sys::signal::kill(crate::support::world::raw(pid), nix::sys::signal::Signal::SIGKILL)
+            .expect("it lives");
+    }
+    wait_until("a third time", LONG, || world.logs("one").matches("said").count() == 3);
 }
 
 pub fn root_inside_has_no_power_over_the_init(world: &mut World) {

@@ -85,6 +85,18 @@ pub fn nothing_of_the_caller_leaks_in(world: &mut World) {
     assert!(!inside["env"].to_string().contains("LEAKED"), "{}", inside["env"]);
 }
 
+pub fn a_directory_of_the_host_is_no_standard_input(world: &mut World) {
+    let named = format!("service.stdin = \"file:{}\"\n{NO_NETWORK}", world.dir().display());
+    for keys in [named, format!("service.stdin = \"inherit\"\n{NO_NETWORK}")] {
+        let file = world.write("single/once.toml", &world.probe_toml(&["report"], &keys));
+        let mut command = world.command(&["run"]);
+        command.args(world.places()).arg(file).stdin(fs::File::open("/").expect("it is there"));
+        let output = command.output().expect("the program under test starts");
+        assert_eq!(output.status.code(), Some(125), "{}", describe(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("EISDIR"), "{}", describe(&output));
+    }
+}
+
 pub fn the_environment_is_what_the_file_says(world: &mut World) {
     let inside = report(world, &format!("service.env = {{ A = \"1\", B = \"two words\" }}\n{NO_NETWORK}"));
     let env = inside["env"].as_object().expect("a table");
