@@ -152,7 +152,7 @@ pub fn a_user_is_not_looked_up_in_a_trap(world: &mut World) {
 }
 
 pub fn a_mount_point_that_is_swapped_meanwhile_leads_nowhere(world: &mut World) {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -163,20 +163,22 @@ pub fn a_mount_point_that_is_swapped_meanwhile_leads_nowhere(world: &mut World) 
     for dir in DIRS {
         symlink(&victim, root.join(format!("{dir}.link"))).expect("a free name");
     }
-    let over = AtomicBool::new(false);
+    let (over, which) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                for dir in DIRS {
-                    let (at, link) = (root.join(dir), root.join(format!("{dir}.link")));
+                let dir = DIRS[which.load(Ordering::Relaxed)];
+                let (at, link) = (root.join(dir), root.join(format!("{dir}.link")));
+                // There and back, so that one that is left for the next stands as it should.
+                for _ in 0..2 {
                     renameat_with(CWD, &at, CWD, &link, RenameFlags::EXCHANGE).expect("both are there");
                 }
             }
         });
-        for n in 0..40 {
-            // Started or refused, as it happens.
-            let keys = if n % 2 == 0 { "rootfs.dev = [\"/dev/net/tun\"]" } else { "" };
-            let output = run(world, &root, keys);
+        for n in 0..60 {
+            which.store(n % DIRS.len(), Ordering::Relaxed);
+            // Started or refused, as it happens. With a node, /dev is made for this service alone.
+            let output = run(world, &root, "rootfs.dev = [\"/dev/full\"]");
             let status = output.status.code();
             assert!(matches!(status, Some(0 | 125..=127)), "{}", describe(&output));
         }
