@@ -329,7 +329,7 @@ impl Lowering {
         let flags = Arg::Value(0x44);
         let args = [Arg::Register(MOUNTED), Arg::Text(""), Arg::Register(TARGET), Arg::Text(""), flags];
         self.call(libc::SYS_move_mount, &args);
-        for register in [TARGET, CONFIGURATION] {
+        for register in [TARGET, CONFIGURATION, MOUNTED] {
             self.close(register);
         }
     }
@@ -341,9 +341,22 @@ impl Lowering {
         self.call(libc::SYS_chdir, &[Arg::Text("/")]);
     }
 
-    /// Relative to the descriptor of what `proc` has mounted, never by the name /proc: in a root that somebody on the host
-    /// may write to, that name may lead elsewhere by now.
+    /// Below one descriptor, which is looked at: in a root that somebody on the host may write to, the name /proc may by
+    /// now lead to something else than what was mounted there.
     fn proc_mask(&mut self) {
+        let how = init::OpenHow {
+            flags: (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64,
+            mode: 0,
+            resolve: libc::RESOLVE_NO_SYMLINKS,
+        };
+        let how = how.bytes();
+        let args = [Arg::Value(AT_FDCWD), Arg::Text("/proc"), Arg::Bytes(&how), Arg::Value(how.len() as u64)];
+        self.call_into(MOUNTED, libc::SYS_openat2, &args);
+        let answer = self.put(&[0; size_of::<libc::statfs>()]);
+        self.call(libc::SYS_fstatfs, &[Arg::Register(MOUNTED), Arg::At(answer)]);
+        // struct statfs begins with the type, a long: statfs(2).
+        let magic = libc::PROC_SUPER_MAGIC.to_ne_bytes();
+        self.op(wire::OP_EXPECT, 0, &[Arg::At(answer), Arg::Bytes(&magic), Arg::Value(magic.len() as u64)]);
         self.call(libc::SYS_fchdir, &[Arg::Register(MOUNTED)]);
         let closed = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         let remount = libc::MS_REMOUNT | libc::MS_BIND | closed;
