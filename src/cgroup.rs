@@ -69,6 +69,16 @@ impl Tree {
         rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| fault("open", errno.into()))
     }
 
+    /// Moves a process into a group.
+    ///
+    /// # Errors
+    /// open(2), write(2).
+    pub fn attach(&self, group: &Path, pid: u32) -> Result<(), SysError> {
+        fs::write(self.path(group).join("cgroup.procs"), pid.to_string()).map_err(|error| {
+            SysError::new("write", format!("{}/cgroup.procs: {pid}", group.display()), error)
+        })
+    }
+
     /// Kills every process of a group at once (`cgroup.kill`, Linux 5.14). A group that is gone has none.
     ///
     /// # Errors

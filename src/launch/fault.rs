@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     net::NetError,
     plan::{ChildStep, HostStep, render},
+    spec::UnitName,
     sys::SysError,
 };
 
@@ -17,13 +18,16 @@ pub enum StepError {
     /// Something of the network.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A service whose namespace is joined.
+    #[error("{0} is not running")]
+    NotRunning(UnitName),
 }
 
 impl StepError {
     fn call(&self) -> &'static str {
         match self {
             StepError::Sys(error) => error.call,
-            StepError::Net(_) => "",
+            StepError::Net(_) | StepError::NotRunning(_) => "",
         }
     }
 
@@ -31,6 +35,7 @@ impl StepError {
         match self {
             StepError::Sys(error) => Some(error.errno),
             StepError::Net(error) => error.errno(),
+            StepError::NotRunning(_) => Some(libc::ESRCH),
         }
     }
 }
@@ -167,14 +172,21 @@ fn retry(errno: Option<i32>) -> Retry {
             | libc::ENOSPC
             | libc::EMFILE
             | libc::ENFILE
-            | libc::EEXIST,
+            | libc::EEXIST
+            | libc::ESRCH,
         ) => Retry::Later,
         Some(_) => Retry::Never,
     }
 }
 
 /// (step, call or nothing for any, error number) to what to do about it. One table, so that every hint is written once.
-const HINTS: [(&str, &str, i32, &str); 17] = [
+const HINTS: [(&str, &str, i32, &str); 18] = [
+    (
+        "ns.join",
+        "",
+        libc::ESRCH,
+        "a namespace can only be joined while its owner runs under the same supervisor: start that service first",
+    ),
     (
         "exec",
         "",

@@ -4,6 +4,7 @@
 //! first cause first; success leaves a [`Run`], which knows how to tear itself down, and a [`Net`], which outlives it.
 
 mod fault;
+mod join;
 mod network;
 pub mod run;
 
@@ -21,6 +22,7 @@ use rustix::{
 
 pub use crate::sys::{clone::reap, socket::channel};
 pub use fault::{LaunchFault, Retry, StepError};
+pub use join::Peers;
 pub use network::{Net, NetworkHost};
 
 use crate::{
@@ -28,8 +30,8 @@ use crate::{
     config::settings::IDS_PER_SERVICE,
     init::{self, wire},
     net::netns::NetNs,
-    plan::{Assigned, Fd, HostStep, LaunchPlan, lower, render},
-    rootfs::{IdRange, Workshop, write_id_maps},
+    plan::{Assigned, Fd, HostStep, LaunchPlan, NsKind, lower, render},
+    rootfs::{self, IdRange, Workshop, write_id_maps},
     spec::{Stdin, Unit, UnitName},
     sys::{
         SysError,
@@ -82,6 +84,17 @@ pub struct Traces {
     pub words: PathBuf,
 }
 
+/// What a launch is given beside its plan.
+#[derive(Debug, Default)]
+pub struct Given<'a> {
+    /// The service's own ids on the host, where they are known before the sandbox exists.
+    pub service: Option<(u32, u32)>,
+    /// What `stdin = "inherit"` inherits.
+    pub stdin: Option<OwnedFd>,
+    /// The services whose namespaces may be joined.
+    pub peers: Peers<'a>,
+}
+
 /// Takes back one step.
 enum Undo {
     Cgroup(PathBuf),
@@ -105,9 +118,8 @@ struct Launch<'a> {
     outputs: [Option<OwnedFd>; 2],
     child: Option<Child>,
     traces: Traces,
-    /// The service's own ids on the host, where they are known before the sandbox exists.
-    service: Option<(u32, u32)>,
-    stdin: Option<OwnedFd>,
+    given: Given<'a>,
+    joins: join::Joins,
 }
 
 impl Launcher {
@@ -147,8 +159,7 @@ impl Launcher {
         &mut self,
         (unit, assigned, plan): (&Unit, &Assigned, &LaunchPlan),
         net: &mut Option<Net>,
-        service: Option<(u32, u32)>,
-        stdin: Option<OwnedFd>,
+        given: Given<'_>,
     ) -> Result<Run, Box<LaunchFault>> {
         let mut launch = Launch {
             unit,
@@ -163,8 +174,8 @@ impl Launcher {
             outputs: [None, None],
             child: None,
             traces: Traces { cgroup: None, ..self.traces(&unit.name, assigned.run) },
-            service,
-            stdin,
+            given,
+            joins: join::Joins::default(),
         };
         for (n, step) in plan.host.iter().enumerate() {
             let done = match self.fail_at {
@@ -230,6 +241,7 @@ impl Launcher {
                 launch.traces.cgroup = Some(group.clone());
                 launch.undo.push(Undo::Cgroup(group.clone()));
             }
+            HostStep::Join { kind, of } => launch.joins.add(*kind, of, &launch.given.peers)?,
             HostStep::NetNs => {
                 *launch.net = Some(Net::new(NetNs::create()?));
                 launch.undo.push(Undo::Net);
@@ -262,12 +274,14 @@ impl Launcher {
             HostStep::RootHost => self.workshop.host()?,
             HostStep::File { dst, content, over } => self.workshop.file(dst, content, *over)?,
             HostStep::Bind(mount) => {
-                self.workshop.bind(mount, mapped.then_some(range), launch.service)?;
+                self.workshop.bind(mount, mapped.then_some(range), launch.given.service)?;
             }
             HostStep::Tmpfs(tmpfs) => self.workshop.tmpfs(tmpfs, owner)?,
             HostStep::DevMinimal(extra) => self.workshop.dev(extra, owner)?,
             HostStep::DevHost => self.workshop.dev_host()?,
             HostStep::ProcPoint => self.workshop.proc_point()?,
+            HostStep::ProcOf(Some(_)) => self.workshop.proc(launch.joins.procfs()?.as_fd())?,
+            HostStep::ProcOf(None) => self.workshop.proc(rootfs::procfs()?.as_fd())?,
             HostStep::Sysfs => match launch.net.as_ref() {
                 // sysfs shows the network namespace of whoever mounts it.
                 Some(net) => net.netns.within(|| self.workshop.sysfs())??,
@@ -277,7 +291,7 @@ impl Launcher {
             HostStep::ReadOnly(dst) => self.workshop.read_only(dst)?,
             HostStep::RootSeal => self.workshop.seal()?,
             HostStep::Stdio(_) => {
-                let (fds, outputs) = stdio(launch.unit, owner, launch.stdin.take())?;
+                let (fds, outputs) = stdio(launch.unit, owner, launch.given.stdin.take())?;
                 launch.fds.extend(fds);
                 launch.outputs = outputs;
             }
@@ -297,29 +311,35 @@ impl Launcher {
     }
 
     fn clone(&self, launch: &mut Launch<'_>, namespaces: &[&str]) -> Result<(), StepError> {
+        let late = launch.joins.has(NsKind::Cgroup);
         let spawn = Spawn {
             namespaces: clone_flags(namespaces),
-            cgroup: launch.cgroup.as_ref().map(AsFd::as_fd),
+            // Where the tree is delegated (`nsdelegate`), a group outside the joined cgroup namespace cannot be named
+            // from inside it: the init, which does nothing before it gets its plan, is put into its group afterwards.
+            cgroup: launch.cgroup.as_ref().filter(|_| !late).map(AsFd::as_fd),
             program: self.program.as_fd(),
             channel: launch.theirs.as_ref().expect("the channel comes before the clone").as_fd(),
         };
         let child = match launch.net.as_ref() {
             // The host's user namespace owns the network namespace, so a child that has one of its own could not
             // enter it any more: it is born there.
-            Some(net) => net.netns.within(|| clone::spawn(&spawn))??,
-            None => clone::spawn(&spawn)?,
+            Some(net) => net.netns.within(|| launch.joins.within(|| clone::spawn(&spawn)))???,
+            None => launch.joins.within(|| clone::spawn(&spawn))??,
         };
+        let pid = child.pid;
         // The child has its copy of the root.
         self.workshop.clear();
         launch.theirs = None;
-        let process = rustix::process::Pid::from_raw(i32::try_from(child.pid).unwrap_or_default());
-        let pid = child.pid;
+        let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default());
         launch.child = Some(child);
         launch.undo.push(Undo::Child);
         rustix::process::prlimit(process, Resource::Nofile, self.descriptors)
             .map_err(|errno| SysError::new("prlimit", "RLIMIT_NOFILE", errno))?;
         let (nice, oom_score_adj) = not_inherited();
         schedule(pid, nice, oom_score_adj)?;
+        if let (true, Some(tree), Some(group)) = (late, &self.tree, &launch.traces.cgroup) {
+            tree.attach(group, pid)?;
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
-use super::{LaunchFault, Launcher, Net, NetworkHost, Run, StepError};
+use super::{Given, LaunchFault, Launcher, Net, NetworkHost, Run, StepError};
 use crate::{
     cgroup,
     config::settings::{IDS_PER_SERVICE, Settings},
@@ -230,7 +230,8 @@ impl<'a> Foreground<'a> {
         let (stdin, relay) = self.stdin()?;
         let service = plan::service_ids(self.unit, assigned, facts);
         let mut net: Option<Net> = None;
-        let launched = self.launcher.launch((self.unit, assigned, &plan), &mut net, service, stdin);
+        let given = Given { service, stdin, ..Given::default() };
+        let launched = self.launcher.launch((self.unit, assigned, &plan), &mut net, given);
         let run = match launched {
             Ok(run) => run,
             Err(fault) => return Ok(Ended::Fault(fault)),

@@ -158,7 +158,9 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
     if ns.pid != Namespace::Own {
         steps.push(ChildStep::Subreaper);
     }
-    if unit.rootfs.proc {
+    // While a /proc is there for certain: the service may have asked for none.
+    steps.extend(ns.clock_offset.map(ChildStep::ClockOffset));
+    if unit.rootfs.proc && ns.pid == Namespace::Own {
         steps.push(ChildStep::Proc);
     }
     steps.push(ChildStep::PivotRoot);
@@ -177,7 +179,6 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
             steps.push(ChildStep::Domainname(ns.domainname.clone()));
         }
     }
-    steps.extend(ns.clock_offset.map(ChildStep::ClockOffset));
     steps
 }
 

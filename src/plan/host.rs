@@ -6,18 +6,56 @@ use super::{Assigned, etc, has_user_namespace};
 use crate::{
     net::link::LinkPlan,
     spec::{
-        Base, Dev, Egress, HostFacts, Mount, Namespace, NetworkMode, Publish, Stdin, Tmpfs, Unit, Writable,
+        Base, Dev, Egress, HostFacts, Mount, Namespace, Namespaces, NetworkMode, Publish, Stdin, Tmpfs, Unit,
+        UnitName, Writable,
     },
 };
 
 /// A path inside the sandbox.
 pub type Dest = PathBuf;
 
+/// A kind of namespace that one service may have of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NsKind {
+    /// Process ids.
+    Pid,
+    /// Host and domain name.
+    Uts,
+    /// System V IPC and POSIX message queues.
+    Ipc,
+    /// The view of the cgroup tree.
+    Cgroup,
+}
+
+impl NsKind {
+    /// The kernel's name, as in /proc/PID/ns.
+    pub fn name(self) -> &'static str {
+        match self {
+            NsKind::Pid => "pid",
+            NsKind::Uts => "uts",
+            NsKind::Ipc => "ipc",
+            NsKind::Cgroup => "cgroup",
+        }
+    }
+
+    /// Every kind, with what a service has of it.
+    fn of(ns: &Namespaces) -> [(Self, &Namespace); 4] {
+        [(Self::Pid, &ns.pid), (Self::Uts, &ns.uts), (Self::Ipc, &ns.ipc), (Self::Cgroup, &ns.cgroup)]
+    }
+}
+
 /// One step on the host's side. `launch` knows how to do and to undo each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostStep {
     /// Makes the run's control group.
     Cgroup(PathBuf),
+    /// Takes hold of a namespace of a service that runs.
+    Join {
+        /// Which.
+        kind: NsKind,
+        /// Whose.
+        of: UnitName,
+    },
     /// Makes the network namespace, with loopback up.
     NetNs,
     /// Uses the network namespace that the service had before; what earlier runs left on its ports was swept out.
@@ -64,6 +102,8 @@ pub enum HostStep {
     DevHost,
     /// An empty directory for /proc.
     ProcPoint,
+    /// procfs of a pid namespace that is another service's, or with none the host's: inside, nobody may mount that.
+    ProcOf(Option<UnitName>),
     /// sysfs of the service's network namespace, read-only.
     Sysfs,
     /// Nothing to be seen here.
@@ -93,6 +133,8 @@ pub enum HostStep {
 
 pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<HostStep> {
     let mut steps = Vec::new();
+    // First of all: where somebody is missing, nothing is made in vain.
+    steps.extend(joins(unit));
     steps.extend(assigned.cgroup.clone().map(HostStep::Cgroup));
     network(&mut steps, unit, assigned);
     if has_user_namespace(unit) && needs_idmap(unit) {
@@ -155,7 +197,11 @@ fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &Hos
         Dev::Host => steps.push(HostStep::DevHost),
     }
     if rootfs.proc {
-        steps.push(HostStep::ProcPoint);
+        steps.push(match &unit.namespaces.pid {
+            Namespace::Own => HostStep::ProcPoint,
+            Namespace::Join(of) => HostStep::ProcOf(Some(of.clone())),
+            Namespace::Host => HostStep::ProcOf(None),
+        });
     }
     if rootfs.sys {
         steps.push(HostStep::Sysfs);
@@ -173,14 +219,17 @@ fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &Hos
     }
 }
 
+fn joins(unit: &Unit) -> impl Iterator<Item = HostStep> {
+    NsKind::of(&unit.namespaces).into_iter().filter_map(|(kind, namespace)| match namespace {
+        Namespace::Join(of) => Some(HostStep::Join { kind, of: of.clone() }),
+        Namespace::Own | Namespace::Host => None,
+    })
+}
+
 fn namespaces(unit: &Unit) -> Vec<&'static str> {
-    let ns = &unit.namespaces;
-    let own = |namespace: &Namespace, name| (*namespace == Namespace::Own).then_some(name);
     let mut names = vec!["mnt"];
-    names.extend(own(&ns.pid, "pid"));
-    names.extend(own(&ns.uts, "uts"));
-    names.extend(own(&ns.ipc, "ipc"));
-    names.extend(own(&ns.cgroup, "cgroup"));
+    let own = NsKind::of(&unit.namespaces).into_iter().filter(|(_, namespace)| **namespace == Namespace::Own);
+    names.extend(own.map(|(kind, _)| kind.name()));
     names.extend(has_user_namespace(unit).then_some("user"));
     names
 }

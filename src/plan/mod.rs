@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use child::{ChildStep, Credentials, User, session};
-pub use host::{Dest, HostStep};
+pub use host::{Dest, HostStep, NsKind};
 
 use crate::{
     net::link::LinkPlan,

@@ -34,6 +34,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
     let path = |path: &std::path::Path| path.display().to_string();
     match step {
         HostStep::Cgroup(group) => ("cgroup.create", path(group)),
+        HostStep::Join { kind, of } => ("ns.join", format!("{}:{of}", kind.name())),
         HostStep::NetNs => ("netns.create", "lo up".into()),
         HostStep::NetNsKept => ("netns.keep", String::new()),
         HostStep::Veth(link) => {
@@ -74,6 +75,8 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         }
         HostStep::DevHost => ("root.dev", "the host's".into()),
         HostStep::ProcPoint => ("root.proc", "/proc".into()),
+        HostStep::ProcOf(Some(of)) => ("root.proc", format!("/proc of {of} nosuid,nodev,noexec")),
+        HostStep::ProcOf(None) => ("root.proc", "/proc of the host nosuid,nodev,noexec".into()),
         HostStep::Sysfs => ("root.sysfs", "/sys ro,nosuid,nodev,noexec".into()),
         HostStep::Hide(dst) => ("root.hide", path(dst)),
         HostStep::ReadOnly(dst) => ("root.read_only", path(dst)),

@@ -475,6 +475,15 @@ impl Workshop {
         file::make_dirs_inside(self.root_fd()?.as_fd(), Path::new("/proc")).map(drop)
     }
 
+    /// Attaches a procfs. Copied into another user namespace with the rest of the root, it is locked there.
+    ///
+    /// # Errors
+    /// Of the file and mount calls.
+    pub fn proc(&self, procfs: BorrowedFd<'_>) -> Result<(), SysError> {
+        let target = file::make_dirs_inside(self.root_fd()?.as_fd(), Path::new("/proc"))?;
+        mount::attach(procfs, target.as_fd())
+    }
+
     /// sysfs, of the network namespace that the caller is in.
     ///
     /// # Errors
@@ -562,6 +571,17 @@ impl Drop for Workshop {
         self.clear();
         self.unmount(&self.files);
     }
+}
+
+/// procfs of the pid namespace that the caller is in.
+///
+/// # Errors
+/// Of the mount calls.
+pub fn procfs() -> Result<OwnedFd, SysError> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    mount::new_filesystem("proc", &[], attributes)
 }
 
 /// Writes both maps of a user namespace whose first process is `pid`, a child that was not waited for.

@@ -5,11 +5,11 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `runs` | a live run: its channel, its output, its end |
-//! | `adopt` | taking over from a supervisor that died |
-//! | `requests` | what the control socket asks for |
-//! | `sessions` | further processes in a sandbox |
-//! | `state`, `keeper` | what outlives the supervisor: words, and descriptors |
+//! | [`runs`] | a live run: its channel, its output, its end |
+//! | [`adopt`] | taking over from a supervisor that died |
+//! | [`requests`] | what the control socket asks for |
+//! | [`sessions`] | further processes in a sandbox |
+//! | [`state`], [`keeper`] | what outlives the supervisor: words, and descriptors |
 
 mod adopt;
 mod keeper;
@@ -37,7 +37,7 @@ use crate::{
         settings::{IDS_PER_SERVICE, Settings},
     },
     control::server::{ClientId, Incoming, Readiness, Server, Source},
-    launch::{LaunchFault, Launcher, Net, NetworkHost, Retry},
+    launch::{Given, LaunchFault, Launcher, Net, NetworkHost, Retry},
     logs::LogWriter,
     machine::{
         self, Action, Mono, RunId, State,
@@ -45,7 +45,7 @@ use crate::{
     },
     net::link::LinkPlan,
     plan,
-    spec::{HostFacts, NetworkMode, Unit, UnitName},
+    spec::{HostFacts, NetworkMode, Unit, UnitName, UserNamespace},
     sys::SysError,
 };
 use keeper::Keeper;
@@ -370,8 +370,10 @@ impl Supervisor {
                 Some((service, step)) if service == name.as_str() => Some(*step),
                 _ => None,
             };
-            let ids = plan::service_ids(&unit, &assigned, &self.facts);
-            let launched = self.launcher.launch((&unit, &assigned, &plan), &mut net, ids, None);
+            let service = plan::service_ids(&unit, &assigned, &self.facts);
+            let peers = self.runs.iter().filter_map(|(name, run)| Some((name.clone(), run.init_fd()?)));
+            let given = Given { service, stdin: None, peers: peers.collect() };
+            let launched = self.launcher.launch((&unit, &assigned, &plan), &mut net, given);
             launched.map(|run| (run, plan))
         });
         let is_new = net.is_some();
@@ -430,7 +432,14 @@ impl Supervisor {
     ) -> Result<plan::Assigned, Box<LaunchFault>> {
         let name = &unit.name;
         let before = self.assigned.clone();
-        let Some(slot) = self.assigned.id_slot(name, self.settings.id_count) else {
+        // A service that shares another's range keeps one of its own all the same: things are named after it.
+        let owner = match &unit.namespaces.user {
+            UserNamespace::Shared(owner) => owner,
+            UserNamespace::Auto | UserNamespace::Off => name,
+        };
+        let count = self.settings.id_count;
+        let slots = self.assigned.id_slot(name, count).zip(self.assigned.id_slot(owner, count));
+        let Some((_, slot)) = slots else {
             return Err(LaunchFault::refused("ids", "every id range of [ids] is given away"));
         };
         let link = match unit.network.mode {

@@ -113,6 +113,11 @@ impl LiveRun {
         readable.chain(self.events.as_ref().map(|fd| (Part::Empty, fd.as_fd(), PollFlags::PRI)))
     }
 
+    /// Its init, for as long as that lives and is not on its way out.
+    pub(super) fn init_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().filter(|_| !self.is_dead && !self.is_over).map(AsFd::as_fd)
+    }
+
     /// Says something to the init. One that is ending does not listen any more.
     pub(super) fn say(&self, verb: u32, a: i64, b: i64) {
         if let Some(channel) = &self.channel {
@@ -308,7 +313,12 @@ impl Supervisor {
     /// Sends a signal to the main process, or to every process of the sandbox.
     pub(super) fn signal(&self, name: &UnitName, signal: i32, everybody: bool) {
         let Some(run) = self.runs.get(name) else { return };
-        let shared = self.fleet.entry(name).is_some_and(|entry| entry.unit.namespaces.pid != Namespace::Own);
+        // Where the pid namespace has members of another service, too, it says nothing about who is meant.
+        let shared = self.fleet.entries().iter().any(|(other, entry)| match &entry.unit.namespaces.pid {
+            Namespace::Own => false,
+            Namespace::Host => other == name,
+            Namespace::Join(of) => other == name || of == name,
+        });
         match (self.launcher.tree(), &run.traces.cgroup) {
             // The init must not signal everybody whom it sees.
             (Some(tree), Some(group)) if everybody && shared => {

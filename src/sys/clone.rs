@@ -98,7 +98,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SysError> {
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let pid = u32::try_from(pid).expect("a pid is positive");
     if start.errno != 0 {
-        reap_failed(pid);
+        reap_child(pid);
         return Err(SysError::new(start.step, "in the new process", start.errno));
     }
     Ok(Child { pid, pidfd })
@@ -114,7 +114,78 @@ fn above_standard(fd: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
     rustix::io::fcntl_dupfd_cloexec(fd, 4).map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))
 }
 
-fn reap_failed(pid: u32) {
+/// What the child of [`procfs_of_children`] has to say.
+struct Mounting {
+    mount: c_int,
+    step: &'static str,
+    errno: c_int,
+}
+
+/// procfs of the pid namespace that children of the calling thread are born into, attached nowhere.
+///
+/// The kernel takes the namespace of whoever mounts it (the option `pidns` came with Linux 6.17), so a child mounts it that
+/// shares the caller's memory and descriptors and is gone when this returns. Inside the namespace it is root of the
+/// host: it can be seen there for that moment, and neither signalled nor traced.
+///
+/// # Errors
+/// clone3(2), fsopen(2), fsconfig(2), fsmount(2).
+pub fn procfs_of_children() -> Result<OwnedFd, SysError> {
+    let blocked = SignalsBlocked::new();
+    let stack = Stack::new()?;
+    let mut mounting = Mounting { mount: -1, step: "", errno: 0 };
+    // SAFETY: an all-zero clone_args is valid, it is a struct of integers.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES) as u64 | CLONE_CLEAR_SIGHAND;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.stack = stack.base as u64;
+    args.stack_size = STACK as u64;
+    // SAFETY: as in `spawn`.
+    let pid = unsafe { clone3(&raw const args, mount_procfs, (&raw mut mounting).cast()) };
+    drop(blocked);
+    if pid < 0 {
+        let errno = i32::try_from(-pid).unwrap_or(libc::EIO);
+        return Err(SysError::new("clone3", "in the joined pid namespace", errno));
+    }
+    reap_child(u32::try_from(pid).expect("a pid is positive"));
+    if mounting.errno != 0 || mounting.mount < 0 {
+        return Err(SysError::new(mounting.step, "proc, in the joined pid namespace", mounting.errno));
+    }
+    // SAFETY: the child stored a new descriptor of the common table here, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(mounting.mount) })
+}
+
+/// The child. Shares the caller's memory and descriptors: three system calls, no allocation.
+extern "C" fn mount_procfs(mounting: *mut c_void) -> ! {
+    // SAFETY: `procfs_of_children` passed a pointer to its `Mounting`, which lives while the caller is suspended.
+    let mounting = unsafe { &mut *mounting.cast::<Mounting>() };
+    let (cloexec, create) = (1u32, 6u32);
+    let none = ptr::null::<libc::c_char>();
+    mounting.step = "fsopen";
+    // SAFETY: fsopen(2) reads a literal.
+    let fs = unsafe { libc::syscall(libc::SYS_fsopen, c"proc".as_ptr(), cloexec) };
+    if fs >= 0 {
+        mounting.step = "fsconfig";
+        // SAFETY: FSCONFIG_CMD_CREATE takes no key and no value.
+        if unsafe { libc::syscall(libc::SYS_fsconfig, fs, create, none, none, 0) } >= 0 {
+            mounting.step = "fsmount";
+            let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+            // SAFETY: fsmount(2) takes numbers.
+            let mount = unsafe { libc::syscall(libc::SYS_fsmount, fs, cloexec, attributes) };
+            mounting.mount = c_int::try_from(mount).unwrap_or(-1);
+        }
+    }
+    if mounting.mount < 0 {
+        // errno is the calling thread's: parent and child share its memory, and only the child runs.
+        mounting.errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    }
+    // SAFETY: closes what was opened here, or nothing.
+    unsafe { libc::syscall(libc::SYS_close, fs) };
+    // SAFETY: _exit(2) has no precondition.
+    unsafe { libc::_exit(0) }
+}
+
+/// Reaps a child that has ended, or is about to.
+fn reap_child(pid: u32) {
     let pid = pid_t::try_from(pid).expect("pids fit pid_t");
     // SAFETY: waitpid(2) with a null status writes nothing.
     unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };

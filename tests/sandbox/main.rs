@@ -8,6 +8,7 @@ mod support;
 mod hostile;
 mod selftest;
 mod sessions;
+mod sharing;
 mod single;
 mod walls;
 
@@ -22,6 +23,18 @@ fn main() -> ExitCode {
         selftest::a_test_that_panics_fails_and_is_cleared_up: Root CgroupV2;
         selftest::a_test_that_leaks_nothing_passes: Root;
         selftest::a_wait_in_vain_says_what_for: Root;
+        sharing::an_ipc_namespace_is_joined_by_one_with_the_same_ids: Root CgroupV2 UserNs;
+        sharing::an_ipc_namespace_is_seen_but_not_touched_by_one_with_other_ids: Root CgroupV2 UserNs;
+        sharing::a_joined_uts_namespace_has_its_owners_name: Root CgroupV2 UserNs;
+        sharing::a_joined_cgroup_namespace_is_its_owners: Root CgroupV2 UserNs;
+        sharing::a_joined_pid_namespace_shows_its_owners_processes: Root CgroupV2 UserNs;
+        sharing::stopping_one_of_two_in_a_pid_namespace_leaves_the_other: Root CgroupV2 UserNs;
+        sharing::a_join_goes_down_with_the_owner_and_comes_back_after_it: Root CgroupV2 UserNs;
+        sharing::a_join_without_a_supervisor_is_refused: Root CgroupV2 UserNs;
+        sharing::the_hosts_namespaces_are_had_by_name: Root CgroupV2 UserNs;
+        sharing::without_a_pid_namespace_the_whole_tree_is_killed: Root CgroupV2 UserNs;
+        sharing::without_a_user_namespace_ids_are_real_and_powerless: Root CgroupV2;
+        sharing::clocks_are_shifted: Root CgroupV2 UserNs;
         single::the_default_sandbox_has_no_hole: Root CgroupV2 UserNs Nft;
         single::a_directory_root_has_no_hole: Root CgroupV2 UserNs Nft;
         single::an_empty_root_holds_only_what_was_mounted: Root CgroupV2 UserNs;

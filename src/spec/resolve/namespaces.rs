@@ -17,9 +17,11 @@ const MAX_HOSTNAME: usize = 64;
 pub(super) fn namespaces(reader: &mut Reader<'_>) -> Namespaces {
     let table = &reader.file.tables.namespaces;
     let pid = namespace(reader, "pid", &table.pid);
-    if let (Namespace::Host, Some(key), false) = (&pid, &table.pid, reader.host.cgroup_kill) {
-        let refusal =
-            Refusal::new("`pid = \"host\"` needs cgroup.kill to end the service, which this host lacks");
+    if let (true, Some(key), false) = (pid != Namespace::Own, &table.pid, reader.host.cgroup_kill) {
+        let value = if pid == Namespace::Host { "host" } else { "join:..." };
+        let message =
+            format!("`pid = \"{value}\"` needs cgroup.kill to end the service, which this host lacks");
+        let refusal = Refusal::new(message);
         reader.refuse(
             key.span(),
             refusal.hint("boot with cgroup v2 (Linux 5.14 or newer), or leave `pid` out"),
