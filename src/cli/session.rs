@@ -10,14 +10,13 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
-    sync::{Mutex, PoisonError},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::OFlags,
     io::Errno,
-    termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
+    termios::{Winsize, tcgetwinsize},
 };
 
 use super::{Exit, output};
@@ -27,7 +26,7 @@ use crate::{
         proto::{Exec, Method},
         types::Session,
     },
-    sys::SysError,
+    sys::{SysError, terminal},
 };
 
 /// What is to be run where.
@@ -108,7 +107,7 @@ fn exit_of(session: &Session) -> Exit {
 
 /// The local terminal while its keys go to the session: in raw mode, and as it was again when this is dropped.
 struct Terminal {
-    _raw: Raw,
+    _raw: terminal::Raw,
     master: OwnedFd,
     resized: UnixStream,
     /// Signals that would end this process: the terminal has to be put in order before.
@@ -122,7 +121,7 @@ impl Terminal {
             .map(|signal| (signal, signal_pipe(signal)));
         let ends: Vec<(i32, UnixStream)> =
             ends.into_iter().map(|(signal, pipe)| Ok((signal, pipe?))).collect::<Result<_, SysError>>()?;
-        let terminal = Self { _raw: Raw::enter()?, master, resized, ends };
+        let terminal = Self { _raw: terminal::Raw::enter()?, master, resized, ends };
         // The size may have changed since it was sent, unheard.
         terminal.resize();
         Ok(terminal)
@@ -130,48 +129,7 @@ impl Terminal {
 
     /// Gives the size of the local terminal to the one inside; the kernel tells the programs there.
     fn resize(&self) {
-        if let Ok(size) = tcgetwinsize(io::stdin()) {
-            // The session may have ended just now.
-            let _ = tcsetwinsize(&self.master, size);
-        }
-    }
-}
-
-/// What the terminal was like before, for whoever has to put it in order.
-static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
-
-/// Raw mode of the terminal at standard input.
-struct Raw;
-
-impl Raw {
-    fn enter() -> Result<Self, SysError> {
-        let stdin = io::stdin();
-        let before = tcgetattr(&stdin).map_err(|errno| SysError::new("tcgetattr", "stdin", errno))?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
-        // A panic aborts: nothing is dropped then, but the hook runs.
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            restore();
-            hook(panic);
-        }));
-        tcsetattr(&stdin, OptionalActions::Now, &raw)
-            .map_err(|errno| SysError::new("tcsetattr", "stdin", errno))?;
-        Ok(Self)
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        restore();
-    }
-}
-
-fn restore() {
-    if let Some(before) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        // If the terminal is gone, there is nothing to put in order.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+        terminal::copy_size(&self.master);
     }
 }
 

@@ -4,6 +4,7 @@
 //! first cause first; success leaves a [`Run`], which knows how to tear itself down, and a [`Net`], which outlives it.
 
 mod fault;
+mod input;
 mod join;
 mod network;
 pub mod run;
@@ -458,6 +459,16 @@ pub fn stdio(
         *output = Some(read);
     }
     Ok((fds, outputs))
+}
+
+/// A file of the host as standard input.
+fn open_input(path: &Path) -> Result<OwnedFd, SysError> {
+    let fault = |errno| SysError::new("fcntl", path.display().to_string(), errno);
+    // A fifo without a writer would hold up its opener, and with him every other service.
+    let input = file::open_host(path, OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK)?;
+    let flags = rustix::fs::fcntl_getfl(&input).map_err(fault)?;
+    rustix::fs::fcntl_setfl(&input, flags - OFlags::NONBLOCK).map_err(fault)?;
+    Ok(input)
 }
 
 /// Standard input, output and error of a command that nobody listens to.

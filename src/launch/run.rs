@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::{Read, Write},
+    io::Write,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
-use super::{Given, LaunchFault, Launcher, Net, NetworkHost, Run, StepError};
+use super::{Given, LaunchFault, Launcher, Net, NetworkHost, Run, StepError, input::Input};
 use crate::{
     cgroup,
     config::settings::{IDS_PER_SERVICE, Settings},
@@ -19,7 +19,7 @@ use crate::{
     net::{addr::NetworkSettings, link::LinkPlan},
     plan::{self, Assigned},
     spec::{HostFacts, NetworkMode, Stdin, StopMode, Unit},
-    sys::{SysError, socket},
+    sys::{SysError, socket, terminal},
 };
 
 /// How it ended.
@@ -187,6 +187,14 @@ struct Foreground<'a> {
     started: bool,
     timed_out: bool,
     fault: Option<Box<LaunchFault>>,
+    /// Our standard input, where it is copied.
+    input: Option<Input>,
+    /// The service's terminal.
+    terminal: Option<OwnedFd>,
+    /// Ours, while its keys go there.
+    raw: Option<terminal::Raw>,
+    /// Outputs that have come to their end.
+    silent: [bool; 2],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -222,12 +230,16 @@ impl<'a> Foreground<'a> {
             started: false,
             timed_out: false,
             fault: None,
+            input: None,
+            terminal: None,
+            raw: None,
+            silent: [false; 2],
         })
     }
 
     fn launch(mut self, assigned: &Assigned, facts: &HostFacts) -> Result<Ended, SysError> {
         let plan = plan::build(self.unit, assigned, facts);
-        let (stdin, relay) = self.stdin()?;
+        let stdin = self.stdin()?;
         let service = plan::service_ids(self.unit, assigned, facts);
         let mut net: Option<Net> = None;
         let given = Given { service, stdin, ..Given::default() };
@@ -240,7 +252,8 @@ impl<'a> Foreground<'a> {
         rustix::io::ioctl_fionbio(&run.channel, true)
             .map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))?;
         self.after(self.unit.service.start_timeout, Due::TimeOut);
-        let ended = self.watch(&run, &plan, relay);
+        let ended = self.watch(&run, &plan);
+        self.raw = None;
         for error in self.launcher.tear_down(&run.traces) {
             tracing::warn!("{}: {error}", self.unit.name);
         }
@@ -252,43 +265,40 @@ impl<'a> Foreground<'a> {
         ended
     }
 
-    /// What the service gets as standard input, and, where ours is a terminal, the pipe that it is copied into: the
-    /// service never holds the operator's terminal.
-    fn stdin(&self) -> Result<(Option<OwnedFd>, Option<OwnedFd>), SysError> {
+    /// What the service gets as standard input. Where ours is a terminal, a pipe that it is copied into: the service
+    /// never holds the operator's terminal.
+    fn stdin(&mut self) -> Result<Option<OwnedFd>, SysError> {
         if self.unit.service.stdin != Stdin::Inherit {
-            return Ok((None, None));
+            return Ok(None);
         }
         let stdin = std::io::stdin();
         if !rustix::termios::isatty(&stdin) {
             let copy = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)
                 .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
-            return Ok((Some(copy), None));
+            return Ok(Some(copy));
         }
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|errno| SysError::new("pipe2", "", errno))?;
-        Ok((Some(read), Some(write)))
+        self.input = Some(Input::new(write)?);
+        Ok(Some(read))
     }
 
     fn after(&mut self, delay: Option<Duration>, due: Due) {
         self.deadline = delay.map(|delay| (Instant::now() + delay, due));
     }
 
-    fn watch(
-        &mut self,
-        run: &Run,
-        plan: &plan::LaunchPlan,
-        mut relay: Option<OwnedFd>,
-    ) -> Result<Ended, SysError> {
-        let mut outputs = [run.stdout.as_ref(), run.stderr.as_ref()];
+    fn watch(&mut self, run: &Run, plan: &plan::LaunchPlan) -> Result<Ended, SysError> {
         let mut channel = Some(&run.channel);
         let mut lives = true;
         let stdin = std::io::stdin();
-        while lives || outputs.iter().any(Option::is_some) {
-            let mut fds = vec![(0, self.signals.as_fd())];
-            fds.extend(lives.then_some((1, run.pidfd.as_fd())));
-            fds.extend(channel.map(|fd| (2, fd.as_fd())));
-            fds.extend(outputs.iter().enumerate().filter_map(|(n, fd)| Some((3 + n, fd.as_ref()?.as_fd()))));
-            fds.extend(relay.is_some().then_some((5, stdin.as_fd())));
+        while lives || (0..2).any(|n| self.output(run, n).is_some()) {
+            let mut fds = vec![(0, self.signals.as_fd(), PollFlags::IN)];
+            fds.extend(lives.then_some((1, run.pidfd.as_fd(), PollFlags::IN)));
+            fds.extend(channel.map(|fd| (2, fd.as_fd(), PollFlags::IN)));
+            fds.extend((0..2).filter_map(|n| Some((3 + n, self.output(run, n)?.as_fd(), PollFlags::IN))));
+            fds.extend(
+                self.input.as_ref().map(|input| input.interest(&stdin)).map(|(fd, flags)| (5, fd, flags)),
+            );
             let ready = self.wait(&fds)?;
             if ready.contains(&0) {
                 self.signalled(run);
@@ -297,13 +307,13 @@ impl<'a> Foreground<'a> {
             if (ready.contains(&2) || ready.contains(&1)) && channel.is_some() && !self.messages(run, plan)? {
                 channel = None;
             }
-            for (n, output) in outputs.iter_mut().enumerate() {
-                if ready.contains(&(3 + n)) && output.is_some_and(|fd| !copy(fd.as_fd(), n)) {
-                    *output = None;
+            for n in 0..2 {
+                if ready.contains(&(3 + n)) && self.output(run, n).is_some_and(|fd| !copy(fd.as_fd(), n)) {
+                    self.silent[n] = true;
                 }
             }
-            if ready.contains(&5) && !feed(&stdin, relay.as_ref()) {
-                relay = None;
+            if ready.contains(&5) && self.input.as_mut().is_some_and(|input| !input.go_on(&stdin)) {
+                self.input = None;
             }
             if ready.contains(&1) {
                 lives = false;
@@ -318,21 +328,28 @@ impl<'a> Foreground<'a> {
         Ok(self.ended(run))
     }
 
+    /// What the service writes to standard output (0) or error (1), until it ends.
+    fn output<'r>(&'r self, run: &'r Run, n: usize) -> Option<&'r OwnedFd> {
+        let piped = [&run.stdout, &run.stderr][n].as_ref();
+        let terminal = self.terminal.as_ref().filter(|_| n == 0);
+        piped.or(terminal).filter(|_| !self.silent[n])
+    }
+
     /// Waits; the numbers of the descriptors that are ready.
-    fn wait(&self, fds: &[(usize, BorrowedFd<'_>)]) -> Result<Vec<usize>, SysError> {
+    fn wait(&self, fds: &[(usize, BorrowedFd<'_>, PollFlags)]) -> Result<Vec<usize>, SysError> {
         let timeout = self.deadline.map(|(at, _)| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|left| rustix::time::Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
         });
         let mut poll: Vec<PollFd<'_>> =
-            fds.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+            fds.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         match rustix::event::poll(&mut poll, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(SysError::new("poll", "", errno)),
         }
         let ready = fds.iter().zip(&poll).filter(|(_, poll)| !poll.revents().is_empty());
-        Ok(ready.map(|((number, _), _)| *number).collect())
+        Ok(ready.map(|((number, ..), _)| *number).collect())
     }
 
     /// Hears everything that the init has said; false at the end.
@@ -345,11 +362,16 @@ impl<'a> Foreground<'a> {
                 Err(error) => return Err(error),
             };
             let Some(message) = init::message_from(&received.bytes) else { return Ok(false) };
-            self.heard(&message, plan);
+            self.heard(&message, received.fds, plan)?;
         }
     }
 
-    fn heard(&mut self, message: &wire::Message, plan: &plan::LaunchPlan) {
+    fn heard(
+        &mut self,
+        message: &wire::Message,
+        fds: Vec<OwnedFd>,
+        plan: &plan::LaunchPlan,
+    ) -> Result<(), SysError> {
         match message.verb {
             wire::SAY_STARTED => {
                 self.started = true;
@@ -360,8 +382,27 @@ impl<'a> Foreground<'a> {
                 let errno = i32::try_from(message.b).unwrap_or(libc::EIO);
                 self.fault = Some(LaunchFault::child(number, plan.child_step(number), errno));
             }
+            wire::SAY_FD => {
+                if let Some(master) = fds.into_iter().next() {
+                    self.on_terminal(master)?;
+                }
+            }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// The service has a terminal: what we are given goes there, ours becomes its mirror.
+    fn on_terminal(&mut self, master: OwnedFd) -> Result<(), SysError> {
+        let again = rustix::io::fcntl_dupfd_cloexec(&master, 3)
+            .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
+        self.input = Some(Input::new(again)?);
+        if rustix::termios::isatty(std::io::stdin()) {
+            terminal::copy_size(&master);
+            self.raw = Some(terminal::Raw::enter()?);
+        }
+        self.terminal = Some(master);
+        Ok(())
     }
 
     fn signalled(&mut self, run: &Run) {
@@ -374,7 +415,9 @@ impl<'a> Foreground<'a> {
             .map(|(signal, _)| *signal)
             .collect();
         for signal in came {
-            if !STOPPING.contains(&signal) {
+            if let (libc::SIGWINCH, Some(master)) = (signal, &self.terminal) {
+                terminal::copy_size(master);
+            } else if !STOPPING.contains(&signal) {
                 say(run, wire::SAY_SIGNAL, i64::from(signal), 0);
             } else if self.deadline.is_some_and(|(_, due)| due == Due::Kill) {
                 // Asked twice.
@@ -450,14 +493,5 @@ fn copy(from: BorrowedFd<'_>, stream: usize) -> bool {
         }
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => true,
         Err(_) => false,
-    }
-}
-
-/// Copies a piece of our standard input to the service; false at the end.
-fn feed(mut stdin: &std::io::Stdin, to: Option<&OwnedFd>) -> bool {
-    let mut bytes = [0; 4096];
-    match (stdin.read(&mut bytes), to) {
-        (Ok(read), Some(to)) if read > 0 => rustix::io::write(to, &bytes[..read]).is_ok(),
-        _ => false,
     }
 }

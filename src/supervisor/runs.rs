@@ -195,6 +195,13 @@ impl Supervisor {
             wire::SAY_FD => {
                 if let Some(fd) = received.fds.into_iter().next() {
                     let _ = rustix::io::ioctl_fionbio(&fd, true);
+                    // The last master to close hangs the terminal up: the init holds one, so that a supervisor's death
+                    // is no SIGHUP for the service, and hands it over as the output that it is.
+                    let label = init::label(Fd::KeepStdout.label());
+                    let keep = wire::Message { label, ..wire::Message::new(wire::SAY_KEEP, 0, 0, 0) };
+                    if let Some(channel) = &run.channel {
+                        let _ = socket::send(channel.as_fd(), &init::message_bytes(&keep), &[fd.as_fd()]);
+                    }
                     run.outputs[0] = Some(fd);
                 }
             }
@@ -218,9 +225,15 @@ impl Supervisor {
             }
             return;
         }
+        bytes.truncate(read);
+        if self.fleet.entry(name).is_some_and(|entry| entry.unit.service.tty) {
+            // A terminal ends lines with CR LF (termios(3), ONLCR); in a log each CR would show as an escape.
+            let is_end = |at: usize| bytes[at] == b'\r' && bytes.get(at + 1) == Some(&b'\n');
+            bytes = (0..read).filter(|at| !is_end(*at)).map(|at| bytes[at]).collect();
+        }
         let kind = if stream == 0 { Stream::Stdout } else { Stream::Stderr };
         if let Some(log) = self.log(name)
-            && let Some(error) = log.write(kind, &bytes[..read], Timestamp::now())
+            && let Some(error) = log.write(kind, &bytes, Timestamp::now())
         {
             tracing::error!(unit = %name, "output is lost: {error}");
         }

@@ -5,6 +5,7 @@ pub mod facts;
 pub mod file;
 pub mod mount;
 pub mod socket;
+pub mod terminal;
 
 use std::fmt;
 

@@ -10,6 +10,7 @@ mod selftest;
 mod sessions;
 mod sharing;
 mod single;
+mod stdio;
 mod walls;
 
 use std::process::ExitCode;
@@ -35,6 +36,13 @@ fn main() -> ExitCode {
         sharing::without_a_pid_namespace_the_whole_tree_is_killed: Root CgroupV2 UserNs;
         sharing::without_a_user_namespace_ids_are_real_and_powerless: Root CgroupV2;
         sharing::clocks_are_shifted: Root CgroupV2 UserNs;
+        stdio::standard_input_is_inherited_by_name: Root CgroupV2 UserNs;
+        stdio::a_file_is_standard_input: Root CgroupV2 UserNs;
+        stdio::a_fifo_without_a_writer_holds_nobody_up: Root CgroupV2 UserNs;
+        stdio::a_terminal_of_its_own_is_relayed_by_run: Root CgroupV2 UserNs;
+        stdio::the_operators_terminal_is_mirrored_and_put_in_order: Root CgroupV2 UserNs;
+        stdio::a_terminal_outlives_the_supervisor: Root CgroupV2 UserNs;
+        stdio::the_supervisor_has_no_standard_input_to_give: Root CgroupV2 UserNs;
         single::the_default_sandbox_has_no_hole: Root CgroupV2 UserNs Nft;
         single::a_directory_root_has_no_hole: Root CgroupV2 UserNs Nft;
         single::an_empty_root_holds_only_what_was_mounted: Root CgroupV2 UserNs;
