@@ -461,16 +461,6 @@ pub fn stdio(
     Ok((fds, outputs))
 }
 
-/// A file of the host as standard input.
-fn open_input(path: &Path) -> Result<OwnedFd, SysError> {
-    let fault = |errno| SysError::new("fcntl", path.display().to_string(), errno);
-    // A fifo without a writer would hold up its opener, and with him every other service.
-    let input = file::open_host(path, OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK)?;
-    let flags = rustix::fs::fcntl_getfl(&input).map_err(fault)?;
-    rustix::fs::fcntl_setfl(&input, flags - OFlags::NONBLOCK).map_err(fault)?;
-    Ok(input)
-}
-
 /// Standard input, output and error of a command that nobody listens to.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 mod hostile;
+mod roots;
 mod selftest;
 mod sessions;
 mod sharing;
@@ -24,6 +25,19 @@ fn main() -> ExitCode {
         selftest::a_test_that_panics_fails_and_is_cleared_up: Root CgroupV2;
         selftest::a_test_that_leaks_nothing_passes: Root;
         selftest::a_wait_in_vain_says_what_for: Root;
+        roots::a_persistent_root_remembers_and_holds_only_what_was_written: Root CgroupV2 UserNs;
+        roots::what_is_removed_from_a_persistent_root_stays_removed: Root CgroupV2 UserNs;
+        roots::a_directory_roots_files_belong_to_their_owners_inside: Root CgroupV2 UserNs;
+        roots::a_read_only_mount_shows_its_owners_and_takes_nothing: Root CgroupV2 UserNs;
+        roots::a_missing_source_is_passed_over_or_named: Root CgroupV2 UserNs;
+        roots::a_link_as_source_is_refused: Root CgroupV2 UserNs;
+        roots::what_is_hidden_is_empty: Root CgroupV2 UserNs;
+        roots::a_part_of_a_writable_root_is_read_only: Root CgroupV2 UserNs;
+        roots::a_memory_file_system_has_its_size_and_mode: Root CgroupV2 UserNs;
+        roots::devices_are_had_by_name: Root CgroupV2 UserNs;
+        roots::the_hosts_devices_are_had_by_a_word: Root CgroupV2 UserNs;
+        roots::proc_and_sys_none_leave_nothing: Root CgroupV2 UserNs;
+        roots::who_may_go_out_knows_whom_to_ask: Root CgroupV2 UserNs Nft;
         sharing::an_ipc_namespace_is_joined_by_one_with_the_same_ids: Root CgroupV2 UserNs;
         sharing::an_ipc_namespace_is_seen_but_not_touched_by_one_with_other_ids: Root CgroupV2 UserNs;
         sharing::a_joined_uts_namespace_has_its_owners_name: Root CgroupV2 UserNs;
