@@ -1,9 +1,9 @@
 //! The files of /etc that are made for a service.
 
-use std::{fmt::Write, path::PathBuf};
+use std::{fmt::Write, net::IpAddr, path::PathBuf};
 
 use super::Assigned;
-use crate::spec::{Base, HostFacts, IdSpec, Unit, UserSpec};
+use crate::spec::{Base, Egress, HostFacts, IdSpec, NetworkMode, Unit, UserSpec};
 
 /// The id of a user that the file does not name. It lies where systemd has its dynamic users, so no package owns it.
 pub(crate) const DYNAMIC_ID: u32 = 61184;
@@ -22,12 +22,44 @@ pub(super) fn files(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
         ("/etc/hosts".into(), format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{own} {host}\n")),
         ("/etc/machine-id".into(), format!("{}\n", assigned.machine_id)),
     ];
+    // Who may not go out has nobody to ask; and a root's own file would name servers of wherever it was made.
+    let resolv = match (unit.network.mode, unit.network.egress) {
+        (NetworkMode::Host, _) => facts.resolv_conf.first().cloned().filter(|text| !text.is_empty()),
+        (NetworkMode::Veth, Egress::Any) => facts.resolv_conf.iter().find_map(|text| resolv_conf(text)),
+        (NetworkMode::Veth, Egress::None) | (NetworkMode::None, _) => None,
+    };
+    files.extend(resolv.map(|text| ("/etc/resolv.conf".into(), text)));
     if unit.rootfs.base == Base::Host {
         files.push(("/etc/passwd".into(), passwd(unit, facts)));
         files.push(("/etc/group".into(), group(unit, facts)));
         files.push(("/etc/nsswitch.conf".into(), "passwd: files\ngroup: files\nhosts: files dns\n".into()));
     }
     files
+}
+
+/// resolv.conf(5) of the host for a network namespace of its own: there, a server on the host's loopback is nobody. None
+/// where no server is left.
+fn resolv_conf(host: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut servers = 0;
+    for line in host.lines() {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("nameserver"), Some(server)) => {
+                // fe80::1%eth0 is no address of this kind, and no link of the service's either.
+                let reachable =
+                    server.parse().is_ok_and(|ip: IpAddr| !ip.is_loopback() && !ip.is_unspecified());
+                if !reachable {
+                    continue;
+                }
+                servers += 1;
+            }
+            (Some("search" | "domain" | "options"), Some(_)) => {}
+            _ => continue,
+        }
+        let _ = writeln!(text, "{line}");
+    }
+    (servers > 0).then_some(text)
 }
 
 /// The users of the host's packages and the one that the service runs as; no people.
@@ -74,4 +106,19 @@ fn group(unit: &Unit, facts: &HostFacts) -> String {
 /// User names are shorter than service names and know no '@'.
 fn dynamic_name(unit: &Unit) -> String {
     unit.name.as_str().replace('@', "-").chars().take(31).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_on_the_hosts_loopback_is_left_out() {
+        let host = "# by hand\nnameserver 127.0.0.53\nsearch a.test\nnameserver 192.0.2.1\nnameserver ::1\n\
+                    nameserver 0.0.0.0\nnameserver fe80::1%eth0\nnameserver 2001:db8::1\noptions edns0\nsortlist x\n";
+        let inside = "search a.test\nnameserver 192.0.2.1\nnameserver 2001:db8::1\noptions edns0\n";
+        assert_eq!(resolv_conf(host).as_deref(), Some(inside));
+        assert_eq!(resolv_conf("search a.test\nnameserver 127.0.0.1\n"), None);
+        assert_eq!(resolv_conf(""), None);
+    }
 }

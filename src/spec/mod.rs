@@ -456,6 +456,8 @@ pub struct HostFacts {
     pub env: BTreeMap<String, String>,
     /// What `%H` stands for.
     pub hostname: String,
+    /// /etc/resolv.conf, and the list of servers that the host's own resolver asks in turn, where there is one.
+    pub resolv_conf: Vec<String>,
     /// A cgroup v2 tree in which a process tree can be killed at once (`cgroup.kill`, Linux 5.14).
     pub cgroup_kill: bool,
 }

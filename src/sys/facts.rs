@@ -13,6 +13,8 @@ pub fn gather() -> HostFacts {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect(),
         hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),
+        // systemd-resolved(8)
+        resolv_conf: ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"].map(read).into(),
         cgroup_kill: crate::cgroup::mount_point().is_some(),
     }
 }
