@@ -10,7 +10,8 @@
 //! its `Go` when everything it requires has started and nothing that it comes `after` is on its way there. A
 //! oneshot has started when it ended with success. When a required service is down and not on its way up, the
 //! service fails with "dependency failed"; it waits again as soon as that one is started. A required service
-//! that crashes and is restarted leaves those that run alone; one that is launched meanwhile waits for it.
+//! that crashes and is restarted leaves those that run alone; one that is launched meanwhile waits for it. Only
+//! who has joined a namespace of its sandbox, which is gone, is restarted after it.
 //!
 //! *Down.* When somebody stops or restarts a service, everything up that requires it goes down with it (and
 //! after a restart comes up again). Of those that go down, whoever requires another or comes after it is gone
@@ -116,12 +117,16 @@ impl Entry {
 
     /// Those without which it is not launched: `requires`, and the owners of namespaces that it joins.
     fn needs(&self) -> impl Iterator<Item = &UnitName> {
+        self.unit.requires.iter().chain(self.joined())
+    }
+
+    /// The owners of namespaces that it joins.
+    fn joined(&self) -> impl Iterator<Item = &UnitName> {
         let spaces = &self.unit.namespaces;
-        let joined = [&spaces.pid, &spaces.uts, &spaces.ipc, &spaces.cgroup];
-        self.unit.requires.iter().chain(joined.into_iter().filter_map(|space| match space {
+        [&spaces.pid, &spaces.uts, &spaces.ipc, &spaces.cgroup].into_iter().filter_map(|space| match space {
             Namespace::Join(name) => Some(name),
             Namespace::Own | Namespace::Host => None,
-        }))
+        })
     }
 
     /// Everybody whom it comes after.
@@ -372,7 +377,25 @@ impl Fleet {
                 Event::LaunchFailed(run, retry)
             }
         };
+        let is_gone = matches!(event, Event::Gone(_)) && event.run() == entry.life.state.run();
         self.deliver(name, event, now, out);
+        if is_gone {
+            self.follow(name, out);
+        }
+    }
+
+    /// A sandbox is gone: who has joined one of its namespaces shares it with nobody any more, and follows into the next.
+    fn follow(&mut self, owner: &UnitName, out: &mut Outcome) {
+        let is_left = |entry: &&Entry| {
+            entry.joined().any(|name| name == owner)
+                && entry.goal == Goal::Up
+                && matches!(entry.life.state, State::Starting { .. } | State::Running { .. })
+        };
+        let left: Vec<UnitName> =
+            self.entries.values().filter(is_left).map(|entry| entry.unit.name.clone()).collect();
+        for name in left {
+            self.aim(&name, Goal::Restart, out);
+        }
     }
 
     fn tick(&mut self, now: Mono, out: &mut Outcome) {

@@ -110,6 +110,22 @@ fn a_joined_namespace_is_a_requirement() {
 }
 
 #[test]
+fn who_joined_a_sandbox_that_is_gone_follows_into_the_next() {
+    let mut side = unit("side", &[]);
+    side.namespaces.ipc = Namespace::Join(name("main"));
+    let mut story =
+        Story::new([side, unit("main", &[]), unit("web", &["main"])]).up(&["main", "side", "web"]);
+    let effects = story.ended("main", CRASH);
+    assert!(effects.contains(&"side Terminate(1)".to_owned()), "{effects:?}");
+    assert!(!effects.iter().any(|effect| effect.starts_with("web")), "{effects:?}");
+    assert_eq!(story.ended("side", ExitKind::Signal(15)), ["side Teardown(1)"]);
+    assert_eq!(story.state("side"), "waiting");
+    story.now = Mono(60_000);
+    assert_eq!(story.effects(Input::Tick), ["main Launch(2)"]);
+    assert_eq!(story.started("main"), ["side Launch(2)"]);
+}
+
+#[test]
 fn after_orders_those_that_are_started_and_pulls_in_nobody() {
     let web = || Unit { after: vec![after("migrate"), after("cache")], ..unit("web", &[]) };
     let all = || [web(), oneshot("migrate"), unit("cache", &[])];
