@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         sharing::a_joined_pid_namespace_shows_its_owners_processes: Root CgroupV2 UserNs;
         sharing::stopping_one_of_two_in_a_pid_namespace_leaves_the_other: Root CgroupV2 UserNs;
         sharing::a_join_goes_down_with_the_owner_and_comes_back_after_it: Root CgroupV2 UserNs;
+        sharing::a_join_follows_its_owner_after_a_crash: Root CgroupV2 UserNs;
         sharing::a_join_without_a_supervisor_is_refused: Root CgroupV2 UserNs;
         sharing::the_hosts_namespaces_are_had_by_name: Root CgroupV2 UserNs;
         sharing::without_a_pid_namespace_the_whole_tree_is_killed: Root CgroupV2 UserNs;

@@ -137,11 +137,38 @@ pub fn a_join_goes_down_with_the_owner_and_comes_back_after_it(world: &mut World
     assert_eq!(common(&db, &side), ["ipc", "time", "time_for_children"], "it is in the new one");
 }
 
+pub fn a_join_follows_its_owner_after_a_crash(world: &mut World) {
+    for (kind, user) in [("ipc", ""), ("pid", "namespaces.user = \"shared:db\"")] {
+        let restart = "restart.policy = \"always\"\nrestart.delay = \"10ms\"";
+        let name = format!("side-{kind}");
+        let keys = format!("namespaces.{kind} = \"join:db\"\n{user}\n{restart}\n{NO_NETWORK}");
+        world.write_service(&name, &world.probe_toml(&["wait"], &keys));
+        world.write_service("db", &world.probe_toml(&["wait"], &format!("{restart}\n{NO_NETWORK}")));
+    }
+    world.start();
+    for name in ["db", "side-ipc", "side-pid"] {
+        world.wait_state(name, "active");
+    }
+    let killed = crate::support::world::raw(world.pid("db"));
+    nix::sys::signal::kill(killed, nix::sys::signal::Signal::SIGKILL).expect("it lives");
+    for name in ["db", "side-ipc", "side-pid"] {
+        wait_until("all are up again", LONG, || world.run_id(name) > 1 && world.state(name) == "active");
+    }
+    let db = report(world, "db");
+    for kind in ["ipc", "pid"] {
+        let side = report(world, &format!("side-{kind}"));
+        assert!(common(&db, &side).contains(&kind.to_owned()), "{kind} is the new one's");
+    }
+}
+
 pub fn a_join_without_a_supervisor_is_refused(world: &mut World) {
     let output = world.run(&world.probe_toml(&["wait"], "namespaces.ipc = \"join:db\""));
     assert_eq!(output.status.code(), Some(125), "{}", describe(&output));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("host step 1 ns.join: db is not running; hint: "), "{said}");
+    let plan = world.ok(&["plan", &world.dir().join("single/once.toml").display().to_string()]);
+    assert!(plan.starts_with("plan once\n  host   1 ns.join          ipc:db\n"), "{plan}");
+    assert!(plan.contains(" clone            mnt pid uts cgroup user\n"), "{plan}");
 }
 
 pub fn the_hosts_namespaces_are_had_by_name(world: &mut World) {
