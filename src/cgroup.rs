@@ -92,6 +92,16 @@ impl Tree {
         }
     }
 
+    /// `cgroup.kill` of a group, for whoever is to end it from within.
+    ///
+    /// # Errors
+    /// open(2).
+    pub fn open_kill(&self, group: &Path) -> Result<OwnedFd, SysError> {
+        let path = self.path(group).join("cgroup.kill");
+        rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| SysError::new("open", path.display().to_string(), errno))
+    }
+
     /// Sends a signal to every process of a group.
     pub fn signal(&self, group: &Path, signal: nix::sys::signal::Signal) {
         for pid in self.processes(group) {

@@ -478,9 +478,10 @@ impl Init {
 
     fn hang_up(&mut self, connection: i64) {
         if connection == SETUP && self.flags & ENDS_WITH_LAUNCHER != 0 {
-            if self.flags & NOT_PID1 != 0 && self.main > 0 {
-                // Nobody dies with an init that is no PID 1.
-                kill(self.main, SIGKILL);
+            // Where this is PID 1, ending is enough. Elsewhere the whole control group goes, this process with it.
+            let kill = self.kept[..self.kept_count].iter().find(|kept| same(&kept.label[..5], b"kill\0"));
+            if let Some(kill) = kill {
+                write(kill.fd, b"1");
             }
             exit(0);
         }

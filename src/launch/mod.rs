@@ -239,6 +239,9 @@ impl Launcher {
             HostStep::Cgroup(group) => {
                 let tree = self.tree.as_ref().expect("a group is assigned only where there is a tree");
                 launch.cgroup = Some(tree.create(group)?);
+                if launch.plan.fds().contains(&Fd::Kill) {
+                    launch.fds.push((Fd::Kill, tree.open_kill(group)?));
+                }
                 launch.traces.cgroup = Some(group.clone());
                 launch.undo.push(Undo::Cgroup(group.clone()));
             }

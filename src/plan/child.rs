@@ -228,10 +228,14 @@ fn credentials(service: &Service) -> Credentials {
     Credentials { user, group: service.group.clone(), extra: service.extra_groups.clone() }
 }
 
-pub(super) fn waiting_steps(unit: &Unit) -> Vec<ChildStep> {
+pub(super) fn waiting_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
     let mut kept = vec![Fd::Listen, Fd::Words];
     if !unit.service.tty {
         kept.extend([Fd::KeepStdout, Fd::KeepStderr]);
+    }
+    // Where its own end takes nobody along, and nobody is left who would look after them.
+    if unit.namespaces.pid != Namespace::Own && assigned.ends_with_launcher && assigned.cgroup.is_some() {
+        kept.push(Fd::Kill);
     }
     vec![ChildStep::Keep(kept), ChildStep::Recede(has_user_namespace(unit).then_some(INIT_ID))]
 }

@@ -561,7 +561,7 @@ impl Lowering {
             match fd {
                 Fd::Listen => self.op(wire::OP_LISTEN, 0, &[register]),
                 Fd::Words => self.op(wire::OP_WORDS, 0, &[register]),
-                Fd::Stdin | Fd::Stdout | Fd::Stderr | Fd::KeepStdout | Fd::KeepStderr => {
+                Fd::Stdin | Fd::Stdout | Fd::Stderr | Fd::KeepStdout | Fd::KeepStderr | Fd::Kill => {
                     self.op(wire::OP_KEEP, 0, &[register, Arg::Text(fd.label())])
                 }
             };

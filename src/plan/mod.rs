@@ -81,6 +81,8 @@ pub enum Fd {
     KeepStdout,
     /// Read end of its standard error, kept by the init.
     KeepStderr,
+    /// The control group's `cgroup.kill`.
+    Kill,
 }
 
 impl Fd {
@@ -92,6 +94,7 @@ impl Fd {
             Fd::Stdin => "stdin",
             Fd::Stdout | Fd::KeepStdout => "stdout",
             Fd::Stderr | Fd::KeepStderr => "stderr",
+            Fd::Kill => "kill",
         }
     }
 }
@@ -103,7 +106,7 @@ pub fn build(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> LaunchPlan 
         host: host::steps(unit, assigned, facts),
         init: child::init_steps(unit, assigned),
         service: child::service_steps(unit),
-        waiting: child::waiting_steps(unit),
+        waiting: child::waiting_steps(unit, assigned),
         flags: child::flags(unit, assigned),
     }
 }

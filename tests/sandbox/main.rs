@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         sharing::a_join_without_a_supervisor_is_refused: Root CgroupV2 UserNs;
         sharing::the_hosts_namespaces_are_had_by_name: Root CgroupV2 UserNs;
         sharing::without_a_pid_namespace_the_whole_tree_is_killed: Root CgroupV2 UserNs;
+        sharing::without_a_pid_namespace_nothing_outlives_a_killed_run: Root CgroupV2 UserNs;
         sharing::without_a_user_namespace_ids_are_real_and_powerless: Root CgroupV2;
         sharing::clocks_are_shifted: Root CgroupV2 UserNs;
         stdio::standard_input_is_inherited_by_name: Root CgroupV2 UserNs;

@@ -215,6 +215,34 @@ pub fn without_a_pid_namespace_the_whole_tree_is_killed(world: &mut World) {
     assert_eq!(ours(), 0);
 }
 
+pub fn without_a_pid_namespace_nothing_outlives_a_killed_run(world: &mut World) {
+    let keys = format!("namespaces.pid = \"host\"\n{NO_NETWORK}");
+    let file = world.write("single/once.toml", &world.probe_toml(&["tree"], &keys));
+    let state = world.dir().join("state").display().to_string();
+    let mut command = world.command(&["run", "--state", &state, &file.display().to_string()]);
+    let mut run = command.stdout(std::process::Stdio::null()).spawn().expect("the program under test starts");
+    let left = || {
+        let mut all = snapshot::processes();
+        all.retain(|process| process.contains("ignore-term"));
+        all
+    };
+    wait_until("the whole tree is up", LONG, || left().len() == 3);
+    run.kill().and_then(|()| run.wait()).expect("it is our child");
+    wait_until("nothing of it is left", LONG, || left().is_empty());
+    world.reap();
+    // Whoever is killed with SIGKILL tidies nothing up.
+    for dir in std::fs::read_dir(world.cgroup()).expect("it was made").flatten() {
+        if dir.path().is_dir() {
+            wait_until("the group is empty", LONG, || {
+                world.reap();
+                std::fs::remove_dir(dir.path()).is_ok()
+            });
+        }
+    }
+    std::fs::remove_dir(world.cgroup()).expect("it is empty");
+    std::fs::remove_dir_all(world.run_dir()).expect("our own directory");
+}
+
 pub fn without_a_user_namespace_ids_are_real_and_powerless(world: &mut World) {
     let keys = format!("namespaces.user = \"off\"\nservice.user = \"nobody\"\n{NO_NETWORK}");
     let output = world.run(&world.probe_toml(&["report"], &keys));
