@@ -7,6 +7,10 @@
 //! joined pid namespace refuses a procfs to whoever has no power over its owner, so that, too, is the supervisor's to
 //! mount. Hence a join works between services with different id ranges as well: they see each other, and
 //! file modes, signals and ptrace are judged by ids, which `user = "shared:NAME"` makes the same.
+//!
+//! An init in the owner's own user namespace may do all of this itself [6.18]. It is not put there: a capability of the one
+//! service would then count in the sandbox of the other, and the limits that the kernel counts per user namespace
+//! (RLIMIT_NPROC, /proc/sys/user) would be one for both.
 
 use std::{
     collections::BTreeMap,

@@ -82,6 +82,9 @@ pub struct Workshop {
     /// The init's executable, to hold user namespaces open while they are being made.
     program: OwnedFd,
     id_maps: BTreeMap<(IdRange, IdRange), OwnedFd>,
+    /// Root of the sandbox whose root is being made, as the host counts: whose the files and directories are that are
+    /// made in it.
+    owner: u32,
 }
 
 impl Workshop {
@@ -104,6 +107,7 @@ impl Workshop {
             layers: [dir.join("lower"), dir.join("upper")],
             program,
             id_maps: BTreeMap::new(),
+            owner: 0,
         };
         for dir in [&workshop.root, &workshop.files].into_iter().chain(&workshop.layers) {
             std::fs::create_dir_all(dir)
@@ -181,7 +185,8 @@ impl Workshop {
     ///
     /// # Errors
     /// Of the mount calls.
-    pub fn begin_memory(&self, owner: u32) -> Result<(), SysError> {
+    pub fn begin_memory(&mut self, owner: u32) -> Result<(), SysError> {
+        self.owner = owner;
         let id = owner.to_string();
         let options = [("mode", "0755"), ("size", "16M"), ("uid", id.as_str()), ("gid", id.as_str())];
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -189,7 +194,7 @@ impl Workshop {
         self.attach_root(root.as_fd())?;
         let root = self.root_fd()?;
         for dir in EMPTY_DIRS {
-            file::make_dirs_inside(root.as_fd(), Path::new(dir))?;
+            file::make_dirs_inside(root.as_fd(), Path::new(dir), self.owner)?;
         }
         Ok(())
     }
@@ -216,6 +221,7 @@ impl Workshop {
         mount::set_attributes(tree.as_fd(), &attributes)
             .map_err(|error| SysError { args: format!("{}: {}", src.display(), error.args), ..error })?;
         let owner = ids.map_or(0, |ids| ids.outside);
+        self.owner = owner;
         match (writable, upper) {
             (Writable::No, _) => self.attach_root(tree.as_fd()),
             (Writable::Ephemeral, _) => {
@@ -293,7 +299,7 @@ impl Workshop {
         let attributes =
             Attributes { read_only: true, no_dev: true, recursive: true, ..Attributes::default() };
         mount::set_attributes(tree.as_fd(), &attributes)?;
-        let target = mount_point(root, Path::new(name), source.as_fd())?;
+        let target = mount_point(root, Path::new(name), source.as_fd(), self.owner)?;
         mount::attach(tree.as_fd(), target.as_fd())
     }
 
@@ -305,9 +311,9 @@ impl Workshop {
         let root = self.root_fd()?;
         if !over {
             if let Some(parent) = dst.parent() {
-                file::make_dirs_inside(root.as_fd(), parent)?;
+                file::make_dirs_inside(root.as_fd(), parent, self.owner)?;
             }
-            return write_inside(root.as_fd(), dst, content);
+            return write_inside(root.as_fd(), dst, content, self.owner);
         }
         let target = match file::open_inside(root.as_fd(), dst, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(target) => target,
@@ -319,7 +325,7 @@ impl Workshop {
             return Ok(());
         }
         let files = open_path(&self.files)?;
-        write_inside(files.as_fd(), Path::new("file"), content)?;
+        write_inside(files.as_fd(), Path::new("file"), content, self.owner)?;
         let tree = mount::clone_tree(files.as_fd(), "file", false)?;
         let attributes = Attributes { read_only: true, no_dev: true, no_exec: true, ..Attributes::default() };
         let attached = mount::set_attributes(tree.as_fd(), &attributes)
@@ -357,7 +363,7 @@ impl Workshop {
         mount::set_attributes(tree.as_fd(), &attributes)
             .map_err(|error| SysError { args: format!("{name}: {}", error.args), ..error })?;
         let root = self.root_fd()?;
-        let target = mount_point(root.as_fd(), &wanted.dst, source.as_fd())?;
+        let target = mount_point(root.as_fd(), &wanted.dst, source.as_fd(), self.owner)?;
         mount::attach(tree.as_fd(), target.as_fd())
     }
 
@@ -401,7 +407,7 @@ impl Workshop {
             attributes |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
         }
         let made = mount::new_filesystem("tmpfs", &options, attributes)?;
-        let target = file::make_dirs_inside(self.root_fd()?.as_fd(), &tmpfs.dst)?;
+        let target = file::make_dirs_inside(self.root_fd()?.as_fd(), &tmpfs.dst, self.owner)?;
         mount::attach(made.as_fd(), target.as_fd())
     }
 
@@ -411,7 +417,7 @@ impl Workshop {
     /// Of the file and mount calls; ENOTBLK for a path that is no device node.
     pub fn dev(&self, extra: &[PathBuf], owner: u32) -> Result<(), SysError> {
         let root = self.root_fd()?;
-        let target = file::make_dirs_inside(root.as_fd(), Path::new("/dev"))?;
+        let target = file::make_dirs_inside(root.as_fd(), Path::new("/dev"), self.owner)?;
         if extra.is_empty() {
             let files = open_path(&self.files)?;
             let tree = mount::clone_tree(files.as_fd(), "dev", false)?;
@@ -427,7 +433,7 @@ impl Workshop {
         // From here on by the descriptor of what was mounted: whoever owns the tree may have renamed its `dev` meanwhile
         // and put a link of that name in its place.
         for dir in ["pts", "shm"] {
-            file::make_dirs_inside(made.as_fd(), Path::new(dir))?;
+            file::make_dirs_inside(made.as_fd(), Path::new(dir), self.owner)?;
         }
         for (name, link) in DEV_LINKS {
             rustix::fs::symlinkat(link, &made, name)
@@ -437,7 +443,9 @@ impl Workshop {
         for node in usual.chain(extra.iter().cloned()) {
             self.bind_node(made.as_fd(), &node)?;
         }
-        Ok(())
+        // The nodes are mounts of their own and stay what they are.
+        let attributes = Attributes { read_only: true, no_exec: true, ..Attributes::default() };
+        mount::set_attributes(made.as_fd(), &attributes)
     }
 
     fn bind_node(&self, dev: BorrowedFd<'_>, node: &Path) -> Result<(), SysError> {
@@ -451,7 +459,7 @@ impl Workshop {
         let tree = mount::clone_tree(source.as_fd(), "", false)?;
         let inside = node.strip_prefix(self.files.join("dev")).or_else(|_| node.strip_prefix("/dev"));
         let inside = inside.map_err(|_| SysError::new("device node outside /dev", name, libc::EINVAL))?;
-        let target = mount_point(dev, inside, source.as_fd())?;
+        let target = mount_point(dev, inside, source.as_fd(), self.owner)?;
         mount::attach(tree.as_fd(), target.as_fd())
     }
 
@@ -463,7 +471,7 @@ impl Workshop {
         let root = self.root_fd()?;
         let source = file::open_host(Path::new("/dev"), OFlags::PATH)?;
         let tree = mount::clone_tree(source.as_fd(), "", true)?;
-        let target = file::make_dirs_inside(root.as_fd(), Path::new("/dev"))?;
+        let target = file::make_dirs_inside(root.as_fd(), Path::new("/dev"), self.owner)?;
         mount::attach(tree.as_fd(), target.as_fd())
     }
 
@@ -472,7 +480,7 @@ impl Workshop {
     /// # Errors
     /// Of the file calls.
     pub fn proc_point(&self) -> Result<(), SysError> {
-        file::make_dirs_inside(self.root_fd()?.as_fd(), Path::new("/proc")).map(drop)
+        file::make_dirs_inside(self.root_fd()?.as_fd(), Path::new("/proc"), self.owner).map(drop)
     }
 
     /// Attaches a procfs. Copied into another user namespace with the rest of the root, it is locked there.
@@ -480,7 +488,7 @@ impl Workshop {
     /// # Errors
     /// Of the file and mount calls.
     pub fn proc(&self, procfs: BorrowedFd<'_>) -> Result<(), SysError> {
-        let target = file::make_dirs_inside(self.root_fd()?.as_fd(), Path::new("/proc"))?;
+        let target = file::make_dirs_inside(self.root_fd()?.as_fd(), Path::new("/proc"), self.owner)?;
         mount::attach(procfs, target.as_fd())
     }
 
@@ -495,7 +503,7 @@ impl Workshop {
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let made = mount::new_filesystem("sysfs", &[], attributes)?;
         let root = self.root_fd()?;
-        let target = file::make_dirs_inside(root.as_fd(), Path::new("/sys"))?;
+        let target = file::make_dirs_inside(root.as_fd(), Path::new("/sys"), self.owner)?;
         mount::attach(made.as_fd(), target.as_fd())?;
         for path in SYS_HIDDEN {
             match self.hide_below(made.as_fd(), Path::new(path)) {
@@ -599,26 +607,31 @@ pub fn write_id_maps(pid: u32, uids: IdRange, gids: IdRange) -> Result<(), SysEr
 }
 
 /// The mount point for a source: a directory for a directory, a file for anything else; made where the root allows it.
-fn mount_point(root: BorrowedFd<'_>, dst: &Path, source: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+fn mount_point(
+    root: BorrowedFd<'_>,
+    dst: &Path,
+    source: BorrowedFd<'_>,
+    owner: u32,
+) -> Result<OwnedFd, SysError> {
     let stat = rustix::fs::fstat(source)
         .map_err(|errno| SysError::new("fstat", dst.display().to_string(), errno))?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return file::make_dirs_inside(root, dst);
+        return file::make_dirs_inside(root, dst, owner);
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW;
     match file::open_inside(root, dst, flags) {
         Err(error) if error.errno == libc::ENOENT => {
             if let Some(parent) = dst.parent() {
-                file::make_dirs_inside(root, parent)?;
+                file::make_dirs_inside(root, parent, owner)?;
             }
-            write_inside(root, dst, "")?;
+            write_inside(root, dst, "", owner)?;
             file::open_inside(root, dst, flags)
         }
         other => other,
     }
 }
 
-fn write_inside(root: BorrowedFd<'_>, dst: &Path, content: &str) -> Result<(), SysError> {
+fn write_inside(root: BorrowedFd<'_>, dst: &Path, content: &str, owner: u32) -> Result<(), SysError> {
     let fault = |call, error: std::io::Error| SysError::new(call, dst.display().to_string(), error);
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     // A fifo that somebody has put here since we looked must not stop us.
@@ -629,6 +642,7 @@ fn write_inside(root: BorrowedFd<'_>, dst: &Path, content: &str) -> Result<(), S
         .map_err(|errno| fault("openat2", errno.into()))?;
     let mut file = std::fs::File::from(file);
     file.write_all(content.as_bytes()).map_err(|error| fault("write", error))?;
+    file::give(file.as_fd(), owner)?;
     // Whatever the umask of whoever started us.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644)).map_err(|errno| fault("fchmod", errno.into()))
 }

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
+use rustix::fs::{AtFlags, Gid, MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags, Uid};
 
 use super::SysError;
 
@@ -57,11 +57,11 @@ pub fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<O
         .map_err(|errno| SysError::new("openat2", path.display().to_string(), errno))
 }
 
-/// Opens a directory inside a root, making what is missing of it with mode 0755.
+/// Opens a directory inside a root, making what is missing of it with mode 0755 for `owner`.
 ///
 /// # Errors
-/// As [`open_inside`], and mkdirat(2).
-pub fn make_dirs_inside(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, SysError> {
+/// As [`open_inside`], mkdirat(2), fchownat(2).
+pub fn make_dirs_inside(root: BorrowedFd<'_>, path: &Path, owner: u32) -> Result<OwnedFd, SysError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let mut at = open_inside(root, Path::new("/"), flags)?;
     for part in path.components().filter(|part| matches!(part, std::path::Component::Normal(_))) {
@@ -72,9 +72,21 @@ pub fn make_dirs_inside(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Sy
                 rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o755))
                     .map_err(|errno| SysError::new("mkdirat", path.display().to_string(), errno))?;
                 at = open_inside(at.as_fd(), part, flags)?;
+                give(at.as_fd(), owner)
+                    .map_err(|error| SysError { args: path.display().to_string(), ..error })?;
             }
             Err(error) => return Err(SysError::new(error.call, path.display().to_string(), error.errno)),
         }
     }
     Ok(at)
+}
+
+/// Makes `owner` the user and the group of what a descriptor names.
+///
+/// # Errors
+/// fchownat(2).
+pub fn give(fd: BorrowedFd<'_>, owner: u32) -> Result<(), SysError> {
+    let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+    rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+        .map_err(|errno| SysError::new("fchownat", owner.to_string(), errno))
 }

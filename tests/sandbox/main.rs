@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         roots::what_is_removed_from_a_persistent_root_stays_removed: Root CgroupV2 UserNs;
         roots::a_directory_roots_files_belong_to_their_owners_inside: Root CgroupV2 UserNs;
         roots::a_read_only_mount_shows_its_owners_and_takes_nothing: Root CgroupV2 UserNs;
+        roots::what_is_made_belongs_to_root_inside: Root CgroupV2 UserNs;
         roots::a_missing_source_is_passed_over_or_named: Root CgroupV2 UserNs;
         roots::a_link_as_source_is_refused: Root CgroupV2 UserNs;
         roots::what_is_hidden_is_empty: Root CgroupV2 UserNs;

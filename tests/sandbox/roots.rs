@@ -120,6 +120,20 @@ pub fn a_read_only_mount_shows_its_owners_and_takes_nothing(world: &mut World) {
     assert!(options.starts_with("ro,nosuid,nodev,noexec,"), "{options}");
 }
 
+pub fn what_is_made_belongs_to_root_inside(world: &mut World) {
+    let stat = "stat -c %u / /etc /etc/passwd /var /root /run /dev/pts | sort -u";
+    assert_eq!(says(world, stat, ""), "0\n");
+    let keys = "service.user = 0\nrootfs.writable = \"ephemeral\"";
+    assert_eq!(says(world, "mkdir -p /var/lib/x && echo y > /etc/z && cat /etc/z", keys), "y\n");
+    assert_eq!(says(world, "mkdir /var/x 2>/dev/null || echo no", "service.user = 0"), "no\n");
+    // Mount points that a tree does not have are made in what becomes of writes, never in the tree.
+    let keys = root(world, "persistent");
+    fs::remove_dir(world.dir().join("root/run")).expect("it is empty");
+    assert_eq!(says(world, "stat -c %u /run", &keys), "0\n");
+    assert_eq!(names(&world.dir().join("state/rootfs/once/upper")), ["run"]);
+    assert!(!world.dir().join("root/run").exists());
+}
+
 pub fn a_missing_source_is_passed_over_or_named(world: &mut World) {
     let mount = |optional| {
         format!("rootfs.mounts = [{{ src = \"/no/such/place\", dst = \"/data\", optional = {optional} }}]")
@@ -180,9 +194,9 @@ pub fn a_memory_file_system_has_its_size_and_mode(world: &mut World) {
 pub fn devices_are_had_by_name(world: &mut World) {
     // A node of the machine that a minimal /dev does not have.
     let script = "ls /dev; test -c /dev/kmsg && echo there; echo x > /dev/null && head -c 1 /dev/zero | wc -c; \
-                  cat /dev/full | head -c 1 | wc -c; test -r /dev/loop-control || echo not this one";
+                  cat /dev/full | head -c 1 | wc -c; test -r /dev/loop-control || echo not this one; touch /dev/x 2>/dev/null || echo sealed";
     let said = says(world, script, "service.user = 0\nrootfs.dev = [\"/dev/kmsg\"]");
-    assert!(said.ends_with("there\n1\n1\nnot this one\n"), "{said}");
+    assert!(said.ends_with("there\n1\n1\nnot this one\nsealed\n"), "{said}");
     for name in ["kmsg", "null", "pts", "shm", "urandom", "fd", "ptmx"] {
         assert!(said.lines().any(|line| line == name), "{name}: {said}");
     }
