@@ -52,13 +52,15 @@ pub fn run(
     };
     let link = match unit.network.mode {
         NetworkMode::Veth => {
+            // The name of the link of whoever had the slot before us is taken for a moment longer.
+            let generation = std::process::id() % 26;
             let last = network.prefix4.slots() - 1;
             let (mtu, publish) = (unit.network.mtu, &unit.network.publish);
             let position = match unit.network.address {
                 Some(address) => network.prefix4.slot(address).ok(),
                 None => last.checked_sub(slot.number),
             };
-            position.and_then(|position| LinkPlan::new(&network, (position, 0), mtu, publish))
+            position.and_then(|position| LinkPlan::new(&network, (position, generation), mtu, publish))
         }
         NetworkMode::None | NetworkMode::Host => None,
     };
