@@ -93,12 +93,28 @@ pub fn a_crash_loop_backs_off_by_the_formula(world: &mut World) {
     }
 }
 
-pub fn jitter_stays_within_its_share_and_varies(world: &mut World) {
-    let rounds = crash_loop(world, "20%");
-    for (failures, delay) in &rounds {
-        let plain = plain(*failures);
-        assert!((plain * 8 / 10..=plain * 12 / 10).contains(delay), "after {failures} failures: {delay} ms");
+/// The documented formula, written out again: FNV-1a of the name gives the seed, SplitMix64 the share.
+fn jittered(fleet: u64, name: &str, failures: u32) -> u64 {
+    let mut seed = 0xCBF2_9CE4_8422_2325 ^ fleet;
+    for byte in name.bytes() {
+        seed = (seed ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
     }
+    let mut z = seed.wrapping_add(u64::from(failures).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    let share = ((z ^ (z >> 31)) >> 11) as f64 / 9_007_199_254_740_992.0;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 120")]
+    let whole = (plain(failures) as f64 * (1.0 + 0.2 * (2.0 * share - 1.0))).round() as u64;
+    whole
+}
+
+pub fn jitter_is_the_one_that_the_seed_gives(world: &mut World) {
+    let rounds = crash_loop(world, "20%");
+    let assigned = fs::read_to_string(world.dir().join("state/assigned.json")).expect("written at the start");
+    let assigned: Value = serde_json::from_str(&assigned).expect("JSON");
+    let fleet = assigned["seed"].as_u64().expect("a seed");
+    let expected: Vec<(u32, u64)> = rounds.iter().map(|(n, _)| (*n, jittered(fleet, "crash", *n))).collect();
+    assert_eq!(rounds, expected);
     assert!(rounds.iter().any(|(failures, delay)| *delay != plain(*failures)), "{rounds:?}");
 }
 

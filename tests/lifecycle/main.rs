@@ -6,10 +6,13 @@
 #[macro_use]
 mod support;
 mod ends;
+mod faults;
 mod programs;
 mod reach;
 mod refuse;
+mod shutdown;
 mod takeover;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -22,7 +25,7 @@ fn main() -> ExitCode {
         ends::a_killed_service_comes_back_with_the_same_address: Root CgroupV2 UserNs Nft;
         ends::a_server_without_reuseaddr_comes_back_while_a_client_holds_on: Root CgroupV2 UserNs Nft;
         ends::a_crash_loop_backs_off_by_the_formula: Root CgroupV2 UserNs;
-        ends::jitter_stays_within_its_share_and_varies: Root CgroupV2 UserNs;
+        ends::jitter_is_the_one_that_the_seed_gives: Root CgroupV2 UserNs;
         ends::what_ignores_sigterm_is_killed_with_all_that_it_forked: Root CgroupV2 UserNs;
         ends::a_oneshot_is_done_and_what_waits_for_it_starts_afterwards: Root CgroupV2 UserNs;
         ends::what_requires_a_service_goes_up_after_and_down_before_it: Root CgroupV2 UserNs;
@@ -32,6 +35,28 @@ fn main() -> ExitCode {
         takeover::a_killed_supervisor_loses_no_service_and_no_request: Root CgroupV2 UserNs Nft;
         takeover::a_service_that_ends_while_nobody_supervises_is_restarted: Root CgroupV2 UserNs;
         takeover::two_supervisors_do_not_meet: Root CgroupV2 UserNs Nft;
+        takeover::output_written_while_nobody_supervises_arrives: Root CgroupV2 UserNs;
+        takeover::a_killed_keeper_is_replaced: Root CgroupV2 UserNs Nft;
+        takeover::a_stopped_init_blocks_nobody_and_is_killed_in_time: Root CgroupV2 UserNs;
+        takeover::a_killed_init_leaves_an_unknown_exit: Root CgroupV2 UserNs;
+        takeover::records_of_garbage_are_passed_over: Root CgroupV2 UserNs Nft;
+        faults::every_host_step_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
+        faults::a_child_step_that_fails_is_named: Root CgroupV2 UserNs;
+        faults::a_supervisor_killed_anywhere_in_a_launch_has_a_successor: Root CgroupV2 UserNs Nft Program("strace");
+        shutdown::sigterm_stops_everybody_in_reverse_order: Root CgroupV2 UserNs;
+        shutdown::a_second_sigterm_does_not_wait: Root CgroupV2 UserNs;
+        shutdown::a_stop_while_starting_ends_stopped: Root CgroupV2 UserNs;
+        shutdown::a_storm_of_reloads_ends_in_the_last_files: Root CgroupV2 UserNs;
+        shutdown::fifty_services_come_and_go: Root CgroupV2 UserNs Nft;
+        verbs::every_verb_has_its_exit_code: Root CgroupV2 UserNs;
+        verbs::verbs_say_what_happened: Root CgroupV2 UserNs;
+        verbs::status_carries_what_a_program_needs: Root CgroupV2 UserNs Nft;
+        verbs::masks_and_drop_ins_count: Root CgroupV2 UserNs;
+        verbs::logs_are_followed_and_survive_a_rotation: Root CgroupV2 UserNs;
+        verbs::events_tell_a_life_in_order: Root CgroupV2 UserNs;
+        verbs::a_shell_has_a_terminal_whose_size_follows: Root CgroupV2 UserNs;
+        verbs::an_abandoned_exec_ends: Root CgroupV2 UserNs;
+        verbs::a_full_log_file_system_stops_nobody: Root CgroupV2 UserNs;
         refuse::three_mistakes_are_three_messages_and_the_others_go_on: Root CgroupV2 UserNs;
         refuse::a_missing_program_is_named: Root CgroupV2 UserNs;
         refuse::a_missing_rootfs_is_named: Root CgroupV2 UserNs;

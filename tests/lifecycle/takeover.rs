@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     process::Command,
     sync::{
         Arc,
@@ -13,7 +14,7 @@ use std::{
 use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
-    World, wait_until,
+    World, snapshot, wait_until,
     world::{http_get, raw, wait_http},
 };
 
@@ -108,4 +109,163 @@ pub fn two_supervisors_do_not_meet(world: &mut World) {
     assert!(http_get("127.0.0.1:8082", "/").is_err());
     let tables = Command::new("nft").args(["list", "tables"]).output().expect("declared as a need");
     assert!(!String::from_utf8_lossy(&tables.stdout).contains("pother"));
+}
+
+pub fn output_written_while_nobody_supervises_arrives(world: &mut World) {
+    let script = "n=0; while :; do n=$((n+1)); echo \"line $n\"; sleep 0.01; done";
+    let toml = format!("service.command = [\"/bin/sh\", \"-c\", '{script}']\nnetwork.mode = \"none\"\n");
+    world.write_service("clock", &toml);
+    world.start();
+    wait_until("it speaks", LONG, || world.logs("clock").contains("line 5"));
+    for _ in 0..5 {
+        world.kill_supervisor();
+        let pids = snapshot::processes();
+        // Lines are written into the pipe meanwhile: as many as the processes that come and go tell.
+        wait_until("some time has passed", LONG, || {
+            world.reap();
+            snapshot::processes() != pids
+        });
+        world.start();
+    }
+    let last = world.logs("clock").lines().count();
+    wait_until("it goes on", LONG, || world.logs("clock").lines().count() > last + 5);
+    let log = fs::read_to_string(world.dir().join("log/clock.log")).expect("its log");
+    let lines: Vec<u32> = log.lines().filter_map(|line| line.rsplit_once("line ")?.1.parse().ok()).collect();
+    let expected: Vec<u32> = (1..=u32::try_from(lines.len()).expect("not many")).collect();
+    assert_eq!(lines, expected, "every line once, in order");
+}
+
+/// The process ids of the keeper: it is executed from a memfd of that name.
+fn keepers() -> Vec<u32> {
+    let is_keeper = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "palisade-keeper")
+            || fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe.to_string_lossy().contains("palisade-keeper"))
+    };
+    crate::support::world::pids()
+        .into_iter()
+        .filter(is_keeper)
+        .filter_map(|pid| pid.try_into().ok())
+        .collect()
+}
+
+pub fn a_killed_keeper_is_replaced(world: &mut World) {
+    let keys = "network.publish = [\"8081:80\"]\nrestart.policy = \"always\"\nrestart.delay = \"10ms\"";
+    world.write_service("web", &world.probe_toml(&["http", "80"], keys));
+    world.start();
+    wait_http("127.0.0.1:8081", "/");
+    let (pid, address) = (world.pid("web"), world.address("web"));
+    let old = keepers();
+    assert_eq!(old.len(), 1, "{:?}", snapshot::processes());
+    kill(raw(old[0]), Signal::SIGKILL).expect("it lives");
+    wait_until("another keeper", LONG, || {
+        world.reap();
+        keepers().len() == 1 && keepers() != old
+    });
+    assert!(world.supervisor_log().contains("the keeper has ended"));
+    world.kill_supervisor();
+    world.start();
+    assert_eq!((world.pid("web"), world.address("web")), (pid, address.clone()));
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    // Now it ends while nobody supervises, and its init with it: only the keeper holds the network.
+    world.kill_supervisor();
+    kill(raw(pid), Signal::SIGKILL).expect("it lives");
+    wait_until("it is dead", LONG, || {
+        world.reap();
+        kill(raw(pid), None).is_err()
+    });
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    assert_eq!(world.address("web"), address);
+    // And both at once: the service's own namespace is the last witness.
+    world.wait_state("web", "active");
+    let pid = world.pid("web");
+    world.kill_supervisor();
+    kill(raw(keepers()[0]), Signal::SIGKILL).expect("it lives");
+    world.start();
+    assert_eq!((world.pid("web"), world.address("web")), (pid, address));
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+}
+
+/// The init of a service as the supervisor tells it.
+fn init(world: &World, name: &str) -> nix::unistd::Pid {
+    let pid = world.status(name)["init_pid"].as_u64().expect("it is known");
+    raw(pid.try_into().expect("a pid has 22 bits"))
+}
+
+pub fn a_stopped_init_blocks_nobody_and_is_killed_in_time(world: &mut World) {
+    let keys = "network.mode = \"none\"\nservice.stop = { timeout = \"300ms\" }";
+    world.write_service("stuck", &world.probe_toml(&["wait"], keys));
+    world.write_service("other", &world.probe_toml(&["wait"], "network.mode = \"none\""));
+    world.start();
+    world.wait_state("stuck", "active");
+    world.wait_state("other", "active");
+    let pid = world.pid("stuck");
+    kill(init(world, "stuck"), Signal::SIGSTOP).expect("it lives");
+    world.ok(&["restart", "other"]);
+    world.kill_supervisor();
+    world.start();
+    world.ok(&["restart", "other"]);
+    assert_eq!((world.state("stuck"), world.pid("stuck")), ("active".into(), pid));
+    world.ok(&["stop", "stuck"]);
+    assert_eq!(world.state("stuck"), "stopped");
+    world.ok(&["start", "stuck"]);
+}
+
+pub fn a_killed_init_leaves_an_unknown_exit(world: &mut World) {
+    let keys = "network.mode = \"none\"\nrestart.policy = \"always\"\nrestart.delay = \"10ms\"";
+    world.write_service("wait", &world.probe_toml(&["wait"], keys));
+    world.start();
+    for supervised in [true, false] {
+        world.wait_state("wait", "active");
+        let run = world.run_id("wait");
+        let init = init(world, "wait");
+        if !supervised {
+            world.kill_supervisor();
+        }
+        kill(init, Signal::SIGKILL).expect("it lives");
+        if !supervised {
+            wait_until("it is dead", LONG, || {
+                world.reap();
+                kill(init, None).is_err()
+            });
+            world.start();
+        }
+        wait_until("another run", LONG, || world.run_id("wait") > run && world.state("wait") == "active");
+        let exits = world.status("wait")["exits"].clone();
+        let last = exits.as_array().and_then(|all| all.last()).expect("the newest last");
+        assert_eq!((&last["run"], &last["kind"]), (&run.into(), &"unknown".into()), "{exits}");
+    }
+}
+
+pub fn records_of_garbage_are_passed_over(world: &mut World) {
+    for (name, port) in [("torn", 8081), ("empty", 8082), ("good", 8083)] {
+        let keys = format!("network.publish = [\"{port}:80\"]");
+        world.write_service(name, &world.probe_toml(&["http", "80"], &keys));
+    }
+    world.start();
+    for port in [8081, 8082, 8083] {
+        wait_http(&format!("127.0.0.1:{port}"), "/");
+    }
+    let pid = world.pid("good");
+    world.kill_supervisor();
+    let units = world.run_dir().join("units");
+    let torn = fs::read(units.join("torn.json")).expect("its record");
+    fs::write(units.join("torn.json"), &torn[..torn.len() / 2]).expect("our own directory");
+    fs::write(units.join("empty.json"), "").expect("our own directory");
+    fs::write(units.join("nobody.json"), "{\"version\": 99, \"boot\": \"another\"}").expect("our own");
+    fs::write(units.join("\u{1b}[31m.json"), [0xff; 64]).expect("our own directory");
+    fs::write(units.join("half.new"), "{").expect("our own directory");
+    world.start();
+    assert_eq!(world.pid("good"), pid, "who is known runs on");
+    for (name, port) in [("torn", 8081), ("empty", 8082), ("good", 8083)] {
+        wait_until(&format!("{name} answers"), LONG, || {
+            http_get(&format!("127.0.0.1:{port}"), "/").is_ok_and(|said| said == name)
+        });
+    }
+    wait_until("no process of an unknown run is left", LONG, || {
+        world.reap();
+        snapshot::processes().iter().filter(|p| p.contains("__probe http")).count() == 3
+    });
+    assert!(world.supervisor_log().contains("torn.json"));
 }

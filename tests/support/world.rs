@@ -208,14 +208,29 @@ impl World {
         self.command(&["run"]).args(self.places()).arg(file).output().expect("the program under test starts")
     }
 
-    /// Starts the supervisor and waits until it answers.
-    pub fn start(&mut self) {
-        assert!(self.supervisor.is_none(), "one supervisor at a time");
-        let log = fs::File::options().create(true).append(true).open(self.dir.join("supervisor.log"));
-        let log = log.expect("our own directory");
+    /// What starts the supervisor, with its words going to [`World::supervisor_log`].
+    pub fn supervise(&self) -> Command {
         let mut command = self.command(&["supervise", "--services"]);
         command.arg(self.services_dir()).args(self.places());
+        self.into_supervisor_log(&mut command);
+        command
+    }
+
+    /// Sends what `command` prints to [`World::supervisor_log`].
+    pub fn into_supervisor_log(&self, command: &mut Command) {
+        let log = fs::File::options().create(true).append(true).open(self.dir.join("supervisor.log"));
+        let log = log.expect("our own directory");
         command.stdout(log.try_clone().expect("dup")).stderr(log);
+    }
+
+    /// Starts the supervisor and waits until it answers.
+    pub fn start(&mut self) {
+        self.start_by(self.supervise());
+    }
+
+    /// As [`World::start`], by a command that [`World::supervise`] began.
+    pub fn start_by(&mut self, mut command: Command) {
+        assert!(self.supervisor.is_none(), "one supervisor at a time");
         self.supervisor = Some(command.spawn().expect("the program under test starts"));
         wait_until("the supervisor answers", SUPERVISOR_TIME, || {
             if let Some(status) = self.supervisor_ended() {
@@ -266,7 +281,7 @@ impl World {
     }
 
     /// How the supervisor ended, if it did.
-    fn supervisor_ended(&mut self) -> Option<ExitStatus> {
+    pub fn supervisor_ended(&mut self) -> Option<ExitStatus> {
         self.supervisor.as_mut()?.try_wait().expect("it is our child")
     }
 

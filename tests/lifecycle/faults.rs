@@ -1,0 +1,168 @@
+//! Launches that fail, at every step; supervisors that die in the middle of one.
+
+use std::{fs, os::unix::process::ExitStatusExt, process::Command, time::Duration};
+
+use crate::support::{
+    World,
+    snapshot::{self, Snapshot},
+    wait_until,
+    world::{PALISADE, PROBE, http_get, wait_http},
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// A service with one of everything that takes a host step of its own.
+fn rich(world: &World) -> String {
+    let mounts = format!("rootfs.mounts = [{}]", world.probe_mount());
+    format!(
+        "service.command = [\"{PROBE}\", \"__probe\", \"http\", \"80\"]\n{mounts}\n\
+         rootfs.hide = [\"/usr/share\"]\nrootfs.read_only = [\"/tmp\"]\nservice.oom_score_adj = 500\n\
+         network.publish = [\"8081:80\", \"8082:81/udp\"]\nnetwork.egress = \"any\"\n"
+    )
+}
+
+pub fn every_host_step_may_fail_and_leaves_nothing(world: &mut World) {
+    let file = world.write_service("web", &rich(world));
+    let plan = world.ok(&["plan", &file.display().to_string(), "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    let steps = plan["steps"].as_array().expect("a list").clone();
+    let host: Vec<_> = steps.iter().filter(|step| step["side"] == "host").collect();
+    assert!(host.len() > 20, "{host:?}");
+    let before = Snapshot::take(world);
+    for (step, number) in host.iter().zip(1..) {
+        let mut command = world.supervise();
+        command.arg("--fail-at").arg(format!("web:{number}"));
+        world.start_by(command);
+        world.wait_state("web", "failed");
+        let status = world.status("web");
+        let name = format!("host step {number} {}", step["step"].as_str().expect("text"));
+        assert_eq!(status["fault"]["step"], name.as_str(), "{status}");
+        assert!(status["fault"]["error"].as_str().is_some_and(|error| error.contains("EIO")), "{status}");
+        assert!(status["pid"].is_null() && status["init_pid"].is_null(), "{status}");
+        let said = world.palisade(&["status", "web"]);
+        assert_eq!(said.status.code(), Some(3));
+        assert!(String::from_utf8_lossy(&said.stdout).contains(&name));
+        // While the supervisor lives on: its own things, and nothing of the service.
+        let cgroup = world.cgroup();
+        let groups = fs::read_dir(&cgroup).into_iter().flatten().flatten();
+        let groups: Vec<_> = groups.filter(|e| e.path().is_dir()).map(|e| e.file_name()).collect();
+        assert_eq!(groups, Vec::<std::ffi::OsString>::new(), "{name}");
+        assert!(!snapshot::processes().iter().any(|p| p.contains("__probe http")), "{name}");
+        let traces = fs::read_dir(world.run_dir().join("init")).into_iter().flatten().flatten();
+        let traces: Vec<_> = traces.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        assert!(!traces.iter().any(|n| n.starts_with("web")), "{name}: {traces:?}");
+        assert_eq!(world.stop(), Ok(()), "{name}");
+        assert_eq!(before.wait_until_again(world), Vec::<String>::new(), "{name}");
+    }
+}
+
+/// What a launch that has to fail in the sandbox is said to have failed with.
+fn faulty(world: &World, name: &str) -> (String, String, String) {
+    wait_until(&format!("{name} has failed"), LONG, || !world.status(name)["fault"].is_null());
+    let fault = world.status(name)["fault"].clone();
+    let text = |key: &str| fault[key].as_str().unwrap_or_default().to_owned();
+    let step = text("step");
+    let name = step.rsplit(' ').next().unwrap_or_default().to_owned();
+    assert!(step.starts_with("child step "), "{fault}");
+    (name, text("error"), text("hint"))
+}
+
+pub fn a_child_step_that_fails_is_named(world: &mut World) {
+    world.write("probe/script", "#!/no/such/interpreter\n");
+    world.write("probe/text", "\u{7f}garbage\n");
+    world.write("probe/plain", "#!/bin/sh\n");
+    for name in ["script", "text"] {
+        let path = world.dir().join("probe").join(name);
+        let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+        fs::set_permissions(path, mode).expect("written just now");
+    }
+    let cases: [(&str, &str, &str, &str, &str); 7] = [
+        ("lost", "/no/such", "", "exec", "execve(/no/such): ENOENT"),
+        ("script", "/probe/script", "", "exec", "execve(/probe/script): ENOENT"),
+        ("text", "/probe/text", "", "exec", "execve(/probe/text): ENOEXEC"),
+        ("plain", "/probe/plain", "", "exec", "execve(/probe/plain): EACCES"),
+        ("noexec", "/tmp", "", "exec", "execve(/tmp): EACCES"),
+        (
+            "dir",
+            "/probe/probe",
+            "service.working_dir = \"/nowhere\"",
+            "working_dir",
+            "chdir(/nowhere): ENOENT",
+        ),
+        (
+            "clock",
+            "/probe/probe",
+            "namespaces.time = true\nnamespaces.clock_offset = \"100000000d\"",
+            "clock_offset",
+            "ERANGE",
+        ),
+    ];
+    for (name, program, keys, ..) in cases {
+        let mounts = format!("rootfs.mounts = [{}]", world.probe_mount());
+        let toml = format!("service.command = [\"{program}\"]\n{mounts}\nnetwork.mode = \"none\"\n{keys}\n");
+        world.write_service(name, &toml);
+    }
+    world.start();
+    for (name, _, _, step, error) in cases {
+        let (at, said, hint) = faulty(world, name);
+        assert_eq!(at, step, "{name}: {said}");
+        assert!(said.contains(error), "{name}: {said}");
+        assert!(step == "clock_offset" || !hint.is_empty(), "{name}: a hint for {said}");
+        wait_until(&format!("{name} is at rest"), LONG, || {
+            ["failed", "backoff"].contains(&world.state(name).as_str())
+        });
+        assert!(world.status(name)["init_pid"].is_null(), "{name}: its init has ended");
+    }
+}
+
+pub fn a_supervisor_killed_anywhere_in_a_launch_has_a_successor(world: &mut World) {
+    world.write_service("web", &rich(world));
+    let before = Snapshot::take(world);
+    let trace = world.dir().join("trace");
+    let strace = |world: &World, inject: Option<usize>| {
+        let mut command = Command::new("strace");
+        command.arg("-o").arg(&trace).args(["-e", "signal=none"]);
+        if let Some(count) = inject {
+            command.arg("-e").arg(format!("inject=all:signal=KILL:when={count}"));
+        }
+        command.arg(PALISADE).arg("--config").arg(world.dir().join("palisade.toml"));
+        command.arg("--run").arg(world.run_dir()).args(["supervise", "--services"]);
+        command.arg(world.services_dir()).args(world.places());
+        world.into_supervisor_log(&mut command);
+        command
+    };
+    // How many system calls it takes until the service answers, and where the launch begins among them.
+    let mut traced = strace(world, None).spawn().expect("declared as a need");
+    wait_http("127.0.0.1:8081", "/");
+    let supervisor = world.json(&["list"]);
+    assert_eq!(supervisor["services"][0]["state"], "active", "{supervisor}");
+    let text = fs::read_to_string(&trace).expect("strace writes it");
+    let count = text.lines().count();
+    let first = text.lines().position(|line| line.contains("services/web.toml")).expect("it is read") + 1;
+    let pid = supervisor_below(traced.id());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it lives");
+    assert!(traced.wait().expect("our child").success());
+    assert_eq!(before.wait_until_again(world), Vec::<String>::new());
+
+    let step = ((count - first) / 40).max(1);
+    for at in (first..count).step_by(step) {
+        let status = strace(world, Some(at)).status().expect("declared as a need");
+        assert_eq!(status.signal(), Some(9), "system call {at}: strace ends as what it traced");
+        world.start();
+        wait_until(&format!("it answers after a death at system call {at} of {count}"), LONG, || {
+            http_get("127.0.0.1:8081", "/").is_ok_and(|name| name == "web")
+        });
+        world.wait_state("web", "active");
+        assert_eq!(snapshot::processes().iter().filter(|p| p.contains("__probe http")).count(), 1);
+        assert_eq!(world.stop(), Ok(()), "system call {at}");
+        let left = before.wait_until_again(world);
+        assert_eq!(left, Vec::<String>::new(), "system call {at}: {}", world.supervisor_log());
+    }
+}
+
+/// The only child of a process.
+fn supervisor_below(pid: u32) -> nix::unistd::Pid {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
+    let child = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+    nix::unistd::Pid::from_raw(child.expect("strace has a child"))
+}

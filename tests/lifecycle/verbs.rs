@@ -1,0 +1,367 @@
+//! The command line: what it says, in words and in JSON, and with which exit code.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::fd::OwnedFd,
+    process::{Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{
+    World, snapshot, wait_for, wait_until,
+    world::{PALISADE, describe, wait_http},
+};
+
+const LONG: Duration = Duration::from_secs(20);
+const NONE: &str = "network.mode = \"none\"";
+
+pub fn every_verb_has_its_exit_code(world: &mut World) {
+    let verbs: [&[&str]; 9] = [
+        &["list"],
+        &["status"],
+        &["start", "up"],
+        &["stop", "up"],
+        &["restart", "up"],
+        &["reload", "up"],
+        &["kill", "up"],
+        &["logs", "up"],
+        &["daemon-reload"],
+    ];
+    let code = |world: &World, args: &[&str]| world.palisade(args).status.code();
+    for verb in verbs {
+        assert_eq!(code(world, verb), Some(5), "{verb:?} without a supervisor");
+    }
+    // What is not the program's own exit status has a code that no program is likely to use.
+    assert_eq!(code(world, &["exec", "up", "--", "/bin/true"]), Some(125));
+    let reload = "service.reload = { signal = \"WINCH\" }";
+    world.write_service("up", &world.probe_toml(&["wait"], &format!("{reload}\n{NONE}")));
+    let off = format!("unit.enabled = false\n{NONE}");
+    world.write_service("down", &world.probe_toml(&["wait"], &off));
+    world.write_service("wrong", "service.command = 3\n");
+    let crash = format!("unit.enabled = false\nrestart.policy = \"never\"\n{NONE}");
+    world.write_service("lost", &crash.replace("unit", "service.command = [\"/no/such\"]\nunit"));
+    world.start();
+    world.wait_state("up", "active");
+    let cases: [(&[&str], i32); 30] = [
+        (&["list"], 0),
+        (&["ps"], 0),
+        (&["status"], 0),
+        (&["status", "up"], 0),
+        (&["status", "down"], 3),
+        (&["status", "wrong"], 3),
+        (&["status", "none"], 4),
+        (&["status", "n*"], 4),
+        (&["start", "up"], 0),
+        (&["start", "none"], 4),
+        (&["start", "wrong"], 1),
+        (&["start", "lost"], 1),
+        (&["stop", "down"], 0),
+        (&["stop", "up", "none"], 4),
+        (&["reload", "up"], 0),
+        (&["reload", "down"], 1),
+        (&["reload", "none"], 4),
+        (&["kill", "-s", "WINCH", "up"], 0),
+        (&["kill", "down"], 1),
+        (&["kill", "-s", "NOSUCH", "up"], 2),
+        (&["kill", "none"], 4),
+        (&["logs", "up"], 0),
+        (&["logs", "none"], 4),
+        (&["exec", "up", "--", "/bin/true"], 0),
+        (&["exec", "up", "--", "/bin/false"], 1),
+        (&["exec", "up", "--", "/bin/sh", "-c", "kill -KILL $$"], 137),
+        (&["exec", "up", "--", "/no/such"], 127),
+        (&["exec", "up", "--", "/etc/passwd"], 126),
+        (&["exec", "down", "--", "/bin/true"], 125),
+        (&["start"], 2),
+    ];
+    for (args, expected) in cases {
+        let output = world.palisade(args);
+        assert_eq!(output.status.code(), Some(expected), "{args:?}: {}", describe(&output));
+        if expected != 0 && args[0] != "exec" && args[0] != "status" {
+            assert!(!output.stderr.is_empty(), "{args:?} says why");
+        }
+    }
+    assert_eq!(code(world, &["daemon-reload"]), Some(1), "a file is wrong");
+    assert_eq!(world.state("up"), "active", "nothing of it has touched the service");
+}
+
+pub fn verbs_say_what_happened(world: &mut World) {
+    world.write_service("web", &world.probe_toml(&["wait"], NONE));
+    world.start();
+    world.wait_state("web", "active");
+    assert_eq!(world.ok(&["start", "web"]), "web: was running already (run 1)\n");
+    let said = world.ok(&["restart", "web"]);
+    assert!(said.starts_with("web: restarted (run 2, was up "), "{said}");
+    let said = world.ok(&["stop", "web"]);
+    assert!(said.starts_with("web: stopped (run 2, was up "), "{said}");
+    assert_eq!(world.ok(&["stop", "web"]), "web: was not running\n");
+    assert_eq!(world.ok(&["restart", "web"]), "web: started (run 3, was not running)\n");
+    let said = world.json(&["stop", "web"]);
+    assert_eq!((&said["changes"][0]["name"], &said["changes"][0]["ok"]), (&json!("web"), &json!(true)));
+    world.write_service("new", &world.probe_toml(&["wait"], NONE));
+    assert_eq!(world.ok(&["daemon-reload"]), "new: added\n");
+}
+
+pub fn status_carries_what_a_program_needs(world: &mut World) {
+    let keys = "network.publish = [\"8081:80\", \"0.0.0.0:5353:53/udp\"]\nunit.description = \"a web app\"";
+    world.write_service("web", &world.probe_toml(&["http", "80"], keys));
+    world.start();
+    wait_http("127.0.0.1:8081", "/");
+    world.wait_state("web", "active");
+    let status = world.json(&["status", "web"])["services"][0].clone();
+    assert_eq!(status, world.status("web"), "list and status say the same");
+    assert_eq!(status["description"], "a web app");
+    assert_eq!(status["run"], 1);
+    assert_eq!(status["exits"], json!([]));
+    assert_eq!(
+        status["ports"],
+        json!([
+            { "address": "127.0.0.1", "host_port": 8081, "port": 80, "proto": "tcp" },
+            { "address": "0.0.0.0", "host_port": 5353, "port": 53, "proto": "udp" },
+        ])
+    );
+    // The kernel's word: the main process is the child of the init, which is PID 1 of its namespace.
+    let (pid, init) = (world.pid("web"), status["init_pid"].as_u64().expect("a pid"));
+    let line = |pid: u64, key: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+        let line = text.lines().find(|line| line.starts_with(key)).expect("proc_pid_status(5)");
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(line(pid.into(), "PPid:"), [init.to_string()]);
+    assert_eq!(line(init, "NSpid:"), [init.to_string(), "1".to_owned()]);
+    let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it lives");
+    let own = status["cgroup"].as_str().expect("text");
+    assert!(group.lines().any(|line| line.ends_with(own)), "{own} in {group}");
+    let config = status["config"].as_str().expect("text");
+    assert_eq!(config, world.services_dir().join("web.toml").display().to_string());
+}
+
+pub fn masks_and_drop_ins_count(world: &mut World) {
+    world.write_service("plain", &world.probe_toml(&["wait"], NONE));
+    world.write_service("tuned", &world.probe_toml(&["wait"], NONE));
+    world.write("services/tuned.toml.d/10-one.toml", "[service.env]\nA = \"1\"\nB = \"1\"\n");
+    world.write("services/tuned.toml.d/20-two.toml", "[service.env]\nB = \"2\"\n");
+    std::os::unix::fs::symlink("/dev/null", world.services_dir().join("hidden.toml")).expect("a new name");
+    world.start();
+    world.wait_state("tuned", "active");
+    let env = fs::read(format!("/proc/{}/environ", world.pid("tuned"))).expect("it lives");
+    let env: Vec<&[u8]> = env.split(|byte| *byte == 0).collect();
+    assert!(env.contains(&b"A=1".as_slice()) && env.contains(&b"B=2".as_slice()));
+    assert_eq!(world.state("hidden"), "masked");
+    let refused = world.palisade(&["start", "hidden"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("masked"), "{}", describe(&refused));
+    // To mask what runs is to stop it.
+    world.wait_state("plain", "active");
+    let plain = world.services_dir().join("plain.toml");
+    fs::remove_file(&plain).and_then(|()| std::os::unix::fs::symlink("/dev/null", &plain)).expect("our own");
+    world.signal(Signal::SIGHUP);
+    world.wait_state("plain", "masked");
+    wait_until("its process is gone", LONG, || {
+        world.reap();
+        snapshot::processes().iter().filter(|p| p.contains("__probe wait")).count() == 1
+    });
+}
+
+/// Starts a verb whose output is read while it goes on; ends it when dropped.
+struct Follower(std::process::Child, mpsc::Receiver<String>);
+
+impl Follower {
+    fn start(world: &World, args: &[&str]) -> Self {
+        let mut child = world.command(args).stdout(Stdio::piped()).spawn().expect("it starts");
+        let out = child.stdout.take().expect("piped");
+        let (lines, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let lines_of = std::io::BufRead::lines(std::io::BufReader::new(out));
+            lines_of.map_while(Result::ok).try_for_each(|line| lines.send(line))
+        });
+        Self(child, receiver)
+    }
+
+    fn next(&self) -> String {
+        self.1.recv_timeout(crate::support::scaled(LONG)).expect("another line")
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
+    let script = "echo first; while read line < /pipe/fifo; do echo \"$line\"; done";
+    world.write("pipe/.keep", "");
+    let fifo = world.dir().join("pipe/fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("a new name");
+    fs::set_permissions(&fifo, <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666))
+        .expect("made just now");
+    let mount = format!("{{ src = \"{}\", dst = \"/pipe\" }}", world.dir().join("pipe").display());
+    let toml = format!(
+        "service.command = [\"/bin/sh\", \"-c\", '{script}']\nrootfs.mounts = [{mount}]\n\
+         log.max_size = \"64K\"\nlog.files = 2\n{NONE}\n"
+    );
+    world.write_service("talk", &toml);
+    world.start();
+    let follower = Follower::start(world, &["logs", "-f", "talk", "--json"]);
+    let entry = |line: String| serde_json::from_str::<Value>(&line).expect("JSON, one entry a line");
+    let first = entry(follower.next());
+    assert_eq!((&first["text"], &first["stream"]), (&json!("first"), &json!("stdout")), "{first}");
+    let say = |text: &str| {
+        let mut pipe = fs::File::options().write(true).open(&fifo).expect("the service reads");
+        writeln!(pipe, "{text}").expect("the service reads");
+    };
+    say("second");
+    assert_eq!(entry(follower.next())["text"], "second");
+    // What logrotate(8) does: away with the file, then USR1.
+    let log = world.dir().join("log/talk.log");
+    let kept = world.dir().join("log/kept");
+    fs::rename(&log, &kept).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
+    world.signal(Signal::SIGUSR1);
+    wait_until("another file", LONG, || log.exists());
+    say("third");
+    wait_until("it goes to the new file", LONG, || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("third") && !text.contains("second"))
+    });
+    assert_eq!(entry(follower.next())["text"], "third");
+    drop(follower);
+    fs::remove_file(kept).expect("made above");
+    world.signal(Signal::SIGUSR2);
+    wait_until("the state is told", LONG, || world.supervisor_log().contains("active  run 1 pids"));
+}
+
+pub fn events_tell_a_life_in_order(world: &mut World) {
+    let keys = format!("unit.enabled = false\nrestart.policy = \"never\"\n{NONE}");
+    world.write_service("once", &world.probe_toml(&["signal", "6"], &keys));
+    world.start();
+    let follower = Follower::start(world, &["events", "--json"]);
+    // Until the supervisor has heard of who listens, nothing that happens is told to him.
+    let first = wait_for("the first event", LONG, || {
+        world.palisade(&["start", "once"]);
+        follower.1.try_recv().ok()
+    });
+    let mut all = vec![first];
+    while !all.last().is_some_and(|line| line.contains("\"kind\":\"failed\"")) {
+        all.push(follower.next());
+    }
+    let all: Vec<Value> = all.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let kinds: Vec<&str> = all.iter().filter_map(|event| event["kind"].as_str()).collect();
+    assert_eq!(kinds, ["starting", "active", "ended", "stopping", "failed"], "{all:?}");
+    assert_eq!(all[2]["exit"]["signal"], 6);
+    assert!(all.windows(2).all(|pair| pair[0]["time"]["mono"].as_u64() <= pair[1]["time"]["mono"].as_u64()));
+}
+
+pub fn a_shell_has_a_terminal_whose_size_follows(world: &mut World) {
+    world.write_service("web", &world.probe_toml(&["wait"], NONE));
+    world.start();
+    world.wait_state("web", "active");
+    let pty = nix::pty::openpty(None, None).expect("a terminal");
+    let size = |rows, columns| rustix::termios::Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(&pty.master, size(33, 101)).expect("a terminal");
+    // setsid(1) makes the terminal the controlling one, so that its changes of size are signalled.
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait", PALISADE, "--config"]).arg(world.dir().join("palisade.toml"));
+    command.arg("--run").arg(world.run_dir()).args(["shell", "web"]).env("TERM", "dumb");
+    let slave = |fd: &OwnedFd| Stdio::from(fd.try_clone().expect("dup"));
+    command.stdin(slave(&pty.slave)).stdout(slave(&pty.slave)).stderr(slave(&pty.slave));
+    let mut shell = command.spawn().expect("util-linux is installed");
+    drop(command);
+    drop(pty.slave);
+    let mut master = fs::File::from(pty.master);
+    let (said, hear) = mpsc::channel();
+    let mut reader = master.try_clone().expect("dup");
+    let ear = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        // EIO when the last one has closed the other end.
+        while let Ok(read @ 1..) = reader.read(&mut bytes) {
+            if said.send(String::from_utf8_lossy(&bytes[..read]).into_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    let mut heard = String::new();
+    let mut until = |what: &str| {
+        heard.clear();
+        wait_until(&format!("the terminal shows {what}"), LONG, || {
+            heard.extend(hear.try_iter());
+            heard.contains(what)
+        });
+    };
+    writeln!(master, "stty size; tty; hostname").expect("a terminal");
+    until("33 101");
+    rustix::termios::tcsetwinsize(&master, size(44, 132)).expect("a terminal");
+    // The size goes its own way through the supervisor's client: ask until it has arrived.
+    wait_until("the size has followed", LONG, || {
+        writeln!(master, "stty size").expect("a terminal");
+        std::thread::sleep(Duration::from_millis(20));
+        hear.try_iter().collect::<String>().contains("44 132")
+    });
+    writeln!(master, "exit 42").expect("a terminal");
+    let status = shell.wait().expect("our child");
+    assert_eq!(status.code(), Some(42));
+    drop(master);
+    ear.join().expect("it does not panic");
+}
+
+pub fn an_abandoned_exec_ends(world: &mut World) {
+    world.write_service("web", &world.probe_toml(&["wait"], NONE));
+    world.start();
+    world.wait_state("web", "active");
+    let mut exec = world.command(&["exec", "web", "--", "/bin/sleep", "4711"]).spawn().expect("it starts");
+    let inside = || {
+        snapshot::processes()
+            .iter()
+            .filter(|p| p.ends_with("/bin/sleep 4711 ") && !p.contains("exec"))
+            .count()
+    };
+    wait_until("the command runs", LONG, || inside() == 1);
+    exec.kill().and_then(|()| exec.wait()).expect("our child");
+    wait_until("the command has ended", LONG, || inside() == 0);
+    assert_eq!(world.state("web"), "active");
+    // Many at a time, and their output arrives whole.
+    let many: Vec<_> = (0..20)
+        .map(|n| {
+            let script = format!("seq 1 5000; echo end {n} >&2");
+            let mut command = world.command(&["exec", "web", "--", "/bin/sh", "-c", &script]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+        })
+        .collect();
+    for (n, child) in many.into_iter().enumerate() {
+        let output = child.wait_with_output().expect("our child");
+        assert!(output.status.success(), "{n}: {}", describe(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 5000, "{n}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), format!("end {n}\n"));
+    }
+}
+
+pub fn a_full_log_file_system_stops_nobody(world: &mut World) {
+    let log = world.dir().join("log");
+    fs::create_dir_all(&log).expect("our own directory");
+    let options = Some("size=128K,mode=0755");
+    nix::mount::mount(Some("none"), &log, Some("tmpfs"), nix::mount::MsFlags::empty(), options)
+        .expect("a mount namespace of our own");
+    world.write_service(
+        "flood",
+        &world.probe_toml(&["flood", "3000000"], &format!("restart.policy = \"never\"\n{NONE}")),
+    );
+    world.write_service("calm", &world.probe_toml(&["wait"], NONE));
+    world.start();
+    wait_until("the flood is over", LONG, || ["stopped", "failed"].contains(&world.state("flood").as_str()));
+    assert_eq!(world.status("flood")["exits"][0]["code"], 0, "it could write all that it had to say");
+    assert!(world.supervisor_log().contains("output is lost"), "and that it was lost is told");
+    assert!(world.supervisor_log().len() < 20_000, "but not again and again");
+    assert_eq!(world.state("calm"), "active");
+    world.ok(&["restart", "calm"]);
+    assert_eq!(world.stop(), Ok(()));
+    nix::mount::umount(&log).expect("nobody holds it");
+}
