@@ -7,6 +7,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags},
+    fs::{Mode, OFlags},
 };
 
 use super::{StartError, Supervisor, keeper, runs, runs::LiveRun, state::Record};
@@ -43,10 +49,9 @@ impl Supervisor {
             }
             self.adopt_net(record, &mut held);
         }
-        // What is still held belongs to nobody.
-        for label in held.keys() {
-            self.keeper.let_go(label);
-        }
+        // What is still held belongs to nobody. Ours is a copy: both go, or the port stays taken.
+        self.keeper.let_go(held.keys());
+        drop(held);
         let live: Vec<&Net> = self.nets.values().collect();
         if let Err(error) = self.launcher.network.adopt(&live, self.store.forwarding()) {
             tracing::error!("the network was not taken over: {error}");
@@ -160,14 +165,18 @@ impl Supervisor {
     fn sweep(&self) {
         let known: BTreeSet<_> = self.runs.values().filter_map(|run| run.traces.cgroup.clone()).collect();
         if let Some(tree) = self.launcher.tree() {
-            for (service, run) in tree.runs() {
-                let group = tree.group(&service, run);
-                if !known.contains(&group) {
-                    tracing::warn!("removing what is left of {service}, run {run}");
-                    let removed = tree.kill(&group).and_then(|()| tree.remove(&group));
-                    if let Err(error) = removed {
-                        tracing::error!("{error}");
-                    }
+            let groups = tree.runs().into_iter().map(|(service, run)| tree.group(&service, run));
+            let lost: Vec<PathBuf> = groups.filter(|group| !known.contains(group)).collect();
+            for group in &lost {
+                tracing::warn!("removing what is left of {}", group.display());
+                if let Err(error) = tree.kill(group) {
+                    tracing::error!("{error}");
+                }
+            }
+            for group in &lost {
+                wait_until_empty(&tree.path(group));
+                if let Err(error) = tree.remove(group) {
+                    tracing::error!("{error}");
                 }
             }
         }
@@ -177,6 +186,19 @@ impl Supervisor {
             .flat_map(|run| [run.traces.socket.clone(), run.traces.words.clone()])
             .collect();
         self.launcher.sweep(&files);
+    }
+}
+
+/// Waits until the processes of a group that was killed have ended. Bounded: one in an uninterruptible sleep may never.
+fn wait_until_empty(group: &Path) {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(events) = rustix::fs::open(group.join("cgroup.events"), flags, Mode::empty()) else { return };
+    let patience = rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 };
+    while runs::is_populated(&events) {
+        let mut poll = [PollFd::new(&events, PollFlags::PRI)];
+        if rustix::event::poll(&mut poll, Some(&patience)) == Ok(0) {
+            return;
+        }
     }
 }
 

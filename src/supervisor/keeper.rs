@@ -41,10 +41,7 @@ impl Keeper {
     /// Of the socket calls, where there is a keeper.
     pub(super) fn find(&mut self) -> Result<BTreeMap<String, OwnedFd>, SysError> {
         let Some(channel) = connect(&self.path)? else { return Ok(BTreeMap::new()) };
-        // It answers at once: it does nothing else. A bound all the same, for one that was stopped with SIGSTOP.
-        let patience = Some(std::time::Duration::from_secs(2));
-        rustix::net::sockopt::set_socket_timeout(&channel, rustix::net::sockopt::Timeout::Recv, patience)
-            .map_err(|errno| SysError::new("setsockopt", "SO_RCVTIMEO", errno))?;
+        be_patient(&channel)?;
         say(channel.as_fd(), wire::SAY_HAND_OVER, "", &[])?;
         let mut held = BTreeMap::new();
         loop {
@@ -73,12 +70,37 @@ impl Keeper {
         say(channel.as_fd(), wire::SAY_KEEP, label, &[fd])
     }
 
-    /// Lets it close what it holds under a label.
-    pub(super) fn let_go(&self, label: &str) {
-        if let Some(channel) = &self.channel {
-            // A keeper that is gone holds nothing.
+    /// Lets it close what it holds under these labels, and waits until it has: a port may be wanted again at once.
+    pub(super) fn let_go<'a>(&self, labels: impl IntoIterator<Item = &'a String>) {
+        let mut labels = labels.into_iter().peekable();
+        let Some(channel) = self.channel.as_ref().filter(|_| labels.peek().is_some()) else { return };
+        // A keeper that is gone holds nothing; that it is gone shows on its channel.
+        for label in labels {
             let _ = say(channel.as_fd(), wire::SAY_DROP, label, &[]);
         }
+        let _ = say(channel.as_fd(), wire::SAY_STATUS, "", &[]);
+        while let Some(message) = self.listen() {
+            if message.verb == wire::SAY_STATE {
+                return;
+            }
+        }
+    }
+
+    /// Its next message. None: it has ended, or does not answer.
+    fn listen(&self) -> Option<wire::Message> {
+        let received = socket::receive(self.channel.as_ref()?.as_fd(), size_of::<wire::Message>()).ok()?;
+        let message = init::message_from(&received.bytes)?;
+        if message.verb == wire::SAY_FULL {
+            tracing::error!(
+                "the keeper has no room for more: what it was given is lost with this supervisor"
+            );
+        }
+        Some(message)
+    }
+
+    /// Whether it has ended. To be asked when its channel is readable.
+    pub(super) fn has_ended(&self) -> bool {
+        self.listen().is_none()
     }
 
     /// Readable at its end: whoever killed it took what it held.
@@ -108,6 +130,7 @@ impl Keeper {
     fn start(&mut self) -> Result<OwnedFd, SysError> {
         let program = file::sealed("palisade-keeper", init::PID1)?;
         let (ours, theirs) = launch::channel()?;
+        be_patient(&ours)?;
         let listen = launch::listen(&self.path)?;
         let child = clone::spawn(&Spawn {
             namespaces: 0,
@@ -120,6 +143,17 @@ impl Keeper {
         launch::send_plan(ours.as_fd(), wire::SAY_SETUP, 0, &lower::keeper(), &[Fd::Listen], &fds)?;
         Ok(ours)
     }
+}
+
+/// A keeper answers at once: it does nothing else. A bound all the same, for one that was stopped with SIGSTOP.
+fn be_patient(channel: &OwnedFd) -> Result<(), SysError> {
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    let patience = Some(std::time::Duration::from_secs(2));
+    for (which, name) in [(Timeout::Recv, "SO_RCVTIMEO"), (Timeout::Send, "SO_SNDTIMEO")] {
+        set_socket_timeout(channel, which, patience)
+            .map_err(|errno| SysError::new("setsockopt", name, errno))?;
+    }
+    Ok(())
 }
 
 fn say(channel: BorrowedFd<'_>, verb: u32, label: &str, fds: &[BorrowedFd<'_>]) -> Result<(), SysError> {

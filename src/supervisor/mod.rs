@@ -495,6 +495,9 @@ impl Supervisor {
 
     /// Somebody killed the keeper: another one gets what we hold.
     fn keeper_ended(&mut self) {
+        if !self.keeper.has_ended() {
+            return;
+        }
         tracing::warn!("the keeper has ended; another one takes its place");
         self.keeper.lost();
         let names: Vec<UnitName> = self.nets.keys().cloned().collect();
@@ -505,10 +508,9 @@ impl Supervisor {
 
     fn release(&mut self, name: &UnitName) {
         let Some(net) = self.nets.remove(name) else { return };
-        self.keeper.let_go(&self.label(name, "netns"));
-        for (publish, _) in &net.reserved {
-            self.keeper.let_go(&self.label(name, &publish.to_string()));
-        }
+        let mut labels = vec![self.label(name, "netns")];
+        labels.extend(net.reserved.iter().map(|(publish, _)| self.label(name, &publish.to_string())));
+        self.keeper.let_go(&labels);
         if let Err(error) = self.launcher.network.release(net) {
             tracing::error!(unit = %name, "the network was not released: {error}");
         }

@@ -403,7 +403,8 @@ pub(super) fn exit_kind(status: i64) -> ExitKind {
     }
 }
 
-fn is_populated(events: &OwnedFd) -> bool {
+/// Whether processes are left in the group of this `cgroup.events`.
+pub(super) fn is_populated(events: &OwnedFd) -> bool {
     let mut bytes = [0; 256];
     let read = rustix::io::pread(events, &mut bytes, 0).unwrap_or_default();
     bytes[..read].split(|byte| *byte == b'\n').any(|line| line == b"populated 1")

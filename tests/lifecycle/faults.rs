@@ -1,11 +1,18 @@
 //! Launches that fail, at every step; supervisors that die in the middle of one.
 
-use std::{fs, os::unix::process::ExitStatusExt, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::{Child, Command},
+    time::Duration,
+};
+
+use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
     World,
     snapshot::{self, Snapshot},
-    wait_until,
+    wait_for, wait_until,
     world::{PALISADE, PROBE, http_get, wait_http},
 };
 
@@ -115,54 +122,78 @@ pub fn a_child_step_that_fails_is_named(world: &mut World) {
     }
 }
 
+/// A supervisor under strace(1), which kills it at the entry of the `nth` system call `name`.
+fn strace(world: &World, kill: Option<(&str, usize)>) -> Child {
+    let mut command = Command::new("strace");
+    command.arg("-o").arg(world.dir().join("trace")).args(["-e", "signal=none"]);
+    if let Some((name, nth)) = kill {
+        command.arg("-e").arg(format!("inject={name}:signal=KILL:when={nth}"));
+    }
+    command.arg(PALISADE).arg("--config").arg(world.dir().join("palisade.toml"));
+    command.arg("--run").arg(world.run_dir()).args(["supervise", "--services"]);
+    command.arg(world.services_dir()).args(world.places());
+    world.into_supervisor_log(&mut command);
+    command.spawn().expect("declared as a need")
+}
+
+/// The names of the system calls that a supervisor makes from the reading of its file to the first answer of its service.
+fn calls_of_a_launch(world: &World) -> Vec<(String, usize)> {
+    let mut traced = strace(world, None);
+    wait_http("127.0.0.1:8081", "/");
+    wait_until("it is active", LONG, || world.state("web") == "active");
+    let text = fs::read_to_string(world.dir().join("trace")).expect("strace writes it");
+    signal_below(&traced, Signal::SIGTERM);
+    assert!(traced.wait().expect("our child").success());
+    let mut counts = BTreeMap::new();
+    let mut all = Vec::new();
+    for name in text.lines().filter_map(|line| Some(line.split_once('(')?.0)) {
+        let nth = counts.entry(name).and_modify(|n| *n += 1).or_insert(1_usize);
+        all.push((name.to_owned(), *nth));
+    }
+    let first = text.lines().position(|line| line.contains("services/web.toml")).expect("it is read");
+    all.split_off(first)
+}
+
+/// Sends a signal to what strace runs.
+fn signal_below(strace: &Child, signal: Signal) {
+    let pid = strace.id();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
+    let child = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("it has one");
+    // Its end in between is what is wanted.
+    let _ = kill(nix::unistd::Pid::from_raw(child), signal);
+}
+
 pub fn a_supervisor_killed_anywhere_in_a_launch_has_a_successor(world: &mut World) {
     world.write_service("web", &rich(world));
     let before = Snapshot::take(world);
-    let trace = world.dir().join("trace");
-    let strace = |world: &World, inject: Option<usize>| {
-        let mut command = Command::new("strace");
-        command.arg("-o").arg(&trace).args(["-e", "signal=none"]);
-        if let Some(count) = inject {
-            command.arg("-e").arg(format!("inject=all:signal=KILL:when={count}"));
-        }
-        command.arg(PALISADE).arg("--config").arg(world.dir().join("palisade.toml"));
-        command.arg("--run").arg(world.run_dir()).args(["supervise", "--services"]);
-        command.arg(world.services_dir()).args(world.places());
-        world.into_supervisor_log(&mut command);
-        command
-    };
-    // How many system calls it takes until the service answers, and where the launch begins among them.
-    let mut traced = strace(world, None).spawn().expect("declared as a need");
-    wait_http("127.0.0.1:8081", "/");
-    let supervisor = world.json(&["list"]);
-    assert_eq!(supervisor["services"][0]["state"], "active", "{supervisor}");
-    let text = fs::read_to_string(&trace).expect("strace writes it");
-    let count = text.lines().count();
-    let first = text.lines().position(|line| line.contains("services/web.toml")).expect("it is read") + 1;
-    let pid = supervisor_below(traced.id());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it lives");
-    assert!(traced.wait().expect("our child").success());
+    let calls = calls_of_a_launch(world);
     assert_eq!(before.wait_until_again(world), Vec::<String>::new());
-
-    let step = ((count - first) / 40).max(1);
-    for at in (first..count).step_by(step) {
-        let status = strace(world, Some(at)).status().expect("declared as a need");
-        assert_eq!(status.signal(), Some(9), "system call {at}: strace ends as what it traced");
+    let mut missed = 0;
+    let step = (calls.len() / 60).max(1);
+    for (name, nth) in calls.iter().step_by(step) {
+        let mut traced = strace(world, Some((name, *nth)));
+        // The calls of two supervisors are not quite the same: this one may come up, and is killed then.
+        let ended = wait_for(&format!("death at {name} {nth}, or an answer"), LONG, || {
+            match traced.try_wait().expect("our child") {
+                Some(status) => Some(Some(status)),
+                None => http_get("127.0.0.1:8081", "/").is_ok().then_some(None),
+            }
+        });
+        if ended.is_none() {
+            missed += 1;
+            signal_below(&traced, Signal::SIGKILL);
+            traced.wait().expect("our child");
+        }
         world.start();
-        wait_until(&format!("it answers after a death at system call {at} of {count}"), LONG, || {
+        wait_until(&format!("it answers after a death at {name} {nth}"), LONG, || {
             http_get("127.0.0.1:8081", "/").is_ok_and(|name| name == "web")
         });
         world.wait_state("web", "active");
-        assert_eq!(snapshot::processes().iter().filter(|p| p.contains("__probe http")).count(), 1);
-        assert_eq!(world.stop(), Ok(()), "system call {at}");
+        let alive = snapshot::processes();
+        assert_eq!(alive.iter().filter(|p| p.contains("__probe http")).count(), 1, "{name} {nth}: {alive:?}");
+        assert_eq!(world.stop(), Ok(()), "{name} {nth}");
         let left = before.wait_until_again(world);
-        assert_eq!(left, Vec::<String>::new(), "system call {at}: {}", world.supervisor_log());
+        assert_eq!(left, Vec::<String>::new(), "{name} {nth}: {}", world.supervisor_log());
     }
-}
-
-/// The only child of a process.
-fn supervisor_below(pid: u32) -> nix::unistd::Pid {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
-    let child = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
-    nix::unistd::Pid::from_raw(child.expect("strace has a child"))
+    assert!(missed < 30, "{missed} of 60 were not killed where they should have been");
 }
