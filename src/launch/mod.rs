@@ -106,7 +106,7 @@ enum Undo {
 }
 
 /// Where one launch stands.
-struct Launch<'a> {
+pub struct Launch<'a> {
     unit: &'a Unit,
     assigned: &'a Assigned,
     plan: &'a LaunchPlan,
@@ -158,10 +158,25 @@ impl Launcher {
     /// The step that failed; whatever the steps before it had made is gone again.
     pub fn launch(
         &mut self,
-        (unit, assigned, plan): (&Unit, &Assigned, &LaunchPlan),
+        what: (&Unit, &Assigned, &LaunchPlan),
         net: &mut Option<Net>,
         given: Given<'_>,
     ) -> Result<Run, Box<LaunchFault>> {
+        let launch = self.prepare(what, net, given)?;
+        self.go(launch)
+    }
+
+    /// As [`Launcher::launch`], up to the step that lets the init begin: what stands then can be written down before
+    /// anything of the service is executed.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    pub fn prepare<'a>(
+        &mut self,
+        (unit, assigned, plan): (&'a Unit, &'a Assigned, &'a LaunchPlan),
+        net: &'a mut Option<Net>,
+        given: Given<'a>,
+    ) -> Result<Launch<'a>, Box<LaunchFault>> {
         let mut launch = Launch {
             unit,
             assigned,
@@ -178,22 +193,44 @@ impl Launcher {
             given,
             joins: join::Joins::default(),
         };
-        for (n, step) in plan.host.iter().enumerate() {
-            let done = match self.fail_at {
-                Some(at) if at == n + 1 => {
-                    Err(SysError::new("injected", render::host(step).0, libc::EIO).into())
-                }
-                _ => self.step(&mut launch, step),
-            };
-            if let Err(error) = done {
-                let cleanup = self.unwind(launch);
-                return Err(LaunchFault::host(n + 1, step, &error, cleanup));
-            }
+        for (n, step) in plan.host.iter().enumerate().filter(|(_, step)| **step != HostStep::Go) {
+            launch = self.attempt(launch, n + 1, step)?;
         }
+        Ok(launch)
+    }
+
+    /// Sends the init its plan. Until then it has executed nothing, and ends with whoever prepared it.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    pub fn go(&mut self, launch: Launch<'_>) -> Result<Run, Box<LaunchFault>> {
+        let last = launch.plan.host.len();
+        let launch = self.attempt(launch, last, &HostStep::Go)?;
         let Child { pid, pidfd } = launch.child.expect("every plan has a clone step");
         let [stdout, stderr] = launch.outputs;
         let channel = launch.ours.expect("every plan has a channel step");
         Ok(Run { pid, pidfd, channel, stdout, stderr, traces: launch.traces })
+    }
+
+    fn attempt<'a>(
+        &mut self,
+        mut launch: Launch<'a>,
+        number: usize,
+        step: &HostStep,
+    ) -> Result<Launch<'a>, Box<LaunchFault>> {
+        let done = match self.fail_at {
+            Some(at) if at == number => {
+                Err(SysError::new("injected", render::host(step).0, libc::EIO).into())
+            }
+            _ => self.step(&mut launch, step),
+        };
+        match done {
+            Ok(()) => Ok(launch),
+            Err(error) => {
+                let cleanup = self.unwind(launch);
+                Err(LaunchFault::host(number, step, &error, cleanup))
+            }
+        }
     }
 
     fn unwind(&mut self, mut launch: Launch<'_>) -> Vec<String> {
@@ -396,6 +433,21 @@ impl Launcher {
 }
 
 impl Launch<'_> {
+    /// The init, once it was cloned.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(|child| child.pid)
+    }
+
+    /// What is to be removed when the run has ended.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
+    /// The service's network.
+    pub fn net(&self) -> Option<&Net> {
+        self.net.as_ref()
+    }
+
     fn channel(&mut self) -> Result<(), SysError> {
         let (ours, theirs) = channel()?;
         rustix::net::sockopt::set_socket_passcred(&ours, true)

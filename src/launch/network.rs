@@ -173,7 +173,8 @@ impl NetworkHost {
             }
         }
         if kept.is_empty() && opened.is_empty() {
-            return Ok(());
+            // A predecessor may have died between the table and the first link. A kernel without nf_tables has none.
+            return Table::attach(&self.settings).map_or(Ok(()), Table::delete);
         }
         let mut elements: Vec<Element> = live.iter().flat_map(|net| net.elements()).collect();
         elements.extend(opened.iter().cloned().map(Element::Opened));

@@ -234,6 +234,14 @@ impl Table {
     /// [`NetError::NftMissing`], [`NetError::NftText`] with what nft says, or from opening the socket.
     pub fn open(settings: &NetworkSettings) -> Result<Self, NetError> {
         load(settings)?;
+        Self::attach(settings)
+    }
+
+    /// The table of `settings` as it is, if it is there at all: to take away what a predecessor left.
+    ///
+    /// # Errors
+    /// From opening the socket.
+    pub fn attach(settings: &NetworkSettings) -> Result<Self, NetError> {
         let socket = Netlink::open(netlink_sys::protocols::NETLINK_NETFILTER)?;
         socket.set_send_buffer(SEND_BUFFER)?;
         Ok(Self { socket, name: settings.name.clone() })

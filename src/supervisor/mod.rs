@@ -329,22 +329,26 @@ impl Supervisor {
 
     /// Writes down where a service stands. That it cannot be written is worth an alarm and no reason to stop anything.
     fn persist(&self, name: &UnitName) {
-        let Some(entry) = self.fleet.entry(name) else {
-            self.store.forget(name);
-            return;
-        };
+        if self.fleet.entry(name).is_none() {
+            return self.store.forget(name);
+        }
         let run = self.runs.get(name).and_then(|run| {
             let (pid, start_time) = run.init?;
             Some(RunRecord { pid, start_time, main: run.main, traces: run.traces.clone() })
         });
+        self.write_down(name, run, self.nets.get(name));
+    }
+
+    fn write_down(&self, name: &UnitName, run: Option<RunRecord>, net: Option<&Net>) {
+        let Some(entry) = self.fleet.entry(name).cloned() else { return };
         let restarts = self.restarts.get(name).copied().unwrap_or_default();
-        let net = self.nets.get(name).map(|net| NetRecord {
+        let net = net.map(|net| NetRecord {
             link: net.link.clone(),
             publish: net.reserved.iter().map(|(publish, _)| *publish).collect(),
             egress: net.egress,
         });
         let fault = self.faults.get(name).cloned();
-        if let Err(error) = self.store.save(&Record { entry: entry.clone(), run, net, fault, restarts }) {
+        if let Err(error) = self.store.save(&Record { entry, run, net, fault, restarts }) {
             tracing::error!(unit = %name, "state was not written: {error}");
         }
     }
@@ -371,30 +375,56 @@ impl Supervisor {
                 _ => None,
             };
             let service = plan::service_ids(&unit, &assigned, &self.facts);
-            let peers = self.runs.iter().filter_map(|(name, run)| Some((name.clone(), run.init_fd()?)));
-            let given = Given { service, stdin: None, peers: peers.collect() };
-            let launched = self.launcher.launch((&unit, &assigned, &plan), &mut net, given);
-            launched.map(|run| (run, plan))
+            // Copies, of those that are joined: the launch is under way while what it has made is written down.
+            let is_joined = |name: &UnitName| {
+                plan.host.iter().any(|step| matches!(step, plan::HostStep::Join { of, .. } if of == name))
+            };
+            let peers: Vec<(UnitName, OwnedFd)> = self
+                .runs
+                .iter()
+                .filter(|(name, _)| is_joined(name))
+                .filter_map(|(name, run)| Some((name.clone(), run.init_fd()?.try_clone_to_owned().ok()?)))
+                .collect();
+            let peers = peers.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
+            let given = Given { service, stdin: None, peers };
+            let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
+            // Written down before the service is executed: whoever takes over knows of every service that ever ran.
+            self.keep_net(name, launch.net());
+            if let Err(error) = self.store.save_forwarding(self.launcher.network.opened()) {
+                tracing::error!("state was not written: {error}");
+            }
+            let init = launch.pid().and_then(|pid| Some((pid, state::start_time(pid)?)));
+            let record = init.map(|(pid, start_time)| RunRecord {
+                pid,
+                start_time,
+                main: None,
+                traces: launch.traces().clone(),
+            });
+            self.write_down(name, record, launch.net());
+            let launched = self.launcher.go(launch)?;
+            Ok((launched, plan))
         });
-        let is_new = net.is_some();
         if let Some(net) = net {
             self.nets.insert(name.clone(), net);
         }
         match launched {
             Ok((launched, plan)) => {
-                if is_new {
-                    self.keep_net(name);
-                }
                 self.runs.insert(name.clone(), LiveRun::launched(run, launched, plan));
-                if let Err(error) = self.store.save_forwarding(self.launcher.network.opened()) {
-                    tracing::error!("state was not written: {error}");
-                }
-                self.persist(name);
             }
             Err(fault) => {
+                self.forget_net(name, &unit);
                 self.launch_failed(name, run, fault);
                 self.report(name, Report::Gone(run));
             }
+        }
+    }
+
+    /// A launch that failed has taken back what it made: the keeper must not hold it either.
+    fn forget_net(&self, name: &UnitName, unit: &Unit) {
+        if !self.nets.contains_key(name) {
+            let mut labels = vec![self.label(name, "netns")];
+            labels.extend(unit.network.publish.iter().map(|publish| self.label(name, &publish.to_string())));
+            self.keeper.let_go(&labels);
         }
     }
 
@@ -480,8 +510,8 @@ impl Supervisor {
         format!("{slot} {what}")
     }
 
-    fn keep_net(&mut self, name: &UnitName) {
-        let Some(net) = self.nets.get(name) else { return };
+    fn keep_net(&mut self, name: &UnitName, net: Option<&Net>) {
+        let Some(net) = net else { return };
         let mut kept = vec![(self.label(name, "netns"), net.netns.as_fd())];
         kept.extend(
             net.reserved.iter().map(|(publish, fd)| (self.label(name, &publish.to_string()), fd.as_fd())),
@@ -500,10 +530,11 @@ impl Supervisor {
         }
         tracing::warn!("the keeper has ended; another one takes its place");
         self.keeper.lost();
-        let names: Vec<UnitName> = self.nets.keys().cloned().collect();
-        for name in names {
-            self.keep_net(&name);
+        let nets = std::mem::take(&mut self.nets);
+        for (name, net) in &nets {
+            self.keep_net(name, Some(net));
         }
+        self.nets = nets;
     }
 
     fn release(&mut self, name: &UnitName) {
