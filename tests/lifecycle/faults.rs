@@ -83,7 +83,7 @@ pub fn a_child_step_that_fails_is_named(world: &mut World) {
         let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
         fs::set_permissions(path, mode).expect("written just now");
     }
-    let cases: [(&str, &str, &str, &str, &str); 7] = [
+    let cases: [(&str, &str, &str, &str, &str); 6] = [
         ("lost", "/no/such", "", "exec", "execve(/no/such): ENOENT"),
         ("script", "/probe/script", "", "exec", "execve(/probe/script): ENOENT"),
         ("text", "/probe/text", "", "exec", "execve(/probe/text): ENOEXEC"),
@@ -96,13 +96,6 @@ pub fn a_child_step_that_fails_is_named(world: &mut World) {
             "working_dir",
             "chdir(/nowhere): ENOENT",
         ),
-        (
-            "clock",
-            "/probe/probe",
-            "namespaces.time = true\nnamespaces.clock_offset = \"100000000d\"",
-            "clock_offset",
-            "ERANGE",
-        ),
     ];
     for (name, program, keys, ..) in cases {
         let mounts = format!("rootfs.mounts = [{}]", world.probe_mount());
@@ -114,7 +107,7 @@ pub fn a_child_step_that_fails_is_named(world: &mut World) {
         let (at, said, hint) = faulty(world, name);
         assert_eq!(at, step, "{name}: {said}");
         assert!(said.contains(error), "{name}: {said}");
-        assert!(step == "clock_offset" || !hint.is_empty(), "{name}: a hint for {said}");
+        assert!(!hint.is_empty(), "{name}: a hint for {said}");
         wait_until(&format!("{name} is at rest"), LONG, || {
             ["failed", "backoff"].contains(&world.state(name).as_str())
         });
@@ -157,10 +150,11 @@ fn calls_of_a_launch(world: &World) -> Vec<(String, usize)> {
 /// Sends a signal to what strace runs.
 fn signal_below(strace: &Child, signal: Signal) {
     let pid = strace.id();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
-    let child = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("it has one");
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     // Its end in between is what is wanted.
-    let _ = kill(nix::unistd::Pid::from_raw(child), signal);
+    if let Some(child) = children.split_whitespace().next().and_then(|pid| pid.parse().ok()) {
+        let _ = kill(nix::unistd::Pid::from_raw(child), signal);
+    }
 }
 
 pub fn a_supervisor_killed_anywhere_in_a_launch_has_a_successor(world: &mut World) {
