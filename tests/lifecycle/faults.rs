@@ -125,7 +125,7 @@ fn strace(world: &World, kill: Option<(&str, usize)>) -> Child {
     command.arg(PALISADE).arg("--config").arg(world.dir().join("palisade.toml"));
     command.arg("--run").arg(world.run_dir()).args(["supervise", "--services"]);
     command.arg(world.services_dir()).args(world.places());
-    world.into_supervisor_log(&mut command);
+    world.join_supervisor_log(&mut command);
     command.spawn().expect("declared as a need")
 }
 

@@ -212,12 +212,12 @@ impl World {
     pub fn supervise(&self) -> Command {
         let mut command = self.command(&["supervise", "--services"]);
         command.arg(self.services_dir()).args(self.places());
-        self.into_supervisor_log(&mut command);
+        self.join_supervisor_log(&mut command);
         command
     }
 
     /// Sends what `command` prints to [`World::supervisor_log`].
-    pub fn into_supervisor_log(&self, command: &mut Command) {
+    pub fn join_supervisor_log(&self, command: &mut Command) {
         let log = fs::File::options().create(true).append(true).open(self.dir.join("supervisor.log"));
         let log = log.expect("our own directory");
         command.stdout(log.try_clone().expect("dup")).stderr(log);
