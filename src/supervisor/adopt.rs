@@ -19,7 +19,7 @@ use super::{StartError, Supervisor, keeper, runs, runs::LiveRun, state::Record};
 use crate::{
     init::wire,
     launch::Net,
-    machine::fleet::{Effect, Entry, Fleet, Input},
+    machine::fleet::{Effect, Entry, Fleet, Input, Report},
     net::netns::NetNs,
     spec::UnitName,
 };
@@ -117,7 +117,7 @@ impl Supervisor {
     }
 
     /// An adopted init has said which process it is, and whether its main process lives.
-    pub(super) fn identified(&mut self, name: &UnitName, pid: Option<u32>) {
+    pub(super) fn identified(&mut self, name: &UnitName, pid: Option<u32>, is_main_alive: bool) {
         let Some(run) = self.runs.get_mut(name) else { return };
         if run.pidfd.is_none()
             && let Some(pid) = pid
@@ -125,13 +125,21 @@ impl Supervisor {
             run.pidfd = open_pidfd(pid);
             run.init = super::state::start_time(pid).map(|time| (pid, time));
         }
-        if run.main.is_none() && !run.is_over {
-            run.main = run.init.and_then(|(pid, _)| first_child(pid));
-        }
-        let (id, started) = (run.run, run.main.is_some());
-        // Whether its program was executed before the predecessor died nobody has told the fleet yet.
-        if started {
-            self.report(name, crate::machine::fleet::Report::Started(id));
+        let id = run.run;
+        if !is_main_alive && !run.is_over {
+            run.main = None;
+            // It ended while nobody listened, in a sandbox that stays (`restart.mode = "in-place"`). Without last words
+            // it is yet to be started.
+            if let Some(words) = run.last_words() {
+                run.is_over = true;
+                self.report(name, Report::Exited(id, runs::exit_kind(i64::from(words.status))));
+            }
+        } else if !run.is_over {
+            run.main = run.main.or_else(|| run.init.and_then(|(pid, _)| first_child(pid)));
+            // Whether its program was executed before the predecessor died nobody has told the fleet yet.
+            if run.main.is_some() {
+                self.report(name, Report::Started(id));
+            }
         }
         self.persist(name);
     }

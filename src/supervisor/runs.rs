@@ -126,6 +126,19 @@ impl LiveRun {
         }
     }
 
+    /// Its last words, if it had any since its main process was started.
+    pub(super) fn last_words(&self) -> Option<wire::Words> {
+        std::fs::read(&self.traces.words).ok().and_then(|bytes| init::words_from(&bytes))
+    }
+
+    /// Takes the words about an earlier main process back, before another one is started in the same sandbox.
+    fn forget_words(&self) {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::options().write(true).open(&self.traces.words);
+        // Written over, not truncated: the room stays.
+        let _ = file.and_then(|file| file.write_all_at(&[0; size_of::<wire::Words>()], 0));
+    }
+
     /// The step with this number in what the init was given last.
     fn step(&self, number: usize) -> Option<&ChildStep> {
         match &self.again {
@@ -205,7 +218,7 @@ impl Supervisor {
                     run.outputs[0] = Some(fd);
                 }
             }
-            wire::SAY_STATE => self.identified(name, received.pid),
+            wire::SAY_STATE => self.identified(name, received.pid, message.a != 0),
             _ => {}
         }
     }
@@ -253,7 +266,7 @@ impl Supervisor {
         run.channel = None;
         let (id, is_over) = (run.run, run.is_over);
         run.is_over = true;
-        let words = std::fs::read(&run.traces.words).ok().and_then(|bytes| init::words_from(&bytes));
+        let words = run.last_words();
         if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup)
             && let Err(error) = tree.kill(group)
         {
@@ -381,6 +394,7 @@ impl Supervisor {
         let owner = crate::plan::owner(unit, &assigned);
         let (fds, outputs) = launch::stdio(unit, owner, None).map_err(refused)?;
         let live = self.runs.get_mut(name).ok_or_else(LaunchFault::init_died)?;
+        live.forget_words();
         let channel = live.channel.as_ref().ok_or_else(LaunchFault::init_died)?;
         let bytes = lower::lower_session(&session);
         launch::send_plan(channel.as_fd(), wire::SAY_SPAWN, 0, &bytes, &session.fds(), &fds)
