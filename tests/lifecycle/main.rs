@@ -7,6 +7,7 @@
 mod support;
 mod ends;
 mod faults;
+mod modes;
 mod programs;
 mod reach;
 mod refuse;
@@ -48,6 +49,11 @@ fn main() -> ExitCode {
         shutdown::a_stop_while_starting_ends_stopped: Root CgroupV2 UserNs;
         shutdown::a_storm_of_reloads_ends_in_the_last_files: Root CgroupV2 UserNs;
         shutdown::fifty_services_come_and_go: Root CgroupV2 UserNs Nft;
+        modes::in_place_keeps_the_sandbox_over_ends_and_takeovers: Root CgroupV2 UserNs;
+        modes::stop_and_reload_commands_run_inside: Root CgroupV2 UserNs;
+        modes::a_service_on_a_terminal_is_logged_and_taken_over: Root CgroupV2 UserNs;
+        modes::in_the_hosts_pid_namespace_everything_ends_all_the_same: Root CgroupV2 UserNs;
+        modes::restarts_are_limited_and_reset_by_hand: Root CgroupV2 UserNs;
         verbs::every_verb_has_its_exit_code: Root CgroupV2 UserNs;
         verbs::verbs_say_what_happened: Root CgroupV2 UserNs;
         verbs::status_carries_what_a_program_needs: Root CgroupV2 UserNs Nft;
