@@ -46,6 +46,19 @@ struct Live {
     session: Session,
     pid: Option<u32>,
     master: Option<OwnedFd>,
+    /// Whoever asked for it has hung up.
+    is_abandoned: bool,
+}
+
+impl Live {
+    /// Kills the command of somebody who has hung up, as soon as its process is known.
+    fn end_if_abandoned(&self) {
+        let pid = self.pid.and_then(|pid| i32::try_from(pid).ok()).map(nix::unistd::Pid::from_raw);
+        if let (true, Some(pid)) = (self.is_abandoned, pid) {
+            // The session leader's whole group; the init has not reaped it, or we had heard of its end.
+            let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
 }
 
 /// All of them.
@@ -122,7 +135,7 @@ impl Supervisor {
         let bytes = lower::lower_session(&session);
         launch::send_plan(channel.as_fd(), wire::SAY_SPAWN, number, &bytes, &session.fds(), fds)
             .map_err(|error| Error::Failed { reason: error.to_string() })?;
-        let live = Live { purpose, session, pid: None, master: None };
+        let live = Live { purpose, session, pid: None, master: None, is_abandoned: false };
         self.sessions.live.insert((name.clone(), number), live);
         Ok(())
     }
@@ -138,6 +151,7 @@ impl Supervisor {
         match message.verb {
             wire::SAY_HELLO => {
                 live.pid = received.pid;
+                live.end_if_abandoned();
                 self.greet(&key);
             }
             wire::SAY_FD => {
@@ -236,13 +250,10 @@ impl Supervisor {
 
     /// A caller has hung up: his command ends.
     pub(super) fn end_sessions_of(&mut self, gone: ClientId) {
-        for live in self.sessions.live.values() {
-            let pid = live.pid.and_then(|pid| i32::try_from(pid).ok()).map(nix::unistd::Pid::from_raw);
-            if let (Purpose::Client { client, .. }, Some(pid)) = (&live.purpose, pid)
-                && *client == gone
-            {
-                // The session leader's whole group; the init has not reaped it, or we had heard of its end.
-                let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
+        for live in self.sessions.live.values_mut() {
+            if matches!(&live.purpose, Purpose::Client { client, .. } if *client == gone) {
+                live.is_abandoned = true;
+                live.end_if_abandoned();
             }
         }
     }
