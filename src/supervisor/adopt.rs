@@ -210,7 +210,8 @@ fn wait_until_empty(group: &Path) {
     }
 }
 
-fn open_pidfd(pid: u32) -> Option<OwnedFd> {
+/// A descriptor of a process, if it lives.
+pub(super) fn open_pidfd(pid: u32) -> Option<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
 }

@@ -7,8 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::state;
 use crate::{
     init::{self, wire},
     launch,
@@ -25,14 +27,14 @@ use crate::{
 pub(super) struct Keeper {
     path: PathBuf,
     channel: Option<OwnedFd>,
-    /// Of a keeper that is our child, to be reaped.
-    child: Option<OwnedFd>,
+    /// The process: to be reaped if it is our child, to be killed if it does not answer.
+    process: Option<OwnedFd>,
 }
 
 impl Keeper {
     /// No keeper yet; it listens at `dir`/keeper.sock.
     pub(super) fn new(dir: &Path) -> Self {
-        Self { path: dir.join("keeper.sock"), channel: None, child: None }
+        Self { path: dir.join("keeper.sock"), channel: None, process: None }
     }
 
     /// Connects to the keeper that a predecessor left, and takes a copy of everything that it holds.
@@ -41,21 +43,38 @@ impl Keeper {
     /// Of the socket calls, where there is a keeper.
     pub(super) fn find(&mut self) -> Result<BTreeMap<String, OwnedFd>, SysError> {
         let Some(channel) = connect(&self.path)? else { return Ok(BTreeMap::new()) };
-        be_patient(&channel)?;
-        say(channel.as_fd(), wire::SAY_HAND_OVER, "", &[])?;
-        let mut held = BTreeMap::new();
-        loop {
-            let received = socket::receive(channel.as_fd(), size_of::<wire::Message>())?;
-            let Some(message) = init::message_from(&received.bytes) else { return Ok(BTreeMap::new()) };
-            if message.verb == wire::SAY_STATE {
-                break;
-            }
-            if let Some(fd) = received.fds.into_iter().next() {
-                held.insert(init::label_text(&message.label), fd);
-            }
+        self.process = self.predecessor();
+        let held = hand_over(&channel);
+        match &held {
+            Ok(_) => self.channel = Some(channel),
+            // Stopped, most likely. What it holds is out of reach, and must not stay taken.
+            Err(_) => self.kill(),
         }
-        self.channel = Some(channel);
-        Ok(held)
+        held
+    }
+
+    /// The process of the keeper that a predecessor started.
+    fn predecessor(&self) -> Option<OwnedFd> {
+        let text = std::fs::read_to_string(self.identity()).ok()?;
+        let (pid, start_time) = text.trim().split_once(' ')?;
+        let (pid, start_time): (u32, u64) = (pid.parse().ok()?, start_time.parse().ok()?);
+        let process = super::adopt::open_pidfd(pid)?;
+        // Looked at after the descriptor was opened: from here on it cannot become another process.
+        (state::start_time(pid) == Some(start_time)).then_some(process)
+    }
+
+    /// Where pid and start time of the keeper are written down.
+    fn identity(&self) -> PathBuf {
+        self.path.with_extension("pid")
+    }
+
+    /// Ends one that does not answer, and waits for what it held to be free.
+    fn kill(&self) {
+        let Some(process) = &self.process else { return };
+        tracing::error!("the keeper does not answer: it is killed");
+        launch::kill(process.as_fd());
+        let mut poll = [PollFd::new(process, PollFlags::IN)];
+        let _ = rustix::event::poll(&mut poll, Some(&rustix::time::Timespec { tv_sec: 2, tv_nsec: 0 }));
     }
 
     /// Hands it a descriptor.
@@ -84,6 +103,8 @@ impl Keeper {
                 return;
             }
         }
+        // Its end shows on its channel, and another one takes its place.
+        self.kill();
     }
 
     /// Its next message. None: it has ended, or does not answer.
@@ -111,8 +132,8 @@ impl Keeper {
     /// It is gone.
     pub(super) fn lost(&mut self) {
         self.channel = None;
-        if let Some(child) = self.child.take() {
-            launch::reap(&child);
+        if let Some(process) = self.process.take() {
+            launch::reap(&process);
         }
     }
 
@@ -125,6 +146,7 @@ impl Keeper {
             self.lost();
         }
         let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(self.identity());
     }
 
     fn start(&mut self) -> Result<OwnedFd, SysError> {
@@ -138,10 +160,32 @@ impl Keeper {
             program: program.as_fd(),
             channel: theirs.as_fd(),
         })?;
-        self.child = Some(child.pidfd);
+        let start_time = state::start_time(child.pid).unwrap_or_default();
+        self.process = Some(child.pidfd);
+        std::fs::write(self.identity(), format!("{} {start_time}\n", child.pid))
+            .map_err(|error| SysError::new("write", self.identity().display().to_string(), error))?;
         let fds = [(Fd::Listen, listen)];
         launch::send_plan(ours.as_fd(), wire::SAY_SETUP, 0, &lower::keeper(), &[Fd::Listen], &fds)?;
         Ok(ours)
+    }
+}
+
+/// A copy of everything that a keeper holds.
+fn hand_over(channel: &OwnedFd) -> Result<BTreeMap<String, OwnedFd>, SysError> {
+    be_patient(channel)?;
+    say(channel.as_fd(), wire::SAY_HAND_OVER, "", &[])?;
+    let mut held = BTreeMap::new();
+    loop {
+        let received = socket::receive(channel.as_fd(), size_of::<wire::Message>())?;
+        let Some(message) = init::message_from(&received.bytes) else {
+            return Err(SysError::new("recvmsg", "keeper", rustix::io::Errno::CONNRESET));
+        };
+        if message.verb == wire::SAY_STATE {
+            return Ok(held);
+        }
+        if let Some(fd) = received.fds.into_iter().next() {
+            held.insert(init::label_text(&message.label), fd);
+        }
     }
 }
 

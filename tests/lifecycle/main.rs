@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         takeover::two_supervisors_do_not_meet: Root CgroupV2 UserNs Nft;
         takeover::output_written_while_nobody_supervises_arrives: Root CgroupV2 UserNs;
         takeover::a_killed_keeper_is_replaced: Root CgroupV2 UserNs Nft;
+        takeover::a_keeper_that_does_not_answer_is_replaced: Root CgroupV2 UserNs Nft;
         takeover::a_stopped_init_blocks_nobody_and_is_killed_in_time: Root CgroupV2 UserNs;
         takeover::a_killed_init_leaves_an_unknown_exit: Root CgroupV2 UserNs;
         takeover::records_of_garbage_are_passed_over: Root CgroupV2 UserNs Nft;

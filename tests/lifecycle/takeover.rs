@@ -187,6 +187,32 @@ pub fn a_killed_keeper_is_replaced(world: &mut World) {
     assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
 }
 
+pub fn a_keeper_that_does_not_answer_is_replaced(world: &mut World) {
+    for (name, port) in [("one", 8081), ("two", 8082)] {
+        let keys = format!("network.publish = [\"{port}:80\"]");
+        world.write_service(name, &world.probe_toml(&["http", "80"], &keys));
+    }
+    world.start();
+    wait_http("127.0.0.1:8081", "/");
+    wait_http("127.0.0.1:8082", "/");
+    let old = keepers();
+    kill(raw(old[0]), Signal::SIGSTOP).expect("it lives");
+    world.ok(&["stop", "two"]);
+    wait_until("another keeper", LONG, || keepers().len() == 1 && keepers() != old);
+    let (pid, old) = (world.pid("one"), keepers());
+    world.kill_supervisor();
+    kill(raw(old[0]), Signal::SIGSTOP).expect("it lives");
+    world.start();
+    assert_eq!(world.pid("one"), pid);
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "one");
+    world.ok(&["start", "two"]);
+    assert_eq!(wait_http("127.0.0.1:8082", "/"), "two");
+    wait_until("the old one is gone", LONG, || {
+        world.reap();
+        keepers().len() == 1 && keepers() != old
+    });
+}
+
 /// The init of a service as the supervisor tells it.
 fn init(world: &World, name: &str) -> nix::unistd::Pid {
     let pid = world.status(name)["init_pid"].as_u64().expect("it is known");
