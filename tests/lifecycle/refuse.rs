@@ -38,30 +38,68 @@ pub fn three_mistakes_are_three_messages_and_the_others_go_on(world: &mut World)
     assert_eq!(world.state("bad"), "broken");
 }
 
+/// The lines of `status` about a launch that failed, word for word.
+fn fault_lines(world: &World, name: &str) -> Vec<String> {
+    let said = fault(world, name);
+    let is_about_it = |line: &&str| line.starts_with("Fault:") || line.starts_with("Hint:");
+    said.lines().map(str::trim).filter(is_about_it).map(str::to_owned).collect()
+}
+
+/// The number of a step in the plan of a service.
+fn number(world: &World, name: &str, side: &str, step: &str) -> u64 {
+    let file = world.services_dir().join(format!("{name}.toml")).display().to_string();
+    let plan = world.json(&["plan", &file]);
+    let steps = plan["steps"].as_array().expect("a list");
+    let found = steps.iter().find(|s| s["side"] == side && s["step"] == step);
+    found.and_then(|s| s["number"].as_u64()).unwrap_or_else(|| panic!("no {step} in {plan}"))
+}
+
 pub fn a_missing_program_is_named(world: &mut World) {
     world.write_service("lost", &format!("service.command = \"/usr/bin/no-such-program\"\n{NONE}\n"));
     world.start();
-    let said = fault(world, "lost");
-    assert!(
-        said.contains("exec") && said.contains("/usr/bin/no-such-program") && said.contains("ENOENT"),
-        "{said}"
-    );
+    let n = number(world, "lost", "child", "exec");
+    let expected = [
+        format!(
+            "Fault: child step {n} exec /usr/bin/no-such-program: execve(/usr/bin/no-such-program): \
+             ENOENT (no such file or directory)"
+        ),
+        "Hint: the program, or the interpreter that it asks for, does not exist inside the sandbox"
+            .to_owned(),
+    ];
+    assert_eq!(fault_lines(world, "lost"), expected);
 }
 
 pub fn a_missing_rootfs_is_named(world: &mut World) {
     let keys = format!("rootfs.base = \"dir\"\nrootfs.dir = \"/no/such/root\"\n{NONE}");
     world.write_service("lost", &world.probe_toml(&["wait"], &keys));
     world.start();
-    let said = fault(world, "lost");
-    assert!(said.contains("/no/such/root") && said.contains("ENOENT"), "{said}");
+    let n = number(world, "lost", "host", "root.dir");
+    let expected = [
+        format!(
+            "Fault: host step {n} root.dir /no/such/root -> / ro,nosuid,nodev,idmap: \
+             openat2(/no/such/root): ENOENT (no such file or directory)"
+        ),
+        "Hint: rootfs.dir does not exist on the host".to_owned(),
+    ];
+    assert_eq!(fault_lines(world, "lost"), expected);
 }
 
 pub fn a_taken_port_is_named_with_who_has_it(world: &mut World) {
-    let _taken = TcpListener::bind("127.0.0.1:8081").expect("the world's own loopback");
+    let taken = TcpListener::bind("127.0.0.1:8081").expect("the world's own loopback");
     world.write_service("web", &world.probe_toml(&["http", "80"], "network.publish = [\"8081:80\"]"));
     world.start();
-    let said = fault(world, "web");
-    assert!(said.contains("127.0.0.1:8081/tcp is taken by") && said.contains("pid 1"), "{said}");
+    let n = number(world, "web", "host", "publish");
+    let comm = std::fs::read_to_string("/proc/self/comm").expect("our own");
+    let expected = format!(
+        "Fault: host step {n} publish 127.0.0.1:8081:80/tcp: 127.0.0.1:8081/tcp is taken by {} (pid 1)",
+        comm.trim()
+    );
+    assert_eq!(fault_lines(world, "web"), [expected]);
+    // Whoever has it may go away: the service is tried again.
+    drop(taken);
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    world.wait_state("web", "active");
+    assert!(world.status("web")["fault"].is_null(), "it is not the last word any more");
 }
 
 pub fn two_services_with_one_address_are_named(world: &mut World) {
