@@ -195,7 +195,7 @@ impl Drop for Follower {
 }
 
 pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
-    let script = "echo first; while read line < /pipe/fifo; do echo \"$line\"; done";
+    let script = "echo first; while :; do read line < /pipe/fifo && echo \"$line\"; done";
     world.write("pipe/.keep", "");
     let fifo = world.dir().join("pipe/fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("a new name");
@@ -238,18 +238,21 @@ pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
 pub fn events_tell_a_life_in_order(world: &mut World) {
     let keys = format!("unit.enabled = false\nrestart.policy = \"never\"\n{NONE}");
     world.write_service("once", &world.probe_toml(&["signal", "6"], &keys));
+    world.write_service("bell", &world.probe_toml(&["exit", "0"], &format!("unit.enabled = false\n{NONE}")));
     world.start();
     let follower = Follower::start(world, &["events", "--json"]);
     // Until the supervisor has heard of who listens, nothing that happens is told to him.
-    let first = wait_for("the first event", LONG, || {
-        world.palisade(&["start", "once"]);
+    wait_for("the first event", LONG, || {
+        world.palisade(&["start", "bell"]);
         follower.1.try_recv().ok()
     });
-    let mut all = vec![first];
+    world.palisade(&["start", "once"]);
+    let mut all = Vec::<String>::new();
     while !all.last().is_some_and(|line| line.contains("\"kind\":\"failed\"")) {
         all.push(follower.next());
     }
-    let all: Vec<Value> = all.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let all = all.iter().map(|line| serde_json::from_str(line).expect("JSON"));
+    let all: Vec<Value> = all.filter(|event: &Value| event["name"] == "once").collect();
     let kinds: Vec<&str> = all.iter().filter_map(|event| event["kind"].as_str()).collect();
     assert_eq!(kinds, ["starting", "active", "ended", "stopping", "failed"], "{all:?}");
     assert_eq!(all[2]["exit"]["signal"], 6);
