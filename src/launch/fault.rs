@@ -173,7 +173,9 @@ fn retry(errno: Option<i32>) -> Retry {
             | libc::EMFILE
             | libc::ENFILE
             | libc::EEXIST
-            | libc::ESRCH,
+            | libc::ESRCH
+            // Whoever has the port may let it go.
+            | libc::EADDRINUSE,
         ) => Retry::Later,
         Some(_) => Retry::Never,
     }
