@@ -16,6 +16,7 @@ fn host() -> HostFacts {
     let user = |id| HostUser { uid: id, gid: id, home: "/nonexistent".into(), shell: "/bin/false".into() };
     let ids = [("www-data", 33), ("redis", 107), ("postgres", 108), ("somebody", 1000)];
     HostFacts {
+        resolv_conf: vec!["nameserver 192.0.2.53".to_owned()],
         users: ids.iter().map(|(name, id)| ((*name).to_owned(), user(*id))).collect(),
         groups: ids.iter().map(|(name, id)| ((*name).to_owned(), (*id, Vec::new()))).collect(),
         env: BTreeMap::new(),

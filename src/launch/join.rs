@@ -15,7 +15,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     process,
 };
 
@@ -29,8 +29,8 @@ use crate::{
     sys::{SysError, clone},
 };
 
-/// The inits of the services that run, by pidfd: a number could by now be another process.
-pub type Peers<'a> = BTreeMap<UnitName, BorrowedFd<'a>>;
+/// The inits of the services whose namespaces are joined, by pidfd: a number could by now be another process.
+pub type Peers = BTreeMap<UnitName, OwnedFd>;
 
 /// What one launch joins.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ pub(super) struct Joins(Vec<(NsKind, OwnedFd)>);
 
 impl Joins {
     /// Takes hold of a namespace of `of`.
-    pub(super) fn add(&mut self, kind: NsKind, of: &UnitName, peers: &Peers<'_>) -> Result<(), StepError> {
+    pub(super) fn add(&mut self, kind: NsKind, of: &UnitName, peers: &Peers) -> Result<(), StepError> {
         let not_running = || StepError::NotRunning(of.clone());
         let pidfd = peers.get(of).ok_or_else(not_running)?;
         // A pidfd is readable once its process has ended.

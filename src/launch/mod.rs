@@ -87,13 +87,13 @@ pub struct Traces {
 
 /// What a launch is given beside its plan.
 #[derive(Debug, Default)]
-pub struct Given<'a> {
+pub struct Given {
     /// The service's own ids on the host, where they are known before the sandbox exists.
     pub service: Option<(u32, u32)>,
     /// What `stdin = "inherit"` inherits.
     pub stdin: Option<OwnedFd>,
     /// The services whose namespaces may be joined.
-    pub peers: Peers<'a>,
+    pub peers: Peers,
 }
 
 /// Takes back one step.
@@ -119,7 +119,7 @@ pub struct Launch<'a> {
     outputs: [Option<OwnedFd>; 2],
     child: Option<Child>,
     traces: Traces,
-    given: Given<'a>,
+    given: Given,
     joins: join::Joins,
 }
 
@@ -160,7 +160,7 @@ impl Launcher {
         &mut self,
         what: (&Unit, &Assigned, &LaunchPlan),
         net: &mut Option<Net>,
-        given: Given<'_>,
+        given: Given,
     ) -> Result<Run, Box<LaunchFault>> {
         let launch = self.prepare(what, net, given)?;
         self.go(launch)
@@ -175,7 +175,7 @@ impl Launcher {
         &mut self,
         (unit, assigned, plan): (&'a Unit, &'a Assigned, &'a LaunchPlan),
         net: &'a mut Option<Net>,
-        given: Given<'a>,
+        given: Given,
     ) -> Result<Launch<'a>, Box<LaunchFault>> {
         let mut launch = Launch {
             unit,

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Action, By, End, Event, ExitKind, Failure, Kept, Life, Mono, Retry, Rules, RunId, State, Then, Why, step,
 };
-use crate::spec::{Kind, Milestone, Namespace, Unit, UnitName};
+use crate::spec::{Kind, Milestone, Unit, UnitName};
 
 mod diff;
 #[cfg(test)]
@@ -122,11 +122,7 @@ impl Entry {
 
     /// The owners of namespaces that it joins.
     fn joined(&self) -> impl Iterator<Item = &UnitName> {
-        let spaces = &self.unit.namespaces;
-        [&spaces.pid, &spaces.uts, &spaces.ipc, &spaces.cgroup].into_iter().filter_map(|space| match space {
-            Namespace::Join(name) => Some(name),
-            Namespace::Own | Namespace::Host => None,
-        })
+        self.unit.namespaces.joined()
     }
 
     /// Everybody whom it comes after.

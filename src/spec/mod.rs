@@ -250,6 +250,17 @@ pub struct Namespaces {
     pub machine_id: Option<String>,
 }
 
+impl Namespaces {
+    /// The services whose namespaces are joined.
+    pub fn joined(&self) -> impl Iterator<Item = &UnitName> {
+        let spaces = [&self.pid, &self.uts, &self.ipc, &self.cgroup];
+        spaces.into_iter().filter_map(|space| match space {
+            Namespace::Join(name) => Some(name),
+            Namespace::Own | Namespace::Host => None,
+        })
+    }
+}
+
 /// Where a namespace comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

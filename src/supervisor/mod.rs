@@ -37,7 +37,7 @@ use crate::{
         settings::{IDS_PER_SERVICE, Settings},
     },
     control::server::{ClientId, Incoming, Readiness, Server, Source},
-    launch::{Given, LaunchFault, Launcher, Net, NetworkHost, Retry},
+    launch::{Given, LaunchFault, Launcher, Net, NetworkHost, Peers, Retry},
     logs::LogWriter,
     machine::{
         self, Action, Mono, RunId, State,
@@ -375,18 +375,7 @@ impl Supervisor {
                 _ => None,
             };
             let service = plan::service_ids(&unit, &assigned, &self.facts);
-            // Copies, of those that are joined: the launch is under way while what it has made is written down.
-            let is_joined = |name: &UnitName| {
-                plan.host.iter().any(|step| matches!(step, plan::HostStep::Join { of, .. } if of == name))
-            };
-            let peers: Vec<(UnitName, OwnedFd)> = self
-                .runs
-                .iter()
-                .filter(|(name, _)| is_joined(name))
-                .filter_map(|(name, run)| Some((name.clone(), run.init_fd()?.try_clone_to_owned().ok()?)))
-                .collect();
-            let peers = peers.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
-            let given = Given { service, stdin: None, peers };
+            let given = Given { service, stdin: None, peers: self.peers(&unit) };
             let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
             self.keep_net(name, launch.net());
@@ -426,6 +415,12 @@ impl Supervisor {
             labels.extend(unit.network.publish.iter().map(|publish| self.label(name, &publish.to_string())));
             self.keeper.let_go(&labels);
         }
+    }
+
+    /// The inits of those whose namespaces a service joins. One that is missing is missed by the step that wants it.
+    fn peers(&self, unit: &Unit) -> Peers {
+        let init = |name: &UnitName| self.runs.get(name)?.init_fd()?.try_clone_to_owned().ok();
+        unit.namespaces.joined().filter_map(|name| Some((name.clone(), init(name)?))).collect()
     }
 
     /// The network of earlier runs, with their leftovers swept out. Where the kernel cannot do that (connections in

@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use super::sample::{after, name, unit};
 use super::*;
-use crate::{machine::RestartMode, spec::NetworkMode};
+use crate::{
+    machine::RestartMode,
+    spec::{Namespace, NetworkMode},
+};
 
 /// A fleet with these services, none of them started, and a clock that is moved by hand.
 struct Story {
