@@ -69,6 +69,7 @@ fn main() -> ExitCode {
         single::the_exit_status_is_the_payloads: Root CgroupV2 UserNs;
         single::a_signal_is_128_and_its_number: Root CgroupV2 UserNs;
         single::a_missing_program_is_127_and_leaves_nothing: Root CgroupV2 UserNs;
+        single::what_a_killed_run_leaves_is_cleared_by_the_next: Root CgroupV2 UserNs Nft;
         single::a_run_timeout_is_124: Root CgroupV2 UserNs;
         single::mode_none_has_loopback_only: Root CgroupV2 UserNs;
         single::the_root_cannot_be_written: Root CgroupV2 UserNs;

@@ -9,7 +9,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    support::{World, probe, world::describe},
+    support::{
+        World, probe,
+        world::{describe, wait_http},
+    },
     walls,
 };
 
@@ -132,6 +135,19 @@ pub fn the_exit_status_is_the_payloads(world: &mut World) {
 pub fn a_signal_is_128_and_its_number(world: &mut World) {
     let output = world.run(&world.probe_toml(&["signal", "9"], NO_NETWORK));
     assert_eq!(output.status.code(), Some(128 + 9), "{}", describe(&output));
+}
+
+pub fn what_a_killed_run_leaves_is_cleared_by_the_next(world: &mut World) {
+    let keys = "network.publish = [\"127.0.0.1:8080:80\"]";
+    let file = world.write("single/once.toml", &world.probe_toml(&["http", "80"], keys));
+    let state = world.dir().join("state").display().to_string();
+    let mut command = world.command(&["run", "--state", &state, &file.display().to_string()]);
+    let mut run = command.stdout(Stdio::null()).spawn().expect("the program under test starts");
+    wait_http("127.0.0.1:8080", "/");
+    run.kill().and_then(|()| run.wait()).expect("it is our child");
+    world.reap();
+    // Group, table and lock are there; the guard sees them unless the next run, of another service, takes them away.
+    assert_eq!(says(world, &["print", "next"], NO_NETWORK), "next");
 }
 
 pub fn a_missing_program_is_127_and_leaves_nothing(world: &mut World) {
