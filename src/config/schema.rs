@@ -222,7 +222,7 @@ pub struct RootfsTable {
     pub base: Option<Text>,
     /// A directory tree of the host, for `base = "dir"`. Default: none.
     pub dir: Option<Text>,
-    /// What becomes of writes: `no`, `ephemeral` (gone with the run) or `persistent`. Default: `no`.
+    /// What becomes of writes: `no`, `ephemeral` (in memory, up to 512M, gone with the run) or `persistent`. Default: `no`.
     pub writable: Option<Text>,
     /// Files and directories of the host that the service sees. Default: none.
     pub mounts: Option<Vec<Spanned<MountTable>>>,

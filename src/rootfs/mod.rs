@@ -47,6 +47,8 @@ const HOST_ETC: [&str; 12] = [
 /// What the machine is built of, and what it consumes (CVE-2020-8694), is no business of a service. Below /sys.
 const SYS_HIDDEN: [&str; 5] =
     ["firmware", "kernel/debug", "kernel/security", "kernel/tracing", "devices/virtual/powercap"];
+/// What an ephemeral root takes at most; a tmpfs without a size takes half of the memory.
+const EPHEMERAL_SIZE: &str = "512M";
 /// Directories that every root in memory has.
 const EMPTY_DIRS: [&str; 5] = ["tmp", "run", "var", "etc", "root"];
 const DEV_NODES: [(&str, u32, u32); 6] =
@@ -225,7 +227,8 @@ impl Workshop {
         match (writable, upper) {
             (Writable::No, _) => self.attach_root(tree.as_fd()),
             (Writable::Ephemeral, _) => {
-                let layer = mount::new_filesystem("tmpfs", &[("mode", "0700")], MountAttrFlags::empty())?;
+                let options = [("mode", "0700"), ("size", EPHEMERAL_SIZE), ("nr_inodes", "128k")];
+                let layer = mount::new_filesystem("tmpfs", &options, MountAttrFlags::empty())?;
                 mount::attach(layer.as_fd(), open_path(&self.layers[1])?.as_fd())?;
                 let made = self.overlay(tree.as_fd(), &self.layers[1], owner);
                 self.unmount(&self.layers[1]);

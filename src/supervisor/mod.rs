@@ -5,11 +5,11 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`runs`] | a live run: its channel, its output, its end |
-//! | [`adopt`] | taking over from a supervisor that died |
-//! | [`requests`] | what the control socket asks for |
-//! | [`sessions`] | further processes in a sandbox |
-//! | [`state`], [`keeper`] | what outlives the supervisor: words, and descriptors |
+//! | `runs` | a live run: its channel, its output, its end |
+//! | `adopt` | taking over from a supervisor that died |
+//! | `requests` | what the control socket asks for |
+//! | `sessions` | further processes in a sandbox |
+//! | `state`, `keeper` | what outlives the supervisor: words, and descriptors |
 
 mod adopt;
 mod keeper;
