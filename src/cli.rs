@@ -13,6 +13,8 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::plan::FailAt;
+
 /// What the exit code of `palisade` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -117,9 +119,9 @@ pub enum Verb {
         /// See there.
         #[command(flatten)]
         places: Places,
-        /// Have a host step of a service fail, to see what becomes of it (for tests)
-        #[arg(long, value_name = "NAME:STEP", hide = true, value_parser = fail_at)]
-        fail_at: Option<(String, usize)>,
+        /// Have a step of a service's launch fail, to see what becomes of it (for tests)
+        #[arg(long, value_name = "NAME:SIDE:STEP", hide = true, value_parser = fail_at)]
+        fail_at: Option<(String, FailAt)>,
     },
     /// Run one service in the foreground; the exit code is its own
     Run {
@@ -260,10 +262,15 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     }
 }
 
-/// `web:3`: the third host step of web.
-fn fail_at(text: &str) -> Result<(String, usize), String> {
-    let parts = text.rsplit_once(':').and_then(|(name, step)| Some((name.to_owned(), step.parse().ok()?)));
-    parts.ok_or_else(|| "NAME:STEP is wanted".to_owned())
+/// `web:host:3`: the third host step of web.
+fn fail_at(text: &str) -> Result<(String, FailAt), String> {
+    let mut parts = text.rsplitn(3, ':');
+    let number = parts.next().and_then(|number| number.parse().ok());
+    match (number, parts.next(), parts.next()) {
+        (Some(number), Some("host"), Some(name)) => Ok((name.to_owned(), FailAt::Host(number))),
+        (Some(number), Some("child"), Some(name)) => Ok((name.to_owned(), FailAt::Child(number))),
+        _ => Err("NAME:host:STEP or NAME:child:STEP is wanted".to_owned()),
+    }
 }
 
 /// What `palisade supervise` was told.
@@ -276,7 +283,7 @@ pub struct SuperviseOptions {
     /// `--state`, `--log`.
     pub places: Places,
     /// `--fail-at`.
-    pub fail_at: Option<(String, usize)>,
+    pub fail_at: Option<(String, FailAt)>,
 }
 
 /// What `palisade run` was told.

@@ -31,7 +31,7 @@ use crate::{
     config::settings::IDS_PER_SERVICE,
     init::{self, wire},
     net::netns::NetNs,
-    plan::{Assigned, Fd, HostStep, LaunchPlan, NsKind, lower, render},
+    plan::{Assigned, FailAt, Fd, HostStep, LaunchPlan, NsKind, lower, render},
     rootfs::{self, IdRange, Workshop, write_id_maps},
     spec::{Stdin, Unit, UnitName},
     sys::{
@@ -53,8 +53,6 @@ pub struct Launcher {
     descriptors: Rlimit,
     /// The host's side of the network.
     pub network: NetworkHost,
-    /// Number of a host step that fails without being done: how the tests reach every unwinding.
-    pub fail_at: Option<usize>,
 }
 
 /// A launched sandbox. The init goes on by itself; it is watched through these.
@@ -139,7 +137,7 @@ impl Launcher {
         let again = rustix::io::fcntl_dupfd_cloexec(&program, 3)
             .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
         let workshop = Workshop::open(&dir, again)?;
-        Ok(Self { dir, workshop, program, tree, descriptors, network, fail_at: None })
+        Ok(Self { dir, workshop, program, tree, descriptors, network })
     }
 
     /// Where roots are put together; part of every plan.
@@ -218,8 +216,8 @@ impl Launcher {
         number: usize,
         step: &HostStep,
     ) -> Result<Launch<'a>, Box<LaunchFault>> {
-        let done = match self.fail_at {
-            Some(at) if at == number => {
+        let done = match launch.plan.fail_at {
+            Some(FailAt::Host(at)) if at == number => {
                 Err(SysError::new("injected", render::host(step).0, libc::EIO).into())
             }
             _ => self.step(&mut launch, step),

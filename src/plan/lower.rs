@@ -8,7 +8,7 @@ use std::path::Path;
 
 use libc::c_long;
 
-use super::{ChildStep, Credentials, Fd, LaunchPlan, Session, User};
+use super::{ChildStep, Credentials, FailAt, Fd, LaunchPlan, Session, User};
 use crate::{
     init::{
         self,
@@ -32,6 +32,10 @@ const AT_FDCWD: u64 = (libc::AT_FDCWD as i64).cast_unsigned();
 /// The bytes of the plan for the init, to be sent in a sealed memfd.
 pub fn lower(plan: &LaunchPlan) -> Vec<u8> {
     let mut out = Lowering::new(plan.fds());
+    out.fail_at = match plan.fail_at {
+        Some(FailAt::Child(number)) => u16::try_from(number).ok(),
+        Some(FailAt::Host(_)) | None => None,
+    };
     for step in plan.init.iter().chain([&ChildStep::Fork]).chain(&plan.service) {
         out.step(step);
     }
@@ -86,12 +90,14 @@ struct Lowering {
     inner: Vec<usize>,
     step: u16,
     session: u32,
+    /// The step that begins with a call that no kernel has.
+    fail_at: Option<u16>,
 }
 
 impl Lowering {
     fn new(fds: Vec<Fd>) -> Self {
         let (ops, blob, pointers, inner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { fds, ops, blob, pointers, inner, step: 0, session: 0 }
+        Self { fds, ops, blob, pointers, inner, step: 0, session: 0, fail_at: None }
     }
 
     fn finish(mut self, flags: u32, after: usize) -> Vec<u8> {
@@ -201,6 +207,9 @@ impl Lowering {
 
     fn step(&mut self, step: &ChildStep) {
         self.step += 1;
+        if self.fail_at == Some(self.step) {
+            self.call(c_long::from(i32::MAX), &[]);
+        }
         match step {
             ChildStep::IdsRoot => self.ids_root(),
             ChildStep::Keyring => {

@@ -62,6 +62,17 @@ pub struct LaunchPlan {
     pub waiting: Vec<ChildStep>,
     /// Flags of the init: see `init::wire`.
     pub flags: u32,
+    /// A step that fails without being done: how the tests reach every unwinding.
+    pub fail_at: Option<FailAt>,
+}
+
+/// One step of a plan, by its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailAt {
+    /// Of the supervisor.
+    Host(usize),
+    /// Inside the sandbox.
+    Child(usize),
 }
 
 /// Which descriptor of the launch a child step works on.
@@ -108,6 +119,7 @@ pub fn build(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> LaunchPlan 
         service: child::service_steps(unit),
         waiting: child::waiting_steps(unit, assigned),
         flags: child::flags(unit, assigned),
+        fail_at: None,
     }
 }
 

@@ -63,8 +63,8 @@ pub struct Options {
     pub log: PathBuf,
     /// Where the service files are.
     pub sources: Sources,
-    /// A service and the number of a host step of its plan that is made to fail: how the tests reach every unwinding.
-    pub fail_at: Option<(String, usize)>,
+    /// A service and the step of its plan that is made to fail: how the tests reach every unwinding.
+    pub fail_at: Option<(String, plan::FailAt)>,
 }
 
 /// Why there is no supervisor.
@@ -369,8 +369,8 @@ impl Supervisor {
         self.faults.remove(name);
         let mut net = self.kept_net(name);
         let launched = self.assign(&unit, run, net.is_some()).and_then(|assigned| {
-            let plan = plan::build(&unit, &assigned, &self.facts);
-            self.launcher.fail_at = match &self.options.fail_at {
+            let mut plan = plan::build(&unit, &assigned, &self.facts);
+            plan.fail_at = match &self.options.fail_at {
                 Some((service, step)) if service == name.as_str() => Some(*step),
                 _ => None,
             };

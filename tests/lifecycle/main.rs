@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         takeover::a_stopped_init_blocks_nobody_and_is_killed_in_time: Root CgroupV2 UserNs;
         takeover::a_killed_init_leaves_an_unknown_exit: Root CgroupV2 UserNs;
         takeover::records_of_garbage_are_passed_over: Root CgroupV2 UserNs Nft;
-        faults::every_host_step_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
+        faults::every_step_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
         faults::a_child_step_that_fails_is_named: Root CgroupV2 UserNs;
         faults::a_supervisor_killed_anywhere_in_a_launch_has_a_successor: Root CgroupV2 UserNs Nft Program("strace");
         shutdown::sigterm_stops_everybody_in_reverse_order: Root CgroupV2 UserNs;
