@@ -3,7 +3,7 @@
 use std::{env, path::PathBuf, process::Command};
 
 fn main() {
-    for file in ["pid1.rs", "raw.rs", "wire.rs"] {
+    for file in ["pid1.rs", "raw.rs", "text.rs", "wire.rs"] {
         println!("cargo::rerun-if-changed=src/init/{file}");
     }
     println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
