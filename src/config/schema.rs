@@ -250,7 +250,7 @@ pub struct MountTable {
     pub dst: Option<Text>,
     /// Read-only. Default: true.
     pub ro: Option<bool>,
-    /// Ids are shifted into the service's range. Of a writable mount the source's owner, who must not be root, is the
+    /// Ids are shifted into the service's range; of a read-only mount where its file system can do that. Of a writable mount the source's owner, who must not be root, is the
     /// service's user inside, and nobody else is anybody. Default: true.
     pub idmap: Option<bool>,
     /// Programs in it may be executed. Default: false.

@@ -363,8 +363,13 @@ impl Workshop {
         };
         let attributes =
             Attributes { read_only: wanted.ro, no_exec: !wanted.exec, no_dev: true, id_map, recursive: true };
-        mount::set_attributes(tree.as_fd(), &attributes)
-            .map_err(|error| SysError { args: format!("{name}: {}", error.args), ..error })?;
+        let mut set = mount::set_attributes(tree.as_fd(), &attributes);
+        if wanted.ro && set.as_ref().is_err_and(|error| error.errno == libc::EINVAL) {
+            // A file system that knows no id maps (virtiofs, NFS, an overlay on Linux 6.1): to be read its files need none,
+            // they show as nobody's.
+            set = mount::set_attributes(tree.as_fd(), &Attributes { id_map: None, ..attributes });
+        }
+        set.map_err(|error| SysError { args: format!("{name}: {}", error.args), ..error })?;
         let root = self.root_fd()?;
         let target = mount_point(root.as_fd(), &wanted.dst, source.as_fd(), self.owner)?;
         mount::attach(tree.as_fd(), target.as_fd())
