@@ -19,6 +19,7 @@ use super::{StartError, Supervisor, keeper, runs, runs::LiveRun, state::Record};
 use crate::{
     init::wire,
     launch::Net,
+    logs,
     machine::fleet::{Effect, Entry, Fleet, Input, Report},
     net::netns::NetNs,
     spec::UnitName,
@@ -111,6 +112,7 @@ impl Supervisor {
             Ok(None) => {}
             Err(error) => tracing::error!(unit = %name, "its init is not reached: {error}"),
         }
+        live.surplus = super::output::surplus(&mut live, &logs::path(&self.options.log, name.as_str(), 0));
         let is_there = live.pidfd.is_some() || live.channel.is_some();
         self.runs.insert(name.clone(), live);
         is_there

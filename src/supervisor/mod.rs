@@ -5,7 +5,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `runs` | a live run: its channel, its output, its end |
+//! | `runs` | a live run: its channel, its end |
+//! | `output` | what services write, into their logs |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `requests` | what the control socket asks for |
 //! | `sessions` | further processes in a sandbox |
@@ -13,6 +14,7 @@
 
 mod adopt;
 mod keeper;
+mod output;
 mod requests;
 mod runs;
 mod sessions;
@@ -121,6 +123,7 @@ struct Supervisor {
     server: Server,
     clients: requests::Clients,
     sessions: sessions::Sessions,
+    copier: output::Copier,
     signals: Signals,
     announced: bool,
     stopping: bool,
@@ -200,6 +203,7 @@ impl Supervisor {
             server,
             clients: requests::Clients::default(),
             sessions: sessions::Sessions::default(),
+            copier: output::Copier::open()?,
             signals: Signals::open()?,
             announced: false,
             stopping: false,

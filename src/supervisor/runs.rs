@@ -1,6 +1,7 @@
 //! A live run, from its launch or adoption to the moment when nothing of it is left.
 
 use std::{
+    fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -13,7 +14,6 @@ use rustix::{
 
 use super::{Supervisor, state};
 use crate::{
-    control::types::Stream,
     init::{self, wire},
     launch::{self, LaunchFault, Run, Traces},
     machine::{ExitKind, RunId, fleet::Report},
@@ -56,6 +56,10 @@ pub(super) struct LiveRun {
     pub(super) is_over: bool,
     /// The init has ended.
     is_dead: bool,
+    /// Of each output: bytes in the pipe that a predecessor has written to the log already.
+    pub(super) surplus: [usize; 2],
+    /// The file of the last words, for the notes behind them.
+    notes: Option<File>,
     /// `cgroup.events`, while processes are left after the end of the init.
     events: Option<OwnedFd>,
 }
@@ -76,6 +80,8 @@ impl LiveRun {
             again: None,
             is_over: false,
             is_dead: false,
+            surplus: [0; 2],
+            notes: None,
             events: None,
         }
     }
@@ -94,6 +100,8 @@ impl LiveRun {
             again: None,
             is_over: false,
             is_dead: false,
+            surplus: [0; 2],
+            notes: None,
             events: None,
         }
     }
@@ -116,6 +124,14 @@ impl LiveRun {
     /// Its init, for as long as that lives and is not on its way out.
     pub(super) fn init_fd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().filter(|_| !self.is_dead && !self.is_over).map(AsFd::as_fd)
+    }
+
+    /// Where it is noted what is under way of its output.
+    pub(super) fn notes(&mut self) -> Option<&File> {
+        if self.notes.is_none() {
+            self.notes = File::options().read(true).write(true).open(&self.traces.words).ok();
+        }
+        self.notes.as_ref()
     }
 
     /// Says something to the init. One that is ending does not listen any more.
@@ -202,6 +218,10 @@ impl Supervisor {
                 if let (Some(n), Some(fd)) = (output, received.fds.into_iter().next()) {
                     let _ = rustix::io::ioctl_fionbio(&fd, true);
                     run.outputs[n] = Some(fd);
+                    let surplus = std::mem::take(&mut run.surplus[n]);
+                    if surplus > 0 {
+                        self.pass_over(name, n, surplus);
+                    }
                 }
             }
             // The master of the service's own terminal.
@@ -220,35 +240,6 @@ impl Supervisor {
             }
             wire::SAY_STATE => self.identified(name, received.pid, message.a != 0),
             _ => {}
-        }
-    }
-
-    pub(super) fn output_ready(&mut self, name: &UnitName, stream: usize) {
-        let mut bytes = vec![0; 65536];
-        let Some(fd) = self.runs.get(name).and_then(|run| run.outputs[stream].as_ref()) else { return };
-        let read = match rustix::io::read(fd, &mut bytes) {
-            Ok(read) => read,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
-            // EIO: the last process has closed the terminal.
-            Err(_) => 0,
-        };
-        if read == 0 {
-            if let Some(run) = self.runs.get_mut(name) {
-                run.outputs[stream] = None;
-            }
-            return;
-        }
-        bytes.truncate(read);
-        if self.fleet.entry(name).is_some_and(|entry| entry.unit.service.tty) {
-            // A terminal ends lines with CR LF (termios(3), ONLCR); in a log each CR would show as an escape.
-            let is_end = |at: usize| bytes[at] == b'\r' && bytes.get(at + 1) == Some(&b'\n');
-            bytes = (0..read).filter(|at| !is_end(*at)).map(|at| bytes[at]).collect();
-        }
-        let kind = if stream == 0 { Stream::Stdout } else { Stream::Stderr };
-        if let Some(log) = self.log(name)
-            && let Some(error) = log.write(kind, &bytes, Timestamp::now())
-        {
-            tracing::error!(unit = %name, "output is lost: {error}");
         }
     }
 

@@ -1,0 +1,183 @@
+//! A service's output on its way into the log: every byte once, whenever the supervisor is killed.
+//!
+//! ```text
+//! tee(2) into a pipe of our own      killed here: everything is still in the service's pipe
+//! note: so many bytes, log so long   killed here: the log is as long as noted, nothing was written
+//! write to the log                   killed here: the log is longer, or another file: so many bytes are to be passed over
+//! read them from the service's pipe  killed here: the same
+//! note: nothing
+//! ```
+//! The note stands behind the last words, in the file that a run has for those. A terminal cannot be copied from, and
+//! what is read from one is lost when the supervisor dies before it is written.
+
+use std::{
+    fs::File,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{FileExt, MetadataExt},
+    },
+    path::Path,
+};
+
+use jiff::Timestamp;
+use rustix::{
+    io::Errno,
+    pipe::{PipeFlags, SpliceFlags},
+};
+
+use super::Supervisor;
+use crate::{
+    control::types::Stream, init::wire::Words, launch::OUTPUT_NOTE, logs, spec::UnitName, sys::SysError,
+};
+
+/// Bytes that are taken at once; what a pipe holds by default.
+const PIECE: usize = 65536;
+
+/// A pipe of our own, empty between two pieces.
+#[derive(Debug)]
+pub(super) struct Copier {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Copier {
+    pub(super) fn open() -> Result<Self, SysError> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+            .map_err(|errno| SysError::new("pipe2", "", errno))?;
+        Ok(Self { read, write })
+    }
+
+    /// A copy of what is in a pipe, which stays there; empty at its end.
+    fn copy(&self, from: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+        let count = rustix::pipe::tee(from, &self.write, PIECE, SpliceFlags::NONBLOCK)?;
+        read_exactly(self.read.as_fd(), count)
+    }
+}
+
+/// What is under way from one stream into the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Note {
+    /// Bytes; 0: nothing.
+    count: u64,
+    /// Which log file, and how long it was.
+    inode: u64,
+    size: u64,
+}
+
+impl Note {
+    const NOTHING: Self = Self { count: 0, inode: 0, size: 0 };
+
+    /// So many bytes are about to be written to the log as it is now.
+    fn about(count: usize, log: &Path) -> Self {
+        let (inode, size) = log.metadata().map_or((0, 0), |log| (log.ino(), log.len()));
+        Self { count: count as u64, inode, size }
+    }
+
+    fn place(stream: usize) -> u64 {
+        (size_of::<Words>() + stream * OUTPUT_NOTE) as u64
+    }
+
+    fn read(file: &File, stream: usize) -> Self {
+        let mut bytes = [0; OUTPUT_NOTE];
+        if file.read_exact_at(&mut bytes, Self::place(stream)).is_err() {
+            return Self::NOTHING;
+        }
+        let word = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+        Self { count: word(0), inode: word(8), size: word(16) }
+    }
+
+    /// Without the note a byte may be written twice or not at all by a successor; that stops nobody.
+    fn write(self, file: &File, stream: usize) {
+        let bytes = [self.count, self.inode, self.size].map(u64::to_ne_bytes).concat();
+        let _ = file.write_all_at(&bytes, Self::place(stream));
+    }
+}
+
+impl Supervisor {
+    pub(super) fn output_ready(&mut self, name: &UnitName, stream: usize) {
+        let path = logs::path(&self.options.log, name.as_str(), 0);
+        let Some(run) = self.runs.get_mut(name) else { return };
+        let Some(fd) = run.outputs[stream].as_ref() else { return };
+        let (taken, is_copy) = match self.copier.copy(fd.as_fd()) {
+            // A terminal: what is read is gone.
+            Err(Errno::INVAL) => (read_some(fd.as_fd()), false),
+            taken => (taken, true),
+        };
+        let bytes = match taken {
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            // EIO: the last process has closed the terminal.
+            Err(_) => Vec::new(),
+            Ok(bytes) => bytes,
+        };
+        if bytes.is_empty() {
+            run.outputs[stream] = None;
+            return;
+        }
+        let notes = run.notes();
+        if let Some(notes) = notes.filter(|_| is_copy) {
+            Note::about(bytes.len(), &path).write(notes, stream);
+        }
+        self.write_log(name, stream, &bytes);
+        if is_copy {
+            self.pass_over(name, stream, bytes.len());
+        }
+    }
+
+    fn write_log(&mut self, name: &UnitName, stream: usize, bytes: &[u8]) {
+        let is_terminal = self.fleet.entry(name).is_some_and(|entry| entry.unit.service.tty);
+        // A terminal ends lines with CR LF (termios(3), ONLCR); in a log each CR would show as an escape.
+        let is_end = |at: usize| bytes[at] == b'\r' && bytes.get(at + 1) == Some(&b'\n');
+        let text: Vec<u8> =
+            (0..bytes.len()).filter(|at| !is_terminal || !is_end(*at)).map(|at| bytes[at]).collect();
+        let kind = if stream == 0 { Stream::Stdout } else { Stream::Stderr };
+        if let Some(log) = self.log(name)
+            && let Some(error) = log.write(kind, &text, Timestamp::now())
+        {
+            tracing::error!(unit = %name, "output is lost: {error}");
+        }
+    }
+
+    /// Takes what is in the log out of the service's pipe.
+    pub(super) fn pass_over(&mut self, name: &UnitName, stream: usize, count: usize) {
+        let Some(run) = self.runs.get_mut(name) else { return };
+        if let Some(fd) = run.outputs[stream].as_ref() {
+            let _ = read_exactly(fd.as_fd(), count);
+        }
+        if let Some(notes) = run.notes() {
+            Note::NOTHING.write(notes, stream);
+        }
+    }
+}
+
+/// What a predecessor has written to the log and not taken out of the pipes. To be asked before anything else is written.
+pub(super) fn surplus(run: &mut super::runs::LiveRun, log: &Path) -> [usize; 2] {
+    let Some(notes) = run.notes() else { return [0; 2] };
+    [0, 1].map(|stream| {
+        let note = Note::read(notes, stream);
+        let count = usize::try_from(note.count).unwrap_or(usize::MAX);
+        // The log is as it was: nothing of it was written.
+        let is_written = count <= PIECE && Note::about(count, log) != note;
+        if is_written { count } else { 0 }
+    })
+}
+
+fn read_some(from: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; PIECE];
+    let count = rustix::io::read(from, &mut bytes)?;
+    bytes.truncate(count);
+    Ok(bytes)
+}
+
+/// So many bytes that are there.
+fn read_exactly(from: BorrowedFd<'_>, count: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; count];
+    let mut at = 0;
+    while at < count {
+        match rustix::io::read(from, &mut bytes[at..])? {
+            0 => break,
+            read => at += read,
+        }
+    }
+    bytes.truncate(at);
+    Ok(bytes)
+}
