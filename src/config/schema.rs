@@ -57,6 +57,8 @@ pub struct Tables {
     pub rootfs: RootfsTable,
     /// Its link to the world.
     pub network: NetworkTable,
+    /// What it may ask of the kernel.
+    pub security: SecurityTable,
     /// Where its output goes.
     pub log: LogTable,
 }
@@ -287,6 +289,14 @@ pub struct NetworkTable {
     pub publish: Option<Vec<Text>>,
     /// `"any"`, or `[]` for nowhere. Default: `[]`.
     pub egress: Option<Spanned<WordOrList>>,
+}
+
+/// `[security]`; every key that says less than its default is a door.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct SecurityTable {
+    /// Nothing that is executed gains privileges, whatever the file's mode says. Default: true.
+    pub no_new_privs: Option<bool>,
 }
 
 /// `[log]`

@@ -19,10 +19,7 @@ use crate::spec::MOST;
 
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
-    (
-        "",
-        &["limits", "security", "health", "timer", "job", "metrics", "http", "socket", "profile", "defaults"],
-    ),
+    ("", &["limits", "health", "timer", "job", "metrics", "http", "socket", "profile", "defaults"]),
     (
         "unit",
         &[
@@ -73,6 +70,25 @@ const LATER: &[(&str, &[&str])] = &[
             "firewall",
             "bandwidth",
             "address_families",
+        ],
+    ),
+    (
+        "security",
+        &[
+            "capabilities",
+            "ambient",
+            "seccomp",
+            "native_abi_only",
+            "lock_personality",
+            "no_realtime",
+            "no_suid",
+            "no_namespaces",
+            "no_wx",
+            "landlock",
+            "apparmor",
+            "selinux",
+            "credentials",
+            "devices",
         ],
     ),
     ("log", &["target", "full", "max_age", "rate", "format"]),

@@ -207,9 +207,9 @@ pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildSt
         ChildStep::Umask(service.umask),
         ChildStep::WorkingDir(service.working_dir.clone()),
         ChildStep::Signals,
-        ChildStep::NoNewPrivs,
-        // Landlock and the system call filter stand here, the filter last.
     ]);
+    steps.extend(unit.security.no_new_privs.then_some(ChildStep::NoNewPrivs));
+    // Landlock and the system call filter stand here, the filter last.
     let env: Vec<String> = service.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let path = service.env.get("PATH").map(|path| path.split(':').map(str::to_owned).collect());
     let path = path.unwrap_or_default();

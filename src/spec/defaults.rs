@@ -63,6 +63,9 @@ pub const NETWORK_MODE: NetworkMode = NetworkMode::Veth;
 /// The address of `network.publish`.
 pub const PUBLISH_ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
+/// `security.no_new_privs`.
+pub const NO_NEW_PRIVS: bool = true;
+
 /// `log.max_size`, bytes.
 pub const LOG_MAX_SIZE: u64 = 10 << 20;
 /// `log.files`.

@@ -5,6 +5,7 @@
 
 pub mod defaults;
 mod resolve;
+pub mod security;
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::resolve::{Claims, resolve, resolve_with_claims};
 pub(crate) use self::resolve::{MOST, clash};
+pub use self::security::Security;
 use crate::machine::Policy;
 
 /// The name of a service: `[A-Za-z0-9][A-Za-z0-9_-]{0,62}`, for an instance of a template followed by `@inst`.
@@ -79,6 +81,8 @@ pub struct Unit {
     pub rootfs: Rootfs,
     /// Its link to the world.
     pub network: Network,
+    /// What it may ask of the kernel.
+    pub security: Security,
     /// Where its output goes.
     pub log: LogPolicy,
 }

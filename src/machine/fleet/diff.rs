@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::spec::{Namespaces, Network, Rootfs, Service, Unit};
+use crate::spec::{Namespaces, Network, Rootfs, Security, Service, Unit};
 
 /// What it takes to make a new file true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,7 +52,7 @@ macro_rules! compare {
 /// What `new` changes about a service that was started from `old`.
 pub fn diff(old: &Unit, new: &Unit) -> Diff {
     let mut diff = Diff { change: Change::None, keys: Vec::new() };
-    compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network] {
+    compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network, security] {
         Live: description => "unit.description", documentation => "unit.documentation",
             enabled => "unit.enabled", requires => "unit.requires", after => "unit.after",
             restart => "restart", log => "log";
@@ -80,6 +80,9 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
     compare!(&mut diff, &old.network, &new.network, Network but for [] {
         Restart: mode => "network.mode", address => "network.address", mtu => "network.mtu",
             publish => "network.publish", egress => "network.egress";
+    });
+    compare!(&mut diff, &old.security, &new.security, Security but for [] {
+        Restart: no_new_privs => "security.no_new_privs";
     });
     diff
 }

@@ -6,7 +6,8 @@ use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
         After, Base, Dev, Egress, Kind, LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode,
-        Rootfs, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
+        Rootfs, Security, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec,
+        Writable,
     },
 };
 
@@ -69,6 +70,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             publish: Vec::new(),
             egress: Egress::None,
         },
+        security: Security { no_new_privs: true },
         log: LogPolicy { max_size: 10 << 20, files: 5 },
     }
 }

@@ -6,6 +6,7 @@
 mod namespaces;
 mod network;
 mod rootfs;
+mod security;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let rootfs = rootfs::rootfs(reader);
     let (network, claims) = network::network(reader);
     let service = service::service(reader, &rootfs.base, &namespaces.user);
+    let security = security::security(reader);
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
     let log = log(reader, &tables.log);
     let claims = Claims {
@@ -100,6 +102,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         namespaces,
         rootfs,
         network,
+        security,
         log,
     };
     match std::mem::take(&mut reader.found) {
