@@ -297,6 +297,15 @@ pub struct NetworkTable {
 pub struct SecurityTable {
     /// Nothing that is executed gains privileges, whatever the file's mode says. Default: true.
     pub no_new_privs: Option<bool>,
+    /// Capabilities that root of the sandbox has, and the most that anybody in it can have: names of capabilities(7). They
+    /// count over what is the service's own; with `user = "off"` over the host. `CAP_NET_RAW` and `CAP_NET_ADMIN` make the
+    /// network namespace the service's own, new in every run. Default: none.
+    pub capabilities: Option<Vec<Text>>,
+    /// Those of `capabilities` that another user than root has as well. Default: none.
+    pub ambient: Option<Vec<Text>>,
+    /// Device nodes of the host that the service's user may open, whatever their mode there: a path below /dev, and `r`, `w`
+    /// or `rw` behind it. Default: none; `rw`.
+    pub devices: Option<Vec<Text>>,
 }
 
 /// `[log]`

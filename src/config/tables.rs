@@ -75,8 +75,6 @@ const LATER: &[(&str, &[&str])] = &[
     (
         "security",
         &[
-            "capabilities",
-            "ambient",
             "seccomp",
             "native_abi_only",
             "lock_personality",
@@ -88,7 +86,6 @@ const LATER: &[(&str, &[&str])] = &[
             "apparmor",
             "selinux",
             "credentials",
-            "devices",
         ],
     ),
     ("log", &["target", "full", "max_age", "rate", "format"]),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::resolve::{Claims, resolve, resolve_with_claims};
 pub(crate) use self::resolve::{MOST, clash};
-pub use self::security::Security;
+pub use self::security::{Capability, Device, Security};
 use crate::machine::Policy;
 
 /// The name of a service: `[A-Za-z0-9][A-Za-z0-9_-]{0,62}`, for an instance of a template followed by `@inst`.
@@ -85,6 +85,16 @@ pub struct Unit {
     pub security: Security,
     /// Where its output goes.
     pub log: LogPolicy,
+}
+
+impl Unit {
+    /// Whether the service has power over its own network namespace: it may change links, addresses and routes in it, or
+    /// send packets of its own making. What it leaves there is nothing that another run should find.
+    pub fn has_network_power(&self) -> bool {
+        let power = [Capability::NET_ADMIN, Capability::NET_RAW];
+        self.network.mode != NetworkMode::Host
+            && power.iter().any(|capability| self.security.capabilities.contains(capability))
+    }
 }
 
 /// One ordering edge.

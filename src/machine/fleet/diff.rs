@@ -82,7 +82,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             publish => "network.publish", egress => "network.egress";
     });
     compare!(&mut diff, &old.security, &new.security, Security but for [] {
-        Restart: no_new_privs => "security.no_new_privs";
+        Restart: no_new_privs => "security.no_new_privs", capabilities => "security.capabilities",
+            ambient => "security.ambient", devices => "security.devices";
     });
     diff
 }

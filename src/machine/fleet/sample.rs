@@ -1,6 +1,10 @@
 //! A service for tests. Included by `tests/machine_laws.rs` too, so that a new field has one place to be filled in.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
@@ -70,7 +74,12 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             publish: Vec::new(),
             egress: Egress::None,
         },
-        security: Security { no_new_privs: true },
+        security: Security {
+            no_new_privs: true,
+            capabilities: BTreeSet::new(),
+            ambient: BTreeSet::new(),
+            devices: Vec::new(),
+        },
         log: LogPolicy { max_size: 10 << 20, files: 5 },
     }
 }

@@ -78,7 +78,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let rootfs = rootfs::rootfs(reader);
     let (network, claims) = network::network(reader);
     let service = service::service(reader, &rootfs.base, &namespaces.user);
-    let security = security::security(reader);
+    let security = security::security(reader, &rootfs);
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
     let log = log(reader, &tables.log);
     let claims = Claims {

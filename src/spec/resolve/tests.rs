@@ -431,3 +431,61 @@ fn a_variable_that_is_too_long_is_refused() {
     let long = "x".repeat(128 * 1024);
     assert!(mistake(&format!("env = {{ A = '{long}' }}"), "").contains("longer"));
 }
+
+#[test]
+fn capabilities_are_named_and_ambient_ones_are_among_them() {
+    let closed = unit("", "").security;
+    assert!(closed.capabilities.is_empty() && closed.ambient.is_empty() && closed.devices.is_empty());
+    let table = "[security]\ncapabilities = ['CAP_NET_RAW', 'chown', 'net_raw']\nambient = ['cap_chown']";
+    let security = unit("", table).security;
+    let names =
+        |set: &std::collections::BTreeSet<Capability>| set.iter().map(|c| c.name()).collect::<Vec<_>>();
+    assert_eq!(names(&security.capabilities), ["CAP_CHOWN", "CAP_NET_RAW"]);
+    assert_eq!(names(&security.ambient), ["CAP_CHOWN"]);
+    let said = mistake("", "[security]\nambient = ['CAP_CHOWN']");
+    assert_eq!(said, "CAP_CHOWN is not one of `capabilities`, and nobody can have more than those");
+    for bad in ["CAP_NET_RAWW", "all", "~CAP_CHOWN", "", "13", "ä", "CAP_ä", "cäp"] {
+        let said = mistake("", &format!("[security]\ncapabilities = ['{bad}']"));
+        assert_eq!(said, format!("{bad:?} is not a capability"));
+    }
+}
+
+#[test]
+fn only_a_network_of_its_own_makes_power_over_the_network() {
+    let power = |tables: &str| unit("", tables).has_network_power();
+    assert!(!power(""));
+    assert!(!power("[security]\ncapabilities = ['CAP_NET_BIND_SERVICE', 'CAP_SYS_ADMIN']"));
+    for name in ["CAP_NET_ADMIN", "CAP_NET_RAW"] {
+        let table = format!("[security]\ncapabilities = ['{name}']\n");
+        assert!(power(&table));
+        assert!(power(&format!("{table}[network]\nmode = 'none'")));
+        assert!(!power(&format!("{table}[network]\nmode = 'host'")));
+    }
+}
+
+#[test]
+fn devices_are_nodes_below_dev_with_a_way_to_use_them() {
+    let table =
+        "[security]\ndevices = ['/dev/kvm', '/dev/bus/usb/001/002 r', '/dev/null  w', '/dev/fuse rw']";
+    let devices: Vec<String> = unit("", table).security.devices.iter().map(ToString::to_string).collect();
+    assert_eq!(devices, ["/dev/kvm rw", "/dev/bus/usb/001/002 r", "/dev/null w", "/dev/fuse rw"]);
+    for (bad, said) in [
+        ("/etc/passwd", "\"/etc/passwd\" is not a device node"),
+        ("/dev", "\"/dev\" is not a device node"),
+        ("/dev/../etc/passwd", "the path \"/dev/../etc/passwd\" goes up with \"..\""),
+        ("kvm", "\"kvm\" is not an absolute path"),
+        ("/dev/kvm rwm", "\"rwm\": a service makes no device nodes"),
+        ("/dev/kvm x", "\"x\" is not a way to use a device"),
+    ] {
+        assert_eq!(mistake("", &format!("[security]\ndevices = ['{bad}']")), said);
+    }
+    let twice = "[security]\ndevices = ['/dev/kvm', '/dev/kvm r']";
+    assert_eq!(mistake("", twice), "\"/dev/kvm\" is listed twice");
+    let shown = "[rootfs]\ndev = ['/dev/kvm']\n[security]\ndevices = ['/dev/kvm']";
+    assert_eq!(mistake("", shown), "\"/dev/kvm\" is listed twice");
+    let host = "[rootfs]\ndev = 'host'\n[security]\ndevices = ['/dev/kvm']";
+    assert_eq!(
+        mistake("", host),
+        "with `rootfs.dev = \"host\"` every node is there already, with the host's modes"
+    );
+}
