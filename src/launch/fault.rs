@@ -158,6 +158,7 @@ fn call(step: &str) -> &'static str {
         "proc" => "mount",
         "pivot_root" => "pivot_root",
         "capabilities" => "capset",
+        "bounding_set" => "prctl",
         _ => "step",
     }
 }
@@ -182,7 +183,7 @@ fn retry(errno: Option<i32>) -> Retry {
 }
 
 /// (step, call or nothing for any, error number) to what to do about it. One table, so that every hint is written once.
-const HINTS: [(&str, &str, i32, &str); 18] = [
+const HINTS: [(&str, &str, i32, &str); 20] = [
     (
         "ns.join",
         "",
@@ -264,6 +265,13 @@ const HINTS: [(&str, &str, i32, &str); 18] = [
         libc::EROFS,
         "the mount point does not exist and the root is read-only: make it, or set rootfs.writable",
     ),
+    (
+        "bounding_set",
+        "",
+        libc::EPROTO,
+        "this kernel, or the bounding set of palisade itself, lacks one of security.capabilities",
+    ),
+    ("capabilities", "", libc::EPERM, "palisade itself does not have every one of security.capabilities"),
     ("clone", "", libc::ENOSPC, "the host's limit of namespaces is reached: see /proc/sys/user"),
     (
         "root.dir",

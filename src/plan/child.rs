@@ -1,12 +1,12 @@
 //! The steps inside the sandbox.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{Assigned, Fd, etc, has_user_namespace};
 use crate::{
     init::wire,
     machine::RestartMode,
-    spec::{IdSpec, Kind, Namespace, Service, Unit, UserSpec},
+    spec::{Capability, IdSpec, Kind, Namespace, Unit, UserSpec},
 };
 
 /// Whom the waiting init is in a user namespace: the last id of the range, which no distribution gives to anybody.
@@ -58,12 +58,17 @@ pub enum ChildStep {
     CloseFds,
     /// Tells the supervisor which process this is.
     Hello,
-    /// Empties the bounding set, while there is still the right to.
-    BoundingSet,
+    /// Takes everything but these out of the bounding set, while there is still the right to.
+    BoundingSet(BTreeSet<Capability>),
     /// Groups and user.
     Credentials(Credentials),
-    /// Empties the other four capability sets.
-    Capabilities,
+    /// The other four capability sets.
+    Capabilities {
+        /// Permitted and effective.
+        held: BTreeSet<Capability>,
+        /// Inheritable and ambient: what somebody other than root keeps when the program is executed.
+        ambient: BTreeSet<Capability>,
+    },
     /// File mode creation mask.
     Umask(u32),
     /// Working directory.
@@ -83,9 +88,13 @@ pub enum ChildStep {
     },
     /// The waiting init keeps the descriptors that must outlive the supervisor.
     Keep(Vec<Fd>),
-    /// The waiting init gives up every capability but those that sessions need, and is closed to tracing. In a user
-    /// namespace it also becomes somebody else than root, so that root inside can neither signal nor limit it.
-    Recede(Option<u32>),
+    /// The waiting init gives up every capability but those that sessions need, and is closed to tracing.
+    Recede {
+        /// In a user namespace it also becomes somebody else than root, so that root inside can neither signal nor limit it.
+        id: Option<u32>,
+        /// What sessions are to have: nobody can be given what the init has not.
+        capabilities: BTreeSet<Capability>,
+    },
 }
 
 /// Whom the service runs as.
@@ -97,6 +106,8 @@ pub struct Credentials {
     pub group: Option<IdSpec>,
     /// More groups.
     pub extra: Vec<IdSpec>,
+    /// Capabilities are to outlast the change of user, until the next step has set them.
+    pub keep_capabilities: bool,
 }
 
 /// A user, as far as it is known before the sandbox exists.
@@ -132,15 +143,15 @@ impl ChildStep {
             | ChildStep::Terminal { .. }
             | ChildStep::CloseFds
             | ChildStep::Hello
-            | ChildStep::BoundingSet
+            | ChildStep::BoundingSet(_)
             | ChildStep::Credentials(_)
-            | ChildStep::Capabilities
+            | ChildStep::Capabilities { .. }
             | ChildStep::Umask(_)
             | ChildStep::WorkingDir(_)
             | ChildStep::Signals
             | ChildStep::NoNewPrivs
             | ChildStep::Exec { .. }
-            | ChildStep::Recede(_) => Vec::new(),
+            | ChildStep::Recede { .. } => Vec::new(),
         }
     }
 }
@@ -196,14 +207,21 @@ pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildSt
     if !terminal {
         steps.push(stdio.clone());
     }
-    steps.extend([ChildStep::CloseFds, ChildStep::Hello, ChildStep::BoundingSet]);
-    steps.push(ChildStep::Credentials(credentials(service)));
+    let security = &unit.security;
+    let bounding = ChildStep::BoundingSet(security.capabilities.clone());
+    steps.extend([ChildStep::CloseFds, ChildStep::Hello, bounding]);
+    let credentials = credentials(unit);
+    // What root of the sandbox has by being root, another user gets from the ambient set alone. Who has a name may be either.
+    let may_be_root = !matches!(credentials.user, User::Id(id) if id != 0);
+    let held = if may_be_root { &security.capabilities } else { &security.ambient };
+    let held = ChildStep::Capabilities { held: held.clone(), ambient: security.ambient.clone() };
+    steps.push(ChildStep::Credentials(credentials));
     if terminal {
         // After the change of user, so that the terminal is the user's.
         steps.push(stdio);
     }
     steps.extend([
-        ChildStep::Capabilities,
+        held,
         ChildStep::Umask(service.umask),
         ChildStep::WorkingDir(service.working_dir.clone()),
         ChildStep::Signals,
@@ -217,7 +235,8 @@ pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildSt
     steps
 }
 
-fn credentials(service: &Service) -> Credentials {
+fn credentials(unit: &Unit) -> Credentials {
+    let service = &unit.service;
     let user = match &service.user {
         UserSpec::Dynamic => User::Id(etc::DYNAMIC_ID),
         UserSpec::Named(IdSpec::Number(id)) => User::Id(*id),
@@ -225,7 +244,12 @@ fn credentials(service: &Service) -> Credentials {
         UserSpec::Named(IdSpec::Name(name)) if name == "root" => User::Id(0),
         UserSpec::Named(IdSpec::Name(name)) => User::Name(name.clone()),
     };
-    Credentials { user, group: service.group.clone(), extra: service.extra_groups.clone() }
+    Credentials {
+        user,
+        group: service.group.clone(),
+        extra: service.extra_groups.clone(),
+        keep_capabilities: !unit.security.capabilities.is_empty(),
+    }
 }
 
 pub(super) fn waiting_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
@@ -237,7 +261,8 @@ pub(super) fn waiting_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> 
     if unit.namespaces.pid != Namespace::Own && assigned.ends_with_launcher && assigned.cgroup.is_some() {
         kept.push(Fd::Kill);
     }
-    vec![ChildStep::Keep(kept), ChildStep::Recede(has_user_namespace(unit).then_some(INIT_ID))]
+    let id = has_user_namespace(unit).then_some(INIT_ID);
+    vec![ChildStep::Keep(kept), ChildStep::Recede { id, capabilities: unit.security.capabilities.clone() }]
 }
 
 pub(super) fn flags(unit: &Unit, assigned: &Assigned) -> u32 {

@@ -4,7 +4,7 @@
 //! number, a pointer into those bytes, or a register. The numbers of the system calls are those of the architecture that
 //! this is compiled for, which is that of the init.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use libc::c_long;
 
@@ -14,7 +14,7 @@ use crate::{
         self,
         wire::{self, Head, NOWHERE, Op},
     },
-    spec::IdSpec,
+    spec::{Capability, IdSpec, security::mask},
 };
 
 // The first registers hold the descriptors that came with the plan; results go here.
@@ -92,12 +92,24 @@ struct Lowering {
     session: u32,
     /// The step that begins with a call that no kernel has.
     fail_at: Option<u16>,
+    /// The change of user has been told to leave the capabilities alone.
+    keeps_capabilities: bool,
 }
 
 impl Lowering {
     fn new(fds: Vec<Fd>) -> Self {
         let (ops, blob, pointers, inner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { fds, ops, blob, pointers, inner, step: 0, session: 0, fail_at: None }
+        Self {
+            fds,
+            ops,
+            blob,
+            pointers,
+            inner,
+            step: 0,
+            session: 0,
+            fail_at: None,
+            keeps_capabilities: false,
+        }
     }
 
     fn finish(mut self, flags: u32, after: usize) -> Vec<u8> {
@@ -260,9 +272,9 @@ impl Lowering {
                 self.call(libc::SYS_close_range, &[Arg::Value(3), all, cloexec]);
             }
             ChildStep::Hello => self.hello(),
-            ChildStep::BoundingSet => self.bounding_set(),
+            ChildStep::BoundingSet(kept) => self.bounding_set(kept),
             ChildStep::Credentials(credentials) => self.credentials(credentials),
-            ChildStep::Capabilities => self.capabilities(0),
+            ChildStep::Capabilities { held, ambient } => self.service_capabilities(held, ambient),
             ChildStep::Umask(mask) => {
                 self.call(libc::SYS_umask, &[Arg::Value(u64::from(*mask))]);
             }
@@ -275,7 +287,7 @@ impl Lowering {
             }
             ChildStep::Exec { command, env, path } => self.exec(command, env, path),
             ChildStep::Keep(fds) => self.keep(fds),
-            ChildStep::Recede(id) => self.recede(*id),
+            ChildStep::Recede { id, capabilities } => self.recede(*id, capabilities),
         }
     }
 
@@ -454,11 +466,16 @@ impl Lowering {
         self.call_exactly(bytes.len() as i64, libc::SYS_sendto, &args);
     }
 
-    fn bounding_set(&mut self) {
-        for capability in 0..64 {
+    fn bounding_set(&mut self, kept: &BTreeSet<Capability>) {
+        let kept = mask(kept);
+        for capability in (0..64).filter(|n| kept & 1 << n == 0) {
             // EINVAL: the kernel does not have so many.
             let args = [Arg::Value(libc::PR_CAPBSET_DROP as u64), Arg::Value(capability)];
             self.call_unless(libc::EINVAL, libc::SYS_prctl, &args);
+        }
+        for capability in Capability::all().map(|capability| u64::from(capability.number())) {
+            let args = [Arg::Value(libc::PR_CAPBSET_READ as u64), Arg::Value(capability)];
+            self.call_exactly(i64::from(kept & 1 << capability != 0), libc::SYS_prctl, &args);
         }
     }
 
@@ -500,6 +517,11 @@ impl Lowering {
         self.op(wire::OP_SET_GROUPS, 0, &[]);
         let three = |register| [Arg::Register(register), Arg::Register(register), Arg::Register(register)];
         self.call(libc::SYS_setresgid, &three(GID));
+        if credentials.keep_capabilities {
+            // Or the change of user would take them along: PR_SET_KEEPCAPS(2const).
+            self.prctl(libc::PR_SET_KEEPCAPS, 1);
+            self.keeps_capabilities = true;
+        }
         self.call(libc::SYS_setresuid, &three(UID));
     }
 
@@ -512,16 +534,33 @@ impl Lowering {
         }
     }
 
-    /// Sets permitted and effective to `mask`, inheritable and ambient to nothing, and reads it back.
-    fn capabilities(&mut self, mask: u64) {
+    fn service_capabilities(&mut self, held: &BTreeSet<Capability>, ambient: &BTreeSet<Capability>) {
+        // The kernel bounds what may be inheritable by what is: nothing of the init's may stay in between.
+        self.capabilities(mask(held), mask(ambient));
+        let option = |option: i32| Arg::Value(i64::from(option).cast_unsigned());
+        for capability in ambient {
+            let number = || Arg::Value(u64::from(capability.number()));
+            let raise = [option(libc::PR_CAP_AMBIENT), option(libc::PR_CAP_AMBIENT_RAISE), number()];
+            self.call(libc::SYS_prctl, &raise);
+            let read = [option(libc::PR_CAP_AMBIENT), option(libc::PR_CAP_AMBIENT_IS_SET), number()];
+            self.call_exactly(1, libc::SYS_prctl, &read);
+        }
+        if std::mem::take(&mut self.keeps_capabilities) {
+            self.prctl(libc::PR_SET_KEEPCAPS, 0);
+        }
+    }
+
+    /// Sets permitted and effective to `held`, and inheritable, to which the kernel holds the ambient set, and reads them
+    /// back; the ambient set is empty afterwards.
+    fn capabilities(&mut self, held: u64, inheritable: u64) {
         let ambient = libc::PR_CAP_AMBIENT as u64;
         let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as u64;
         self.call(libc::SYS_prctl, &[Arg::Value(ambient), Arg::Value(clear)]);
-        let low = u32::try_from(mask & u64::from(u32::MAX)).expect("masked");
-        let high = u32::try_from(mask >> 32).expect("shifted");
+        let low = |mask: u64| u32::try_from(mask & u64::from(u32::MAX)).expect("masked");
+        let high = |mask: u64| u32::try_from(mask >> 32).expect("shifted");
         let words = |words: [u32; 6]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
         let head = words([CAPABILITY_VERSION_3, 0, 0, 0, 0, 0])[..8].to_vec();
-        let data = words([low, low, 0, high, high, 0]);
+        let data = words([low(held), low(held), low(inheritable), high(held), high(held), high(inheritable)]);
         self.call(libc::SYS_capset, &[Arg::Bytes(&head), Arg::Bytes(&data)]);
         let answer = self.put(&[0; 24]);
         self.call(libc::SYS_capget, &[Arg::Bytes(&head), Arg::At(answer)]);
@@ -577,7 +616,7 @@ impl Lowering {
         }
     }
 
-    fn recede(&mut self, id: Option<u32>) {
+    fn recede(&mut self, id: Option<u32>, capabilities: &BTreeSet<Capability>) {
         if let Some(id) = id {
             // Or the change of user would take the capabilities along: PR_SET_KEEPCAPS(2const).
             self.prctl(libc::PR_SET_KEEPCAPS, 1);
@@ -587,7 +626,8 @@ impl Lowering {
             self.prctl(libc::PR_SET_KEEPCAPS, 0);
         }
         let kept = [CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP];
-        self.capabilities(kept.iter().map(|capability| 1 << capability).sum());
+        let kept = kept.iter().fold(mask(capabilities), |kept, capability| kept | 1 << capability);
+        self.capabilities(kept, 0);
         self.name_process("palisade-init");
         self.prctl(libc::PR_SET_DUMPABLE, 0);
         self.prctl(libc::PR_SET_NO_NEW_PRIVS, 1);

@@ -1,9 +1,9 @@
 //! A plan as text, one step a line: what `palisade plan` prints, what reviewers read, what messages name.
 
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 
 use super::{ChildStep, Credentials, HostStep, LaunchPlan, User};
-use crate::spec::{IdSpec, Mount, Stdin, Writable};
+use crate::spec::{Capability, IdSpec, Mount, Stdin, Writable};
 
 /// The whole plan.
 pub fn text(plan: &LaunchPlan) -> String {
@@ -135,9 +135,15 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         ChildStep::Terminal { columns, rows } => ("terminal", format!("{columns}x{rows}")),
         ChildStep::CloseFds => ("close_fds", "3.. cloexec".into()),
         ChildStep::Hello => ("hello", String::new()),
-        ChildStep::BoundingSet => ("bounding_set", "none".into()),
+        ChildStep::BoundingSet(kept) => ("bounding_set", capabilities(kept)),
         ChildStep::Credentials(credentials) => ("user", whom(credentials)),
-        ChildStep::Capabilities => ("capabilities", "none".into()),
+        ChildStep::Capabilities { held, ambient } => {
+            let ambient = match ambient.is_empty() {
+                true => String::new(),
+                false => format!(" ambient={}", capabilities(ambient)),
+            };
+            ("capabilities", format!("{}{ambient}", capabilities(held)))
+        }
         ChildStep::Umask(mask) => ("umask", format!("{mask:04o}")),
         ChildStep::WorkingDir(path) => ("working_dir", path.display().to_string()),
         ChildStep::Signals => ("signals", "none blocked".into()),
@@ -147,11 +153,18 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
             let labels: Vec<&str> = fds.iter().map(|fd| fd.label()).collect();
             ("init.keep", labels.join(" "))
         }
-        ChildStep::Recede(id) => {
+        ChildStep::Recede { id, capabilities: more } => {
             let id = id.map(|id| format!("{id}:{id} ")).unwrap_or_default();
-            ("init.recede", format!("{id}chown kill setgid setuid setpcap"))
+            let more = if more.is_empty() { String::new() } else { format!(" {}", capabilities(more)) };
+            ("init.recede", format!("{id}chown kill setgid setuid setpcap{more}"))
         }
     }
+}
+
+fn capabilities(set: &BTreeSet<Capability>) -> String {
+    let names: Vec<String> =
+        set.iter().map(|capability| capability.name()["CAP_".len()..].to_lowercase()).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(" ") }
 }
 
 fn whom(credentials: &Credentials) -> String {

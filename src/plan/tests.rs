@@ -170,7 +170,11 @@ fn without_a_user_namespace_nothing_is_said_about_ids() {
     let (host, child) = names(&plan(FILES[3]));
     assert!(!host.contains(&"ids") && !host.contains(&"idmap.create"), "{host:?}");
     assert!(!child.contains(&"ids.root"), "{child:?}");
-    assert_eq!(plan(FILES[3]).waiting.last(), Some(&ChildStep::Recede(None)), "65535 would be the host's");
+    assert_eq!(
+        plan(FILES[3]).waiting.last(),
+        Some(&ChildStep::Recede { id: None, capabilities: [].into() }),
+        "65535 would be the host's"
+    );
     let clone = plan(FILES[3]).host.into_iter().find_map(|step| match step {
         HostStep::Clone(namespaces) => Some(namespaces),
         _ => None,

@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 mod hostile;
+mod powers;
 mod roots;
 mod selftest;
 mod sessions;
@@ -53,6 +54,10 @@ fn main() -> ExitCode {
         sharing::without_a_pid_namespace_nothing_outlives_a_killed_run: Root CgroupV2 UserNs;
         sharing::without_a_user_namespace_ids_are_real_and_powerless: Root CgroupV2;
         sharing::clocks_are_shifted: Root CgroupV2 UserNs;
+        powers::the_five_sets_are_what_the_file_says: Root CgroupV2 UserNs;
+        powers::a_session_has_the_sets_of_its_service: Root CgroupV2 UserNs;
+        powers::a_capability_counts_where_it_was_given_and_nowhere_else: Root CgroupV2 UserNs;
+        powers::what_palisade_has_not_it_does_not_give: Root CgroupV2 Program("setpriv");
         stdio::standard_input_is_inherited_by_name: Root CgroupV2 UserNs;
         stdio::a_file_is_standard_input: Root CgroupV2 UserNs;
         stdio::a_fifo_without_a_writer_holds_nobody_up: Root CgroupV2 UserNs;
