@@ -45,6 +45,7 @@ pub fn run(
     state: &Path,
 ) -> Result<Ended, SysError> {
     let slot = Slot::take(dir)?;
+    let id_base = id_base(settings, slot.number)?;
     // Runs of this kind count from the top of every range, a supervisor counts from the bottom.
     let network = NetworkSettings {
         name: format!("{}-run{}", settings.network.name, slot.number),
@@ -68,7 +69,7 @@ pub fn run(
     let mut launcher = Launcher::open(&slot.dir, tree, NetworkHost::new(network))?;
     let assigned = Assigned {
         run: u64::from(std::process::id()),
-        id_base: settings.id_base + (settings.id_count - 1 - slot.number) * IDS_PER_SERVICE,
+        id_base,
         cgroup: launcher.tree().map(|tree| tree.group(unit.name.as_str(), u64::from(std::process::id()))),
         root: launcher.root().to_path_buf(),
         state: state.to_path_buf(),
@@ -89,6 +90,17 @@ pub fn run(
     drop(launcher);
     slot.clear();
     ended
+}
+
+/// The first id of run `number`: the ranges from the top, none below `ids.base`, where the host's own users are.
+fn id_base(settings: &Settings, number: u32) -> Result<u32, SysError> {
+    match settings.id_count.checked_sub(number + 1) {
+        Some(range) => Ok(settings.id_base + range * IDS_PER_SERVICE),
+        None => {
+            let args = format!("run {number}, ids.count = {}", settings.id_count);
+            Err(SysError::new("ids", args, libc::EUSERS))
+        }
+    }
 }
 
 /// A number that no other `palisade run` has at the moment: ids, addresses and directories derive from it. The lock goes
@@ -495,5 +507,18 @@ fn copy(from: BorrowedFd<'_>, stream: usize) -> bool {
         }
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => true,
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_runs_than_id_ranges_do_not_reach_the_hosts_own_ids() {
+        let settings = Settings { id_base: IDS_PER_SERVICE, id_count: 3, ..Settings::default() };
+        let bases: Vec<_> = (0..3).map(|number| id_base(&settings, number).unwrap()).collect();
+        assert_eq!(bases, [3 << 16, 2 << 16, 1 << 16]);
+        assert_eq!(id_base(&settings, 3).unwrap_err().errno, libc::EUSERS);
     }
 }

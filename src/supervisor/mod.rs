@@ -469,7 +469,14 @@ impl Supervisor {
         let count = self.settings.id_count;
         let slots = self.assigned.id_slot(name, count).zip(self.assigned.id_slot(owner, count));
         let Some((_, slot)) = slots else {
-            return Err(LaunchFault::refused("ids", "every id range of [ids] is given away"));
+            let error = match self.assigned.ids.get(name).or(self.assigned.ids.get(owner)) {
+                Some(slot) => format!(
+                    "range {slot}, which the service's files may belong to, is beyond ids.count = {count}: \
+                     raise it in palisade.toml to what it was"
+                ),
+                None => "every id range of [ids] is given away".to_owned(),
+            };
+            return Err(LaunchFault::refused("ids", &error));
         };
         let link = match unit.network.mode {
             NetworkMode::Veth => {

@@ -85,10 +85,11 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
-    /// The id range of a service; none when `count` ranges are given away.
+    /// The id range of a service; none when `count` ranges are given away, or when `[ids]` does not hold the one that it
+    /// has any more: counted on from `ids.base` it would be somebody else's, or begin again at 0, the host's root.
     pub(super) fn id_slot(&mut self, name: &UnitName, count: u32) -> Option<u32> {
         if let Some(slot) = self.ids.get(name) {
-            return Some(*slot);
+            return (*slot < count).then_some(*slot);
         }
         let taken: std::collections::BTreeSet<u32> = self.ids.values().copied().collect();
         let free = (0..count).find(|slot| !taken.contains(slot))?;
@@ -232,4 +233,18 @@ pub(super) fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // proc_pid_stat(5): the name, in parentheses, may hold anything; field 22 is the 20th behind it.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_beyond_the_settings_is_nobodys() {
+        let (web, db) = (UnitName::new("web").unwrap(), UnitName::new("db").unwrap());
+        let mut assigned = Assigned { ids: [(web.clone(), 7)].into(), ..Assigned::default() };
+        assert_eq!(assigned.id_slot(&web, 8), Some(7));
+        assert_eq!(assigned.id_slot(&web, 7), None, "ids.count was lowered");
+        assert_eq!((assigned.id_slot(&db, 7), assigned.ids.len()), (Some(0), 2));
+    }
 }
