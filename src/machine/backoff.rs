@@ -66,21 +66,10 @@ fn unit(seed: u64, n: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{RestartMode, RestartOn};
+    use crate::machine::fleet::sample;
 
     fn policy() -> Policy {
-        Policy {
-            on: RestartOn::OnFailure,
-            delay: Duration::from_millis(200),
-            factor: 2.0,
-            max_delay: Duration::from_secs(60),
-            jitter: 0.0,
-            reset_after: Duration::from_secs(60),
-            max: None,
-            prevent_exit: Vec::new(),
-            force_exit: Vec::new(),
-            mode: RestartMode::Fresh,
-        }
+        Policy { delay: Duration::from_millis(200), ..sample::policy() }
     }
 
     #[test]

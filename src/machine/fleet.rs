@@ -37,7 +37,7 @@ use crate::spec::{Kind, Milestone, Unit, UnitName};
 
 mod diff;
 #[cfg(test)]
-mod sample;
+pub(super) mod sample;
 #[cfg(test)]
 mod tests;
 mod verbs;

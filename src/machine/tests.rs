@@ -1,26 +1,11 @@
 use std::time::Duration;
 
-use super::*;
+use super::{fleet::sample::policy, *};
 use crate::spec::{ExitMatch, UnitName};
 
 const RUN: RunId = RunId(4);
 const NOW: Mono = Mono(1_000_000);
 const SECOND: Duration = Duration::from_secs(1);
-
-fn policy() -> Policy {
-    Policy {
-        on: RestartOn::OnFailure,
-        delay: SECOND,
-        factor: 2.0,
-        max_delay: Duration::from_secs(60),
-        jitter: 0.0,
-        reset_after: Duration::from_secs(60),
-        max: None,
-        prevent_exit: Vec::new(),
-        force_exit: Vec::new(),
-        mode: RestartMode::Fresh,
-    }
-}
 
 fn rules(restart: &Policy) -> Rules<'_> {
     Rules {

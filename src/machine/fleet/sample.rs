@@ -23,7 +23,23 @@ pub(crate) fn after(text: &str) -> After {
     After { name: name(text), milestone: Milestone::Started }
 }
 
-/// An enabled daemon that requires `requires`, is restarted a second after each failure, and has 10 s to stop.
+/// Restarts after each failure, a second later at first, twice as long each time, a minute at most.
+pub(crate) fn policy() -> Policy {
+    Policy {
+        on: RestartOn::OnFailure,
+        delay: Duration::from_secs(1),
+        factor: 2.0,
+        max_delay: Duration::from_secs(60),
+        jitter: 0.0,
+        reset_after: Duration::from_secs(60),
+        max: None,
+        prevent_exit: Vec::new(),
+        force_exit: Vec::new(),
+        mode: RestartMode::Fresh,
+    }
+}
+
+/// An enabled daemon that requires `requires`, is restarted as [`policy`] says, and has 10 s to stop.
 pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
     Unit {
         name: name(text),
@@ -33,18 +49,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
         requires: requires.iter().map(|text| name(text)).collect(),
         after: Vec::new(),
         service: service(),
-        restart: Policy {
-            on: RestartOn::OnFailure,
-            delay: Duration::from_secs(1),
-            factor: 2.0,
-            max_delay: Duration::from_secs(60),
-            jitter: 0.0,
-            reset_after: Duration::from_secs(60),
-            max: None,
-            prevent_exit: Vec::new(),
-            force_exit: Vec::new(),
-            mode: RestartMode::Fresh,
-        },
+        restart: policy(),
         namespaces: Namespaces {
             pid: Namespace::Own,
             uts: Namespace::Own,
