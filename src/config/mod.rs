@@ -114,16 +114,25 @@ pub fn load_file(path: &Path, host: &HostFacts) -> Result<Unit, Vec<Diagnostic>>
     resolve(read, host).map(|checked| checked.unit)
 }
 
-/// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests and
-/// fuzzing.
+/// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse_str(name: &str, text: &str, host: &HostFacts) -> Result<Unit, Vec<Diagnostic>> {
+    parse_texts(name, &[text], host)
+}
+
+/// As [`parse_str`], with the texts of drop-ins behind that of the file: they are `NAME.toml.d/1.toml` and so on.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn parse_texts(name: &str, texts: &[&str], host: &HostFacts) -> Result<Unit, Vec<Diagnostic>> {
     let file = format!("{name}.toml");
     let name = UnitName::new(name).map_err(|message| vec![Diagnostic::about(&file, message)])?;
     let mut sources = SourceMap::default();
-    sources.add(file, text);
+    for (n, text) in texts.iter().enumerate() {
+        sources.add(if n == 0 { file.clone() } else { format!("{file}.d/{n}.toml") }, *text);
+    }
     resolve(load::parse(&name, sources), host).map(|checked| checked.unit)
 }
 

@@ -22,7 +22,7 @@ mod wire;
 use core::mem::{size_of, zeroed};
 
 use raw::{Call, call};
-use text::{Text, decimal, group_id};
+use text::{Text, group_id, memberships, user_ids};
 use wire::*;
 
 #[panic_handler]
@@ -326,7 +326,7 @@ impl Init {
                 }
                 Err(error) => error,
             },
-            OP_MEMBER => self.add_memberships(args[0]),
+            OP_MEMBER => memberships(args[0], |gid| self.add_group(gid)),
             OP_ADD_GROUP => self.add_group(args[0] as u32),
             OP_SET_GROUPS => {
                 call(Call::SetGroups, [self.group_count as u64, self.groups.as_ptr() as u64, 0, 0, 0, 0])
@@ -395,40 +395,14 @@ impl Init {
     }
 
     fn find_user(&mut self, name: u64, register: usize) -> i64 {
-        let Ok(file) = Text::open(c"/etc/passwd") else { return -ENOENT };
-        let name = Text::at(name);
-        for line in file.lines() {
-            let mut fields = line.split(|b| *b == b':');
-            if fields.next() != Some(name) {
-                continue;
+        match user_ids(name) {
+            Ok((uid, gid)) => {
+                self.registers[register % REGISTERS] = i64::from(uid);
+                self.registers[(register + 1) % REGISTERS] = i64::from(gid);
+                0
             }
-            let (Some(uid), Some(gid)) =
-                (fields.nth(1).and_then(decimal), fields.next().and_then(decimal))
-            else {
-                return -EINVAL;
-            };
-            self.registers[register % REGISTERS] = i64::from(uid);
-            self.registers[(register + 1) % REGISTERS] = i64::from(gid);
-            return 0;
+            Err(error) => error,
         }
-        -ENOENT
-    }
-
-    fn add_memberships(&mut self, user: u64) -> i64 {
-        // A root without /etc/group has no memberships to give.
-        let Ok(file) = Text::open(c"/etc/group") else { return 0 };
-        let user = Text::at(user);
-        for line in file.lines() {
-            let mut fields = line.split(|b| *b == b':');
-            let (Some(gid), Some(members)) = (fields.nth(2).and_then(decimal), fields.next()) else { continue };
-            if members.split(|b| *b == b',').any(|member| member == user) {
-                let added = self.add_group(gid);
-                if added < 0 {
-                    return added;
-                }
-            }
-        }
-        0
     }
 
     /// The waiting stage: until the service has ended, or, for the keeper, until it is told to end.

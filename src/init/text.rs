@@ -30,6 +30,36 @@ pub(crate) fn group_id(name: u64) -> Result<u32, i64> {
     line.split(|b| *b == b':').nth(2).and_then(decimal).ok_or(-EINVAL)
 }
 
+/// The ids of a user of /etc/passwd.
+pub(crate) fn user_ids(name: u64) -> Result<(u32, u32), i64> {
+    let file = Text::open(c"/etc/passwd").map_err(|_| -ENOENT)?;
+    let name = Text::at(name);
+    let line = file.lines().find(|line| line.split(|b| *b == b':').next() == Some(name)).ok_or(-ENOENT)?;
+    let mut fields = line.split(|b| *b == b':').skip(2);
+    match (fields.next().and_then(decimal), fields.next().and_then(decimal)) {
+        (Some(uid), Some(gid)) => Ok((uid, gid)),
+        _ => Err(-EINVAL),
+    }
+}
+
+/// Gives `add` every group of /etc/group that lists the user as a member, until it refuses one.
+pub(crate) fn memberships(user: u64, mut add: impl FnMut(u32) -> i64) -> i64 {
+    // A root without /etc/group has no memberships to give.
+    let Ok(file) = Text::open(c"/etc/group") else { return 0 };
+    let user = Text::at(user);
+    for line in file.lines() {
+        let mut fields = line.split(|b| *b == b':').skip(2);
+        let (Some(gid), Some(members)) = (fields.next().and_then(decimal), fields.next()) else { continue };
+        if members.split(|b| *b == b',').any(|member| member == user) {
+            let added = add(gid);
+            if added < 0 {
+                return added;
+            }
+        }
+    }
+    0
+}
+
 /// A file of the sandbox, mapped. It may be anything: a fifo, endless, full of NULs.
 pub(crate) struct Text {
     at: u64,

@@ -121,6 +121,19 @@ struct Left {
     forwarding: BTreeSet<String>,
 }
 
+impl Left {
+    /// A file that was cut off tells of nothing.
+    fn read(text: &[u8]) -> Self {
+        serde_json::from_slice(text).unwrap_or_default()
+    }
+}
+
+/// For `fuzz/`.
+#[cfg(fuzzing)]
+pub fn left(text: &[u8]) -> bool {
+    Left::read(text).group.is_some()
+}
+
 fn is_same_file(file: &std::fs::File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let id = |data: std::fs::Metadata| (data.dev(), data.ino());
@@ -147,7 +160,7 @@ impl Slot {
             if lock.try_lock().is_ok() && is_same_file(&lock, &path) {
                 let dir = dir.join(format!("run-{number}"));
                 let left = std::fs::read(dir.join("left.json")).ok();
-                let left = left.map(|text| serde_json::from_slice(&text).unwrap_or_default());
+                let left = left.map(|text| Left::read(&text));
                 return Ok(Self { number, dir, lock: path, _held: lock, left });
             }
         }

@@ -163,6 +163,12 @@ impl Conntrack {
     }
 }
 
+/// For `fuzz/`.
+#[cfg(fuzzing)]
+pub(super) fn is_entry(body: &[u8]) -> bool {
+    entry(body).is_some()
+}
+
 /// Reads an entry of a dump; none for one that is not IPv4 or has no ports.
 fn entry(body: &[u8]) -> Option<Entry> {
     let find = |kind| attributes(body.get(4..)?).find(|(k, _)| *k == kind).map(|(_, value)| value);

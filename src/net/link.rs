@@ -262,6 +262,12 @@ pub fn links(socket: &mut Netlink) -> Result<Vec<Link>, NetError> {
     Ok(all.into_iter().filter_map(link).collect())
 }
 
+/// What is read out of an answer; for `fuzz/`.
+#[cfg(fuzzing)]
+pub(super) fn parts(message: RouteNetlinkMessage) -> usize {
+    default_route(message.clone()).len() + usize::from(link(message).is_some())
+}
+
 fn link(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let name = message.attributes.iter().find_map(|attribute| match attribute {

@@ -80,3 +80,21 @@ impl NetError {
         }
     }
 }
+
+/// Reads a datagram from the kernel in every way in which one is read; how much was found in it. For `fuzz/`.
+#[cfg(fuzzing)]
+pub fn read_datagram(datagram: &[u8]) -> usize {
+    use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+    let mut found = 0;
+    for message in netlink::messages(datagram) {
+        found += message.ack().map_or(0, |ack| 1 + ack.text.len());
+        found += usize::from(conntrack::is_entry(message.body));
+        found += usize::from(sockdiag::orphan(message.body).is_some());
+        if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) =
+            NetlinkMessage::deserialize(message.bytes)
+        {
+            found += link::parts(inner);
+        }
+    }
+    found
+}

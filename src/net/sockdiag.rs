@@ -65,11 +65,15 @@ fn orphans(socket: &mut Netlink, family: u8) -> Result<Vec<Vec<u8>>, NetError> {
     });
     let mut ids = Vec::new();
     socket.exchange(request.bytes(), sequence, "SOCK_DIAG_BY_FAMILY", |message| {
-        let id = message.body.get(ID);
-        let is_orphan = message.body.get(INODE) == Some(&[0; 4]);
-        ids.extend(id.filter(|_| is_orphan).map(<[u8]>::to_vec));
+        ids.extend(orphan(message.body).map(<[u8]>::to_vec));
     })?;
     Ok(ids)
+}
+
+/// `inet_diag_sockid` of a socket that no process holds; none of any other.
+pub(super) fn orphan(body: &[u8]) -> Option<&[u8]> {
+    let is_orphan = body.get(INODE) == Some(&[0; 4]);
+    body.get(ID).filter(|_| is_orphan)
 }
 
 fn destroy(socket: &mut Netlink, family: u8, id: &[u8]) -> Result<(), NetError> {

@@ -53,6 +53,8 @@ use crate::{
 use keeper::Keeper;
 use runs::{LiveRun, Part};
 use state::{Assigned, NetRecord, Record, RunRecord, Store};
+#[cfg(fuzzing)]
+pub use state::{given, record, taken_over};
 
 /// Where a supervisor keeps its things.
 #[derive(Clone, Debug)]
@@ -693,4 +695,10 @@ impl Signals {
         let came = self.seen.iter().filter(|(_, flag)| flag.swap(false, Ordering::SeqCst));
         came.map(|(signal, _)| *signal).collect()
     }
+}
+
+/// The end of a process, as an init tells of it: for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn exit_kind(status: i64) -> machine::ExitKind {
+    runs::exit_kind(status)
 }

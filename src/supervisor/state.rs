@@ -208,8 +208,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
-        let file: Versioned<T> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        Ok((file.version == VERSION && file.boot == self.boot).then_some(file.content))
+        decode(&text, &self.boot)
     }
 
     fn write<T: Serialize>(&self, path: &Path, content: &T) -> Result<(), SysError> {
@@ -221,6 +220,36 @@ impl Store {
         out.write_all(&text).map_err(|error| fault("write", error))?;
         fs::rename(&new, path).map_err(|error| fault("rename", error))
     }
+}
+
+/// What a file holds; none where it is of another boot or version.
+fn decode<T: DeserializeOwned>(text: &str, boot: &str) -> Result<Option<T>, String> {
+    let file: Versioned<T> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Ok((file.version == VERSION && file.boot == boot).then_some(file.content))
+}
+
+/// What a successor takes over of a record, and the record as it would be written again: for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn taken_over(text: &str) -> Option<(Entry, String)> {
+    let record: Record = decode(text, "").ok()??;
+    let again = serde_json::to_string(&Versioned { version: VERSION, boot: String::new(), content: &record });
+    Some((record.entry, again.expect("a record has a JSON form")))
+}
+
+/// The record of a service without a run, as it is written: for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn record(entry: &Entry) -> String {
+    let (entry, fault) = (entry.clone(), Some(LaunchFault::init_died()));
+    let record = Record { entry, run: None, net: None, fault, restarts: 0 };
+    let file = Versioned { version: VERSION, boot: String::new(), content: record };
+    serde_json::to_string(&file).expect("a record has a JSON form")
+}
+
+/// What each of these services is given, with the assignments of a file: for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn given(text: &str, names: &[UnitName], count: u32) -> Option<Vec<Option<u32>>> {
+    let mut assigned: Assigned = decode(text, "").ok()??;
+    Some(names.iter().map(|name| assigned.id_slot(name, count)).collect())
 }
 
 #[derive(Default, Serialize, Deserialize)]
