@@ -85,7 +85,7 @@ macro_rules! snapshots {
 
 snapshots! { file:
     three_mistakes unknown_key later_key megabyte duration user command specifier syntax no_command network rootfs
-    oneshot user_off
+    oneshot user_off credentials
 }
 snapshots! { directory: cycle address_clash port_clash unknown_service drop_in }
 

@@ -115,6 +115,16 @@ pub fn load_file(path: &Path, host: &HostFacts) -> Result<Unit, Vec<Diagnostic>>
 }
 
 /// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests.
+/// Reads a file of the host that holds a secret of at most `limit` bytes; none: there is no such file.
+///
+/// # Errors
+/// The file is not one that root or the running user alone may write, or others may read it.
+pub fn secret(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, value::Refusal> {
+    trust::read_secret(path, &Owners::of_this_process(), limit)
+}
+
+/// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests and
+/// fuzzing.
 ///
 /// # Errors
 /// Everything that is wrong with it.

@@ -306,6 +306,28 @@ pub struct SecurityTable {
     /// Device nodes of the host that the service's user may open, whatever their mode there: a path below /dev, and `r`, `w`
     /// or `rw` behind it. Default: none; `rw`.
     pub devices: Option<Vec<Text>>,
+    /// Secrets as files in memory, never swapped, below `$CREDENTIALS_DIRECTORY` (`/run/credentials/NAME`). Default: none.
+    pub credentials: Option<Vec<Spanned<CredentialTable>>>,
+}
+
+/// One entry of `security.credentials`; it has one of `file`, `command` and `env`. Their content is read when a sandbox is
+/// made, at most 1 MiB, and is neither in the environment nor in an argument, a plan, a log or the state of Palisade.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table { name, … }")]
+pub struct CredentialTable {
+    /// The name of its file: letters, digits, `.`, `_`, `-`. Required.
+    pub name: Option<Text>,
+    /// A file of the host, of root or of who runs Palisade, that nobody else may write and that others may not read.
+    pub file: Option<Text>,
+    /// A program of the host and its arguments; what it prints. It runs as Palisade itself does, outside of every sandbox and
+    /// with an empty environment but for PATH, and is ended after 10s.
+    pub command: Option<Spanned<WordOrList>>,
+    /// A variable of Palisade's own environment.
+    pub env: Option<Text>,
+    /// Mode of the file, octal, as a string: bits to read alone. Default: `"0400"`.
+    pub mode: Option<Text>,
+    /// Whose it is inside: a name or an id. Its group is the service's. Default: the service's user.
+    pub owner: Option<Spanned<Scalar>>,
 }
 
 /// `[log]`

@@ -85,7 +85,6 @@ const LATER: &[(&str, &[&str])] = &[
             "landlock",
             "apparmor",
             "selinux",
-            "credentials",
         ],
     ),
     ("log", &["target", "full", "max_age", "rate", "format"]),

@@ -9,7 +9,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::Read,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
 
@@ -80,6 +80,61 @@ pub(super) fn read(path: &Path, owners: &Owners) -> Result<Found, Refusal> {
     }
     check(stat.st_uid, stat.st_mode, &owners, path, "the file")?;
     read_text(fd, path).map(Found::Text)
+}
+
+/// How many links a secret may lead through: Let's Encrypt keeps one to the newest key.
+const LINKS: usize = 8;
+
+/// Reads a secret of the host: what holds for a file of the configuration, and that others cannot read it. A link leads
+/// where it says, for each of the directories on its way is checked like the first.
+///
+/// # Errors
+/// What is wrong with the file, and what to do.
+pub(super) fn read_secret(path: &Path, owners: &Owners, limit: usize) -> Result<Option<Vec<u8>>, Refusal> {
+    let mut path = path.to_owned();
+    for _ in 0..=LINKS {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Refusal::new("this path names no file"));
+        };
+        let Some((dir, owners)) = open_dir(parent, owners)? else { return Ok(None) };
+        match rustix::fs::readlinkat(&dir, name, Vec::new()) {
+            Ok(target) => {
+                // A relative link begins where it lies.
+                path = parent.join(OsStr::from_bytes(target.to_bytes()));
+                continue;
+            }
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::INVAL) => {}
+            Err(errno) => return Err(failed("readlinkat", &path, errno)),
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&dir, name, flags, Mode::empty())
+            .map_err(|errno| failed("open", &path, errno))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| failed("fstat", &path, errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Refusal::new("this is not a regular file"));
+        }
+        check(stat.st_uid, stat.st_mode, &owners, &path, "the file")?;
+        if stat.st_mode & 0o004 != 0 {
+            let shown = path.display();
+            let hint = format!("chmod o-r {shown}, or show it with `rootfs.mounts`");
+            return Err(Refusal::new("anybody may read it: that is no secret").hint(hint));
+        }
+        return read_bytes(fd, &path, limit).map(Some);
+    }
+    Err(Refusal::new(format!("more than {LINKS} links")))
+}
+
+/// All of a file at once: growing would leave copies of a secret behind.
+fn read_bytes(fd: OwnedFd, path: &Path, limit: usize) -> Result<Vec<u8>, Refusal> {
+    let file = File::from(fd);
+    let mut bytes = Vec::with_capacity(limit + 1);
+    let read = file.take(limit as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| failed("read", path, error))?;
+    match bytes.len() <= limit {
+        true => Ok(bytes),
+        false => Err(Refusal::new(format!("the file is larger than {limit} bytes"))),
+    }
 }
 
 /// Opens the directory of a file and checks it; none: there is no such directory.

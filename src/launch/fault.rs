@@ -21,13 +21,23 @@ pub enum StepError {
     /// A service whose namespace is joined.
     #[error("{0} is not running")]
     NotRunning(UnitName),
+    /// A credential that cannot be had.
+    #[error("{name:?}: {reason}")]
+    Credential {
+        /// Its name.
+        name: String,
+        /// Why, without a word of what it holds.
+        reason: String,
+        /// The kind of trouble.
+        errno: i32,
+    },
 }
 
 impl StepError {
     fn call(&self) -> &'static str {
         match self {
             StepError::Sys(error) => error.call,
-            StepError::Net(_) | StepError::NotRunning(_) => "",
+            StepError::Net(_) | StepError::NotRunning(_) | StepError::Credential { .. } => "",
         }
     }
 
@@ -36,6 +46,7 @@ impl StepError {
             StepError::Sys(error) => Some(error.errno),
             StepError::Net(error) => error.errno(),
             StepError::NotRunning(_) => Some(libc::ESRCH),
+            StepError::Credential { errno, .. } => Some(*errno),
         }
     }
 }

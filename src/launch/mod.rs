@@ -3,6 +3,7 @@
 //! Every step that makes something pushes what takes it away again. A failure unwinds in reverse and reports the
 //! first cause first; success leaves a [`Run`], which knows how to tear itself down, and a [`Net`], which outlives it.
 
+pub mod credentials;
 mod fault;
 mod input;
 mod join;
@@ -95,6 +96,8 @@ pub struct Given {
     pub stdin: Option<OwnedFd>,
     /// The services whose namespaces may be joined.
     pub peers: Peers,
+    /// The credentials, where they were read already.
+    pub secrets: Option<Vec<credentials::Secret>>,
 }
 
 /// Takes back one step.
@@ -329,6 +332,21 @@ impl Launcher {
                 Some(net) => net.netns.within(|| self.workshop.sysfs())??,
                 None => self.workshop.sysfs()?,
             },
+            HostStep::Credentials { dst, files } => {
+                let secrets = match launch.given.secrets.take() {
+                    Some(secrets) => secrets,
+                    None => credentials::gather(files)?,
+                };
+                let (uid, gid) = launch.given.service.unwrap_or((owner, owner));
+                let shift = |id: u32| if mapped { launch.assigned.id_base + id } else { id };
+                let inside = files.iter().zip(&secrets).map(|(file, secret)| rootfs::SecretFile {
+                    name: &file.name,
+                    content: secret.bytes(),
+                    mode: file.mode,
+                    owner: (file.owner.map_or(uid, shift), gid),
+                });
+                self.workshop.secrets(dst, &inside.collect::<Vec<_>>())?;
+            }
             HostStep::Hide(dst) => self.workshop.hide(dst)?,
             HostStep::ReadOnly(dst) => self.workshop.read_only(dst)?,
             HostStep::RootSeal => self.workshop.seal()?,

@@ -6,8 +6,8 @@ use super::{Assigned, etc, has_user_namespace};
 use crate::{
     net::link::LinkPlan,
     spec::{
-        Base, Dev, Egress, HostFacts, Mount, Namespace, Namespaces, NetworkMode, Publish, Stdin, Tmpfs, Unit,
-        UnitName, Writable,
+        Base, Credential, Dev, Egress, HostFacts, Mount, Namespace, Namespaces, NetworkMode, Publish, Stdin,
+        Tmpfs, Unit, UnitName, Writable, credential,
     },
 };
 
@@ -106,6 +106,13 @@ pub enum HostStep {
     ProcOf(Option<UnitName>),
     /// sysfs of the service's network namespace, read-only.
     Sysfs,
+    /// The service's secrets, in a file system in memory of their own.
+    Credentials {
+        /// Their directory.
+        dst: Dest,
+        /// What they are called and where they come from.
+        files: Vec<Credential>,
+    },
     /// Nothing to be seen here.
     Hide(Dest),
     /// Read-only from here down.
@@ -211,6 +218,10 @@ fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &Hos
     tmpfs.sort_by_key(|tmpfs| tmpfs.dst.components().count());
     steps.extend(tmpfs.into_iter().map(HostStep::Tmpfs));
     steps.extend(rootfs.mounts.iter().cloned().map(HostStep::Bind));
+    if !unit.security.credentials.is_empty() {
+        let (dst, files) = (credential::directory(&unit.name), unit.security.credentials.clone());
+        steps.push(HostStep::Credentials { dst, files });
+    }
     steps.extend(rootfs.hide.iter().cloned().map(HostStep::Hide));
     steps.extend(rootfs.read_only.iter().cloned().map(HostStep::ReadOnly));
     let in_memory = !matches!(rootfs.base, Base::Dir(_));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write};
 
 use super::{ChildStep, Credentials, HostStep, LaunchPlan, User};
-use crate::spec::{Capability, IdSpec, Mount, Stdin, Writable};
+use crate::spec::{Capability, Credential, IdSpec, Mount, Stdin, Writable};
 
 /// The whole plan.
 pub fn text(plan: &LaunchPlan) -> String {
@@ -78,6 +78,14 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         HostStep::ProcOf(Some(of)) => ("root.proc", format!("/proc of {of} nosuid,nodev,noexec")),
         HostStep::ProcOf(None) => ("root.proc", "/proc of the host nosuid,nodev,noexec".into()),
         HostStep::Sysfs => ("root.sysfs", "/sys ro,nosuid,nodev,noexec".into()),
+        HostStep::Credentials { dst, files } => {
+            let one = |file: &Credential| {
+                let owner = file.owner.map(|owner| format!(" {owner}")).unwrap_or_default();
+                format!("{} {:04o}{owner} from {}", file.name, file.mode, file.source)
+            };
+            let files: Vec<String> = files.iter().map(one).collect();
+            ("root.credentials", format!("{} ro,nosuid,nodev,noexec: {}", path(dst), files.join(", ")))
+        }
         HostStep::Hide(dst) => ("root.hide", path(dst)),
         HostStep::ReadOnly(dst) => ("root.read_only", path(dst)),
         HostStep::RootSeal => ("root.seal", "/ ro".into()),

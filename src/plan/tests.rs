@@ -18,7 +18,8 @@ const FILES: [&str; 6] = [
      namespaces.domainname = 'example'\nservice.nice = 5\nnetwork.egress = 'any'\nnetwork.publish = ['8080:80']",
     "namespaces.user = 'off'\nservice.user = 33\nnamespaces.pid = 'host'\nnetwork.mode = 'host'\nrootfs.dev = 'host'",
     "service.tty = true\nservice.user = 'root'",
-    "rootfs.mounts = [{ src = '/srv/a', dst = '/a', ro = false }]\nrootfs.dev = ['/dev/fuse']\nservice.stdin = 'file:/srv/in'",
+    "rootfs.mounts = [{ src = '/srv/a', dst = '/a', ro = false }]\nrootfs.dev = ['/dev/fuse']\nservice.stdin = 'file:/srv/in'\n\
+     security.credentials = [{ name = 'token', file = '/srv/token' }]",
 ];
 
 fn unit(keys: &str) -> Unit {

@@ -72,6 +72,18 @@ pub struct IdRange {
     pub count: u32,
 }
 
+/// A file of [`Workshop::secrets`].
+pub struct SecretFile<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What it holds.
+    pub content: &'a [u8],
+    /// Mode.
+    pub mode: u32,
+    /// User and group, as the host counts.
+    pub owner: (u32, u32),
+}
+
 /// Where roots are put together.
 #[derive(Debug)]
 pub struct Workshop {
@@ -419,6 +431,32 @@ impl Workshop {
         mount::attach(made.as_fd(), target.as_fd())
     }
 
+    /// Secrets, in a read-only file system of their own that is never swapped. It is filled before it is attached: nobody
+    /// sees half of it.
+    ///
+    /// # Errors
+    /// Of the file and mount calls.
+    pub fn secrets(&self, dst: &Path, files: &[SecretFile<'_>]) -> Result<(), SysError> {
+        let made = secret_filesystem(files)?;
+        file::give(made.as_fd(), self.owner)?;
+        for secret in files {
+            let fault = |call, error: std::io::Error| SysError::new(call, secret.name, error);
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let fd = rustix::fs::openat(&made, secret.name, flags, Mode::from_raw_mode(0o600))
+                .map_err(|errno| fault("openat", errno.into()))?;
+            let mut content = std::fs::File::from(fd);
+            content.write_all(secret.content).map_err(|error| fault("write", error))?;
+            let (uid, gid) = (Uid::from_raw(secret.owner.0), Gid::from_raw(secret.owner.1));
+            rustix::fs::fchown(&content, Some(uid), Some(gid))
+                .and_then(|()| rustix::fs::fchmod(&content, Mode::from_raw_mode(secret.mode)))
+                .map_err(|errno| fault("fchown", errno.into()))?;
+        }
+        let attributes = Attributes { read_only: true, no_exec: true, no_dev: true, ..Attributes::default() };
+        mount::set_attributes(made.as_fd(), &attributes)?;
+        let target = file::make_dirs_inside(self.root_fd()?.as_fd(), dst, self.owner)?;
+        mount::attach(made.as_fd(), target.as_fd())
+    }
+
     /// /dev with the usual nodes, and those `extra` ones of the host.
     ///
     /// # Errors
@@ -587,6 +625,19 @@ impl Drop for Workshop {
         self.clear();
         self.unmount(&self.files);
     }
+}
+
+/// tmpfs where it can be kept from being swapped (`noswap`, Linux 6.4, for the host's root alone), else ramfs, which never
+/// is. That one has no bound of its own, and needs none: nobody but us ever writes there, and we know how much.
+fn secret_filesystem(files: &[SecretFile<'_>]) -> Result<OwnedFd, SysError> {
+    let pages: usize = files.iter().map(|file| file.content.len().div_ceil(4096) + 1).sum();
+    let (size, inodes) = (((pages + 1) * 4096).to_string(), (files.len() + 2).to_string());
+    let options = [("mode", "0555"), ("size", &*size), ("nr_inodes", &*inodes), ("noswap", "")];
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    mount::new_filesystem("tmpfs", &options, attributes)
+        .or_else(|_| mount::new_filesystem("ramfs", &[("mode", "0555")], attributes))
 }
 
 /// procfs of the pid namespace that the caller is in.

@@ -66,6 +66,9 @@ pub const PUBLISH_ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// `security.no_new_privs`.
 pub const NO_NEW_PRIVS: bool = true;
 
+/// `security.credentials.mode`.
+pub const CREDENTIAL_MODE: u32 = 0o400;
+
 /// `log.max_size`, bytes.
 pub const LOG_MAX_SIZE: u64 = 10 << 20;
 /// `log.files`.

@@ -3,6 +3,7 @@
 //! Pure. `config` hands in what the user typed, [`HostFacts`] what the host is like; nothing here reads either.
 //! A `Unit` is serialised into the run-time state, so that the next supervisor knows what a live run was started with.
 
+pub mod credential;
 pub mod defaults;
 mod resolve;
 pub mod security;
@@ -13,7 +14,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::resolve::{Claims, resolve, resolve_with_claims};
 pub(crate) use self::resolve::{MOST, clash};
-pub use self::security::{Capability, Device, Security};
+pub use self::{
+    credential::Credential,
+    security::{Capability, Device, Security},
+};
 use crate::machine::Policy;
 
 /// The name of a service: `[A-Za-z0-9][A-Za-z0-9_-]{0,62}`, for an instance of a template followed by `@inst`.

@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Credential;
+
 /// `[security]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {
@@ -15,6 +17,8 @@ pub struct Security {
     pub ambient: BTreeSet<Capability>,
     /// Device nodes of the host that the service's user may use.
     pub devices: Vec<Device>,
+    /// Secrets, as files in memory.
+    pub credentials: Vec<Credential>,
 }
 
 /// One entry of `security.devices`.

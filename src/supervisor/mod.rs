@@ -381,7 +381,7 @@ impl Supervisor {
                 _ => None,
             };
             let service = plan::service_ids(&unit, &assigned, &self.facts);
-            let given = Given { service, stdin: None, peers: self.peers(&unit) };
+            let given = Given { service, peers: self.peers(&unit), ..Given::default() };
             let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
             self.keep_net(name, launch.net());

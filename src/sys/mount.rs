@@ -63,7 +63,7 @@ pub fn set_attributes(tree: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Resu
     Ok(())
 }
 
-/// A new file system that is mounted nowhere yet.
+/// A new file system that is mounted nowhere yet. An option without a value is a flag.
 ///
 /// # Errors
 /// fsopen(2), fsconfig(2), fsmount(2); the arguments name the file system and its options.
@@ -79,8 +79,11 @@ pub fn new_filesystem(
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(|errno| SysError::new("fsopen", args(), errno))?;
     for (key, value) in options {
-        rustix::mount::fsconfig_set_string(fs.as_fd(), *key, *value)
-            .map_err(|errno| SysError::new("fsconfig", format!("{kind} {key}={value}"), errno))?;
+        let set = match *value {
+            "" => rustix::mount::fsconfig_set_flag(fs.as_fd(), *key),
+            value => rustix::mount::fsconfig_set_string(fs.as_fd(), *key, value),
+        };
+        set.map_err(|errno| SysError::new("fsconfig", format!("{kind} {key}={value}"), errno))?;
     }
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(|errno| SysError::new("fsconfig", args(), errno))?;
     rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)

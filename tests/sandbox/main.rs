@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 #[macro_use]
 mod support;
+mod credentials;
 mod hostile;
 mod powers;
 mod roots;
@@ -90,6 +91,11 @@ fn main() -> ExitCode {
         sessions::root_inside_has_no_power_over_the_init: Root CgroupV2 UserNs;
         sessions::nobody_inside_can_signal_the_init: Root CgroupV2 UserNs;
         sessions::no_signal_is_ignored_or_blocked: Root CgroupV2 UserNs;
+        credentials::the_service_reads_them_and_nobody_else_does: Root CgroupV2 UserNs;
+        credentials::they_come_from_a_file_a_program_or_the_environment: Root CgroupV2 UserNs;
+        credentials::what_cannot_be_had_or_trusted_is_refused_by_name: Root CgroupV2 UserNs;
+        credentials::a_hostile_root_does_not_lead_them_astray: Root CgroupV2 UserNs;
+        credentials::they_are_nowhere_else: Root CgroupV2 UserNs;
         hostile::every_trap_at_every_mount_point_is_refused_by_name: Root CgroupV2 UserNs;
         hostile::every_trap_at_every_file_is_passed_over: Root CgroupV2 UserNs;
         hostile::a_mount_point_that_is_swapped_meanwhile_leads_nowhere: Root CgroupV2 UserNs;

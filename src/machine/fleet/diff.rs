@@ -83,7 +83,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
     });
     compare!(&mut diff, &old.security, &new.security, Security but for [] {
         Restart: no_new_privs => "security.no_new_privs", capabilities => "security.capabilities",
-            ambient => "security.ambient", devices => "security.devices";
+            ambient => "security.ambient", devices => "security.devices",
+            credentials => "security.credentials";
     });
     diff
 }

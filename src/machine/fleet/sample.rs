@@ -84,6 +84,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             capabilities: BTreeSet::new(),
             ambient: BTreeSet::new(),
             devices: Vec::new(),
+            credentials: Vec::new(),
         },
         log: LogPolicy { max_size: 10 << 20, files: 5 },
     }

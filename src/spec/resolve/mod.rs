@@ -3,6 +3,7 @@
 //! Every mistake is noted and a stand-in taken for the value, so that one pass finds them all; a `Unit` comes back
 //! only where there was none.
 
+mod credentials;
 mod namespaces;
 mod network;
 mod rootfs;
@@ -78,7 +79,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let rootfs = rootfs::rootfs(reader);
     let (network, claims) = network::network(reader);
     let service = service::service(reader, &rootfs.base, &namespaces.user);
-    let security = security::security(reader, &rootfs);
+    let security = security::security(reader, &service, &rootfs);
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
     let log = log(reader, &tables.log);
     let claims = Claims {

@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{Reader, defaults};
+use super::{Reader, credentials, defaults};
 use crate::{
     config::{
         schema::Text,
         value::{self, Refusal},
     },
-    spec::{Capability, Dev, Device, Rootfs, Security},
+    spec::{Capability, Dev, Device, Rootfs, Security, Service},
 };
 
-pub(super) fn security(reader: &mut Reader<'_>, rootfs: &Rootfs) -> Security {
+pub(super) fn security(reader: &mut Reader<'_>, service: &Service, rootfs: &Rootfs) -> Security {
     let table = &reader.file.tables.security;
     let capabilities = capabilities(reader, &table.capabilities);
     let ambient = capabilities_of(reader, &table.ambient, |reader, text, capability| {
@@ -27,6 +27,7 @@ pub(super) fn security(reader: &mut Reader<'_>, rootfs: &Rootfs) -> Security {
         capabilities,
         ambient,
         devices: devices(reader, rootfs),
+        credentials: credentials::credentials(reader, service, rootfs),
     }
 }
 

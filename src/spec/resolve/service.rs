@@ -265,7 +265,7 @@ fn off_needs_a_user(reader: &mut Reader<'_>, who: &Identity) {
 }
 
 /// A name or an id as it is written; `root` is 0 everywhere.
-fn account(reader: &mut Reader<'_>, key: &str, value: &Spanned<Scalar>) -> Option<IdSpec> {
+pub(super) fn account(reader: &mut Reader<'_>, key: &str, value: &Spanned<Scalar>) -> Option<IdSpec> {
     let text = match value.get_ref() {
         Scalar::Text(text) => reader.text(&Text::new(value.span(), text.clone()))?,
         number => number.to_string(),
@@ -280,6 +280,25 @@ fn account(reader: &mut Reader<'_>, key: &str, value: &Spanned<Scalar>) -> Optio
             .hint("names are up to 31 letters, digits, '_', '-' and '.', and begin with a letter or '_'")),
     };
     reader.take(value.span(), id)
+}
+
+/// The number of a user who must be known before the sandbox exists.
+pub(super) fn known_id(
+    reader: &mut Reader<'_>,
+    value: &Spanned<Scalar>,
+    id: IdSpec,
+    base: &Base,
+) -> Option<u32> {
+    let name = match id {
+        IdSpec::Number(id) => return Some(id),
+        IdSpec::Name(name) => name,
+    };
+    let known = reader.host.users.get(&name).filter(|_| *base == Base::Host).map(|user| user.uid);
+    if known.is_none() {
+        let refusal = Refusal::new(format!("the number of {name:?} is not known before the sandbox exists"));
+        reader.refuse(value.span(), refusal.hint("write the id as a number"));
+    }
+    known
 }
 
 fn group(reader: &mut Reader<'_>, value: &Spanned<Scalar>, id: IdSpec, base: &Base) -> Option<IdSpec> {
@@ -343,10 +362,19 @@ fn environment(reader: &mut Reader<'_>, who: &Identity) -> BTreeMap<String, Stri
             env.insert(name, text);
         }
     }
+    if table_has_credentials(reader) {
+        // Last: whoever looks there must find them.
+        let dir = crate::spec::credential::directory(&reader.file.name);
+        env.insert("CREDENTIALS_DIRECTORY".to_owned(), dir.display().to_string());
+    }
     env
 }
 
-fn variable(reader: &mut Reader<'_>, text: &Text) -> Option<String> {
+fn table_has_credentials(reader: &Reader<'_>) -> bool {
+    reader.file.tables.security.credentials.as_ref().is_some_and(|list| !list.is_empty())
+}
+
+pub(super) fn variable(reader: &mut Reader<'_>, text: &Text) -> Option<String> {
     reader.checked(text, |name| match value::is_variable_name(name) {
         true => Ok(name.clone()),
         false => Err(Refusal::new(format!("{name:?} is not the name of an environment variable"))
