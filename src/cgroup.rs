@@ -47,6 +47,22 @@ impl Tree {
         Some(Self { mount, base })
     }
 
+    /// Whether an ordinary user may make groups in it: the group that he is in was given to him, with the right to move
+    /// processes (cgroups(7), delegation).
+    pub fn is_delegated(&self) -> bool {
+        let own = self.path(&own());
+        let may = |path: &Path| {
+            rustix::fs::accessat(
+                rustix::fs::CWD,
+                path,
+                rustix::fs::Access::WRITE_OK,
+                rustix::fs::AtFlags::empty(),
+            )
+            .is_ok()
+        };
+        self.base.starts_with(crate::cgroup::own()) && may(&own) && may(&own.join("cgroup.procs"))
+    }
+
     /// The group of a run, relative to the mount.
     pub fn group(&self, service: &str, run: u64) -> PathBuf {
         self.base.join(format!("{service}.{run}"))

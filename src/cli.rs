@@ -83,6 +83,11 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+/// The run-time directory of root's Palisade.
+const RUN_DIR: &str = "/run/palisade";
+/// Its persistent state.
+const STATE_DIR: &str = "/var/lib/palisade";
+
 /// Options of every verb.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Global {
@@ -90,7 +95,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/palisade/palisade.toml")]
     pub config: PathBuf,
     /// Run-time directory: which supervisor is meant
-    #[arg(long, global = true, value_name = "DIR", default_value = "/run/palisade")]
+    #[arg(long, global = true, value_name = "DIR", default_value = RUN_DIR)]
     pub run: PathBuf,
     /// Answer in JSON
     #[arg(long, global = true)]
@@ -101,7 +106,7 @@ pub struct Global {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Places {
     /// Persistent state
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/palisade")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state: PathBuf,
     /// Output of the services
     #[arg(long, value_name = "DIR", default_value = "/var/log/palisade")]

@@ -44,6 +44,7 @@ fn build(path: &Path) -> (Unit, LaunchPlan) {
         netns_kept: false,
         machine_id: plan::machine_id(&facts.hostname, name),
         ends_with_launcher: false,
+        unprivileged: None,
     };
     let plan = plan::build(&unit, &assigned, &facts);
     (unit, plan)

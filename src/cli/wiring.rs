@@ -1,11 +1,14 @@
 //! The verbs that other modules carry out: one call each.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{CheckOptions, Exit, PlanOptions, RunOptions, SuperviseOptions, output};
+use super::{CheckOptions, Exit, PlanOptions, RUN_DIR, RunOptions, STATE_DIR, SuperviseOptions, output};
 use crate::{
     config::{self, Diagnostic, Settings, Sources, settings},
-    launch::run::{self, Ended},
+    launch::{
+        run::{self, Ended},
+        unprivileged,
+    },
     net::link::LinkPlan,
     plan, report,
     spec::{HostFacts, NetworkMode, Unit, UnitName},
@@ -44,7 +47,14 @@ pub(super) fn run(options: &RunOptions) -> Exit {
         Ok(loaded) => loaded,
         Err(found) => return refuse(&found, options.global.json),
     };
-    match run::run(&unit, &facts, &settings, &options.global.run, &options.places.state) {
+    let (dir, state) = match places(options) {
+        Ok(places) => places,
+        Err(error) => {
+            output::error(&error.to_string());
+            return Exit::Broken;
+        }
+    };
+    match run::run(&unit, &facts, &settings, &dir, &state) {
         Ok(Ended::Code(code)) => Exit::Payload(code),
         Ok(Ended::TimedOut) => {
             output::error(&format!("{}: its time was up", unit.name));
@@ -63,6 +73,15 @@ pub(super) fn run(options: &RunOptions) -> Exit {
             Exit::Broken
         }
     }
+}
+
+/// Where a run keeps its things: root's places are not an ordinary user's, who has his own unless he names others.
+fn places(options: &RunOptions) -> Result<(PathBuf, PathBuf), sys::SysError> {
+    let (run, state) = (options.global.run.clone(), options.places.state.clone());
+    let is_users = unprivileged::is_unprivileged();
+    let run = if is_users && run == Path::new(RUN_DIR) { unprivileged::run_dir()? } else { run };
+    let state = if is_users && state == Path::new(STATE_DIR) { unprivileged::state_dir() } else { state };
+    Ok((run, state))
 }
 
 pub(super) fn check(options: &CheckOptions) -> Exit {
@@ -126,7 +145,18 @@ pub(super) fn plan(options: &PlanOptions) -> Exit {
     };
     match unit {
         Ok(unit) => {
-            let plan = plan::build(&unit, &assumed(&unit, &settings, &facts), &facts);
+            let mut assigned = assumed(&unit, &settings, &facts);
+            // What a user runs is a file of his own; the services by name are those of root's supervisor.
+            if is_path(&options.target) && unprivileged::is_unprivileged() {
+                assigned = match as_user(&unit, &facts, &settings, assigned) {
+                    Ok(assigned) => assigned,
+                    Err(refused) => {
+                        output::error(&format!("{}: {}: {}", unit.name, refused.key, refused.reason));
+                        return Exit::Failed;
+                    }
+                };
+            }
+            let plan = plan::build(&unit, &assigned, &facts);
             printed(match json {
                 true => output::json(&plan::render::json(&plan)),
                 false => output::print(&plan::render::text(&plan)),
@@ -158,7 +188,25 @@ fn assumed(unit: &Unit, settings: &Settings, facts: &HostFacts) -> plan::Assigne
         netns_kept: false,
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: false,
+        unprivileged: None,
     }
+}
+
+/// The same for who runs it without root.
+fn as_user(
+    unit: &Unit,
+    facts: &HostFacts,
+    settings: &Settings,
+    assigned: plan::Assigned,
+) -> Result<plan::Assigned, plan::unprivileged::Refused> {
+    let tree = unprivileged::tree(settings);
+    let made = plan::unprivileged::decide(unit, &unprivileged::caller(facts, tree.as_ref()), facts)?;
+    Ok(plan::Assigned {
+        cgroup: tree.map(|tree| tree.group(unit.name.as_str(), 1)),
+        link: None,
+        unprivileged: Some(made),
+        ..assigned
+    })
 }
 
 /// A target with a slash or an ending is a file, anything else a service.

@@ -194,7 +194,7 @@ fn retry(errno: Option<i32>) -> Retry {
 }
 
 /// (step, call or nothing for any, error number) to what to do about it. One table, so that every hint is written once.
-const HINTS: [(&str, &str, i32, &str); 20] = [
+const HINTS: &[(&str, &str, i32, &str)] = &[
     (
         "ns.join",
         "",
@@ -283,6 +283,18 @@ const HINTS: [(&str, &str, i32, &str); 20] = [
         "this kernel, or the bounding set of palisade itself, lacks one of security.capabilities",
     ),
     ("capabilities", "", libc::EPERM, "palisade itself does not have every one of security.capabilities"),
+    (
+        "root.sysfs",
+        "",
+        libc::EPERM,
+        "a /sys with masked parts, as containers and sandboxes have it, cannot be mounted anew: in a sandbox of Palisade's own that takes namespaces.nested = true, elsewhere rootfs.sys = \"none\"",
+    ),
+    (
+        "proc",
+        "",
+        libc::EPERM,
+        "a /proc with masked parts, as containers and sandboxes have it, cannot be mounted anew: in a sandbox of Palisade's own that takes namespaces.nested = true, elsewhere rootfs.proc = \"none\"",
+    ),
     ("clone", "", libc::ENOSPC, "the host's limit of namespaces is reached: see /proc/sys/user"),
     (
         "root.dir",

@@ -9,6 +9,7 @@ mod input;
 mod join;
 mod network;
 pub mod run;
+pub mod unprivileged;
 
 use std::{
     collections::BTreeSet,
@@ -128,11 +129,16 @@ pub struct Launch<'a> {
 }
 
 impl Launcher {
-    /// Prepares to launch: a mount namespace, the sealed init, the control group tree.
+    /// Prepares to launch, for an ordinary user or for all: a mount namespace, the sealed init, the control group tree.
     ///
     /// # Errors
     /// Of [`Workshop::open`] and of the sealed memfd.
-    pub fn open(dir: &Path, tree: Option<cgroup::Tree>, network: NetworkHost) -> Result<Self, SysError> {
+    pub fn open(
+        dir: &Path,
+        tree: Option<cgroup::Tree>,
+        network: NetworkHost,
+        is_users: bool,
+    ) -> Result<Self, SysError> {
         let ours = rustix::process::getrlimit(Resource::Nofile);
         let at_most = |limit: Option<u64>, bound: u64| Some(limit.unwrap_or(bound).min(bound));
         let descriptors =
@@ -142,7 +148,7 @@ impl Launcher {
         let program = file::sealed("palisade-init", init::PID1)?;
         let again = rustix::io::fcntl_dupfd_cloexec(&program, 3)
             .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
-        let workshop = Workshop::open(&dir, again)?;
+        let workshop = Workshop::open(&dir, again, is_users)?;
         Ok(Self { dir, workshop, program, tree, descriptors, network })
     }
 
@@ -287,6 +293,9 @@ impl Launcher {
                 launch.undo.push(Undo::Cgroup(group.clone()));
             }
             HostStep::Join { kind, of } => launch.joins.add(*kind, of, &launch.given.peers)?,
+            // Done before there was anything of a launch: whoever is in the namespaces of others cannot come back.
+            HostStep::Unprivileged(_) | HostStep::Pasta(_) => {}
+            HostStep::NetNs if launch.assigned.unprivileged.is_some() => {}
             HostStep::NetNs => {
                 *launch.net = Some(Net::new(NetNs::create()?));
                 launch.undo.push(Undo::Net);
@@ -314,7 +323,8 @@ impl Launcher {
             }
             HostStep::RootDir { src, idmap, writable, upper } => {
                 launch.undo.push(Undo::Root);
-                self.workshop.begin_dir(src, idmap.then_some(range), *writable, upper.as_deref())?;
+                let layers = (*writable, upper.as_deref());
+                self.workshop.begin_dir(src, idmap.then_some(range), layers, owner)?;
             }
             HostStep::RootHost => self.workshop.host()?,
             HostStep::File { dst, content, over } => self.workshop.file(dst, content, *over)?,
@@ -338,7 +348,11 @@ impl Launcher {
                     None => credentials::gather(files)?,
                 };
                 let (uid, gid) = launch.given.service.unwrap_or((owner, owner));
-                let shift = |id: u32| if mapped { launch.assigned.id_base + id } else { id };
+                let shift = |id: u32| match &launch.assigned.unprivileged {
+                    Some(made) => made.ids(id, 0).map_or(owner, |(uid, _)| uid),
+                    None if mapped => launch.assigned.id_base + id,
+                    None => id,
+                };
                 let inside = files.iter().zip(&secrets).map(|(file, secret)| rootfs::SecretFile {
                     name: &file.name,
                     content: secret.bytes(),
@@ -357,9 +371,9 @@ impl Launcher {
             }
             HostStep::Channel => launch.channel()?,
             HostStep::Clone(namespaces) => self.clone(launch, namespaces)?,
-            HostStep::Ids(_) => {
+            HostStep::Ids(uids, gids) => {
                 let child = launch.child.as_ref().expect("ids come after the clone");
-                write_id_maps(child.pid, range, range)?;
+                write_id_maps(child.pid, uids, gids)?;
             }
             HostStep::Sched { nice, oom_score_adj } => {
                 let child = launch.child.as_ref().expect("priorities come after the clone");

@@ -11,13 +11,15 @@ use std::{
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
-use super::{Given, LaunchFault, Launcher, Net, NetworkHost, Run, StepError, input::Input};
+use super::{
+    Given, LaunchFault, Launcher, Net, NetworkHost, Run, StepError, credentials, input::Input, unprivileged,
+};
 use crate::{
     cgroup,
     config::settings::{IDS_PER_SERVICE, Settings},
     init::{self, wire},
     net::{addr::NetworkSettings, link::LinkPlan},
-    plan::{self, Assigned},
+    plan::{self, Assigned, unprivileged::Unprivileged},
     spec::{HostFacts, NetworkMode, Stdin, StopMode, Unit},
     sys::{SysError, socket, terminal},
 };
@@ -44,15 +46,38 @@ pub fn run(
     dir: &Path,
     state: &Path,
 ) -> Result<Ended, SysError> {
+    let is_users = unprivileged::is_unprivileged();
+    let tree = match is_users {
+        true => unprivileged::tree(settings),
+        false => cgroup::Tree::find(settings.cgroup.as_deref()),
+    };
+    let made = match is_users
+        .then(|| plan::unprivileged::decide(unit, &unprivileged::caller(facts, tree.as_ref()), facts))
+    {
+        Some(Err(refused)) => return Ok(Ended::Fault(LaunchFault::refused(refused.key, &refused.reason))),
+        Some(Ok(made)) => Some(made),
+        None => None,
+    };
     let slot = Slot::take(dir)?;
-    let id_base = id_base(settings, slot.number)?;
+    let id_base = if is_users { 0 } else { id_base(settings, slot.number)? };
+    let ended = match &made {
+        None => Ok((None, None)),
+        Some(made) => enter(unit, made, &slot, settings),
+    };
+    let (entered, secrets) = match ended {
+        Ok(entered) => entered,
+        Err(fault) => {
+            slot.clear();
+            return Ok(Ended::Fault(fault));
+        }
+    };
     // Runs of this kind count from the top of every range, a supervisor counts from the bottom.
     let network = NetworkSettings {
         name: format!("{}-run{}", settings.network.name, slot.number),
         prefix4: settings.network.prefix4,
     };
     let link = match unit.network.mode {
-        NetworkMode::Veth => {
+        NetworkMode::Veth if !is_users => {
             // The name of the link of whoever had the slot before us is taken for a moment longer.
             let generation = std::process::id() % 26;
             let last = network.prefix4.slots() - 1;
@@ -63,10 +88,16 @@ pub fn run(
             };
             position.and_then(|position| LinkPlan::new(&network, (position, generation), mtu, publish))
         }
-        NetworkMode::None | NetworkMode::Host => None,
+        NetworkMode::Veth | NetworkMode::None | NetworkMode::Host => None,
     };
-    let tree = cgroup::Tree::find(settings.cgroup.as_deref());
-    let mut launcher = Launcher::open(&slot.dir, tree, NetworkHost::new(network))?;
+    let mut launcher = match Launcher::open(&slot.dir, tree, NetworkHost::new(network), is_users) {
+        Err(error) if is_users => {
+            drop(entered);
+            slot.clear();
+            return Ok(Ended::Fault(unprivileged::refused(&error)));
+        }
+        launcher => launcher?,
+    };
     let assigned = Assigned {
         run: u64::from(std::process::id()),
         id_base,
@@ -77,10 +108,11 @@ pub fn run(
         netns_kept: false,
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: true,
+        unprivileged: made,
     };
-    slot.clear_left(&mut launcher);
+    slot.clear_left(&mut launcher, is_users);
     slot.note(&launcher, assigned.cgroup.as_deref());
-    let ended = Foreground::new(&mut launcher, unit, &slot)?.launch(&assigned, facts);
+    let ended = Foreground::new(&mut launcher, unit, &slot)?.launch(&assigned, facts, secrets);
     if let Some(tree) = launcher.tree() {
         tree.remove_base();
     }
@@ -88,6 +120,7 @@ pub fn run(
         tracing::warn!("{}: {error}", unit.name);
     }
     drop(launcher);
+    drop(entered);
     slot.clear();
     ended
 }
@@ -102,6 +135,26 @@ fn id_base(settings: &Settings, number: u32) -> Result<u32, SysError> {
         }
     }
 }
+
+/// What an ordinary user's run begins with: afterwards this process is root, of a user namespace of its own.
+fn enter(
+    unit: &Unit,
+    made: &Unprivileged,
+    slot: &Slot,
+    settings: &Settings,
+) -> Result<Begun, Box<LaunchFault>> {
+    // Before: there, the host's root is nobody, and whose a file is cannot be told any more.
+    let secrets = credentials::gather(&unit.security.credentials)
+        .map_err(|error| LaunchFault::refused("root.credentials", &error.to_string()))?;
+    let entered = unprivileged::enter(made, &slot.dir, settings.network.prefix4)?;
+    if !made.missing.is_empty() {
+        tracing::warn!("{}: without root: {}", unit.name, made.missing.join("; "));
+    }
+    Ok((Some(entered), Some(secrets)))
+}
+
+/// The namespaces that were entered, and what was read before.
+type Begun = (Option<unprivileged::Entered>, Option<Vec<credentials::Secret>>);
 
 /// A number that no other `palisade run` has at the moment: ids, addresses and directories derive from it. The lock goes
 /// with the process, however it ends.
@@ -168,7 +221,7 @@ impl Slot {
     }
 
     /// Takes away what a predecessor with this number left. What cannot be removed is told, and in nobody's way.
-    fn clear_left(&self, launcher: &mut Launcher) {
+    fn clear_left(&self, launcher: &mut Launcher, is_users: bool) {
         let Some(left) = &self.left else { return };
         let group = match (launcher.tree(), &left.group) {
             (Some(tree), Some(group)) => {
@@ -176,7 +229,11 @@ impl Slot {
             }
             _ => Ok(()),
         };
-        let network = launcher.network.clear_left(left.forwarding.clone()).map_err(StepError::from);
+        // An ordinary user's was in a namespace that went with it.
+        let network = match is_users {
+            true => Ok(()),
+            false => launcher.network.clear_left(left.forwarding.clone()).map_err(StepError::from),
+        };
         for error in [group, network].into_iter().filter_map(Result::err) {
             tracing::warn!("left by a run that was killed: {error}");
         }
@@ -194,7 +251,9 @@ impl Slot {
 
     fn clear(&self) {
         for removed in [std::fs::remove_dir_all(&self.dir), std::fs::remove_file(&self.lock)] {
-            if let Err(error) = removed {
+            if let Err(error) = removed
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
                 tracing::warn!("{}: {error}", self.dir.display());
             }
         }
@@ -264,12 +323,17 @@ impl<'a> Foreground<'a> {
         })
     }
 
-    fn launch(mut self, assigned: &Assigned, facts: &HostFacts) -> Result<Ended, SysError> {
+    fn launch(
+        mut self,
+        assigned: &Assigned,
+        facts: &HostFacts,
+        secrets: Option<Vec<credentials::Secret>>,
+    ) -> Result<Ended, SysError> {
         let plan = plan::build(self.unit, assigned, facts);
         let stdin = self.stdin()?;
-        let service = plan::service_ids(self.unit, assigned, facts);
+        let service = plan::ids_on_host(self.unit, assigned, facts);
         let mut net: Option<Net> = None;
-        let given = Given { service, stdin, ..Given::default() };
+        let given = Given { service, stdin, secrets, ..Given::default() };
         let launched = self.launcher.launch((self.unit, assigned, &plan), &mut net, given);
         let run = match launched {
             Ok(run) => run,

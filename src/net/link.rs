@@ -366,18 +366,7 @@ fn default_route(message: RouteNetlinkMessage) -> Vec<u32> {
 /// # Errors
 /// The kernel's answer.
 pub fn doors(host: &mut Netlink, address: Ipv4Addr) -> Result<Vec<String>, NetError> {
-    let mut wanted = AddressMessage::default();
-    wanted.header.family = AddressFamily::Inet;
-    let addresses = host.dump(&RouteNetlinkMessage::GetAddress(wanted), "RTM_GETADDR")?;
-    let mut by_index: BTreeMap<u32, Vec<Ipv4Addr>> = BTreeMap::new();
-    for message in addresses {
-        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
-        let local = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
-            _ => None,
-        });
-        by_index.entry(message.header.index).or_default().extend(local);
-    }
+    let by_index = addresses(host)?;
     let all = links(host)?;
     let is_door = |link: &Link| {
         !link.is_loopback
@@ -385,4 +374,23 @@ pub fn doors(host: &mut Netlink, address: Ipv4Addr) -> Result<Vec<String>, NetEr
             && by_index.get(&link.index).is_some_and(|has| address.is_unspecified() || has.contains(&address))
     };
     Ok(all.into_iter().filter(is_door).map(|link| link.name).collect())
+}
+
+/// The addresses of the namespace that the socket was opened in, by the index of their link.
+///
+/// # Errors
+/// Of the dump.
+pub fn addresses(host: &mut Netlink) -> Result<BTreeMap<u32, Vec<Ipv4Addr>>, NetError> {
+    let mut wanted = AddressMessage::default();
+    wanted.header.family = AddressFamily::Inet;
+    let mut by_index: BTreeMap<u32, Vec<Ipv4Addr>> = BTreeMap::new();
+    for message in host.dump(&RouteNetlinkMessage::GetAddress(wanted), "RTM_GETADDR")? {
+        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+        let local = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
+            _ => None,
+        });
+        by_index.entry(message.header.index).or_default().extend(local);
+    }
+    Ok(by_index)
 }

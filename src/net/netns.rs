@@ -127,8 +127,11 @@ impl Drop for Return {
     }
 }
 
-/// Sets up the namespace that the calling thread has just made.
-fn furnish() -> Result<(), NetError> {
+/// Sets up the namespace that the calling thread is in, and that nobody else uses yet.
+///
+/// # Errors
+/// From open(2), write(2) and netlink.
+pub fn furnish() -> Result<(), NetError> {
     // With the namespace owned by the host no capability inside counts, so binding port 80 rests on this alone.
     sysctl::set("ipv4/ip_unprivileged_port_start", "0")?;
     for scope in ["all", "default"] {

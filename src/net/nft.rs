@@ -233,7 +233,7 @@ impl Table {
     /// # Errors
     /// [`NetError::NftMissing`], [`NetError::NftText`] with what nft says, or from opening the socket.
     pub fn open(settings: &NetworkSettings) -> Result<Self, NetError> {
-        load(settings)?;
+        load(&settings.name, &text(settings))?;
         Self::attach(settings)
     }
 
@@ -380,8 +380,12 @@ fn batch(parts: &[Part], begin: u32) -> Encoder {
 }
 
 /// Hands the table's text to nft(8), in the calling thread's network namespace.
-fn load(settings: &NetworkSettings) -> Result<(), NetError> {
-    let failed = |text: String| NetError::NftText { table: settings.name.clone(), text };
+/// Loads the text of a table of this name into the network namespace that the caller is in.
+///
+/// # Errors
+/// [`NetError::NftMissing`], [`NetError::NftText`] with what nft says.
+pub fn load(name: &str, text: &str) -> Result<(), NetError> {
+    let failed = |text: String| NetError::NftText { table: name.to_owned(), text };
     // A search path of our own: that of a user's shell often lacks sbin, and none of theirs is to be trusted.
     let mut child = Command::new("nft")
         .args(["-f", "-"])
@@ -397,7 +401,7 @@ fn load(settings: &NetworkSettings) -> Result<(), NetError> {
         })?;
     let mut stdin = child.stdin.take().expect("stdin is piped");
     // The text fits the pipe; should nft end before reading it, its own message says more than our EPIPE.
-    let written = stdin.write_all(text(settings).as_bytes());
+    let written = stdin.write_all(text.as_bytes());
     drop(stdin);
     let out = child.wait_with_output().map_err(|error| SysError::new("waitid", "\"nft\"", error))?;
     match (out.status.success(), written) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{Assigned, Fd, etc, has_user_namespace};
+use super::{Assigned, Fd, etc, has_user_namespace, unprivileged};
 use crate::{
     init::wire,
     machine::RestartMode,
@@ -11,6 +11,8 @@ use crate::{
 
 /// Whom the waiting init is in a user namespace: the last id of the range, which no distribution gives to anybody.
 const INIT_ID: u32 = 65535;
+/// The group of terminals, everywhere.
+const TTY: u32 = 5;
 
 /// One step of the init or of the process that becomes the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +31,8 @@ pub enum ChildStep {
     Proc,
     /// Makes the entered directory the root and detaches the old one.
     PivotRoot,
-    /// Pseudo-terminals of its own.
-    DevPts,
+    /// Pseudo-terminals of its own, of this group.
+    DevPts(Option<u32>),
     /// The view of the control groups, read-only.
     CgroupFs,
     /// Empties or write-protects the parts of /proc that speak of the whole machine.
@@ -108,6 +110,9 @@ pub struct Credentials {
     pub extra: Vec<IdSpec>,
     /// Capabilities are to outlast the change of user, until the next step has set them.
     pub keep_capabilities: bool,
+    /// The groups of who made the sandbox stay, being nobody's inside: the kernel lets him drop none (setgroups(2) is denied
+    /// to whoever has no subordinate ids).
+    pub keep_groups: bool,
 }
 
 /// A user, as far as it is known before the sandbox exists.
@@ -132,7 +137,7 @@ impl ChildStep {
             | ChildStep::RootEnter(_)
             | ChildStep::Proc
             | ChildStep::PivotRoot
-            | ChildStep::DevPts
+            | ChildStep::DevPts(_)
             | ChildStep::CgroupFs
             | ChildStep::ProcMask
             | ChildStep::Hostname(_)
@@ -176,7 +181,7 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
     }
     steps.push(ChildStep::PivotRoot);
     if matches!(unit.rootfs.dev, crate::spec::Dev::Minimal(_)) {
-        steps.push(ChildStep::DevPts);
+        steps.push(ChildStep::DevPts(Some(TTY)));
     }
     if unit.rootfs.sys && assigned.cgroup.is_some() && ns.cgroup == Namespace::Own {
         steps.push(ChildStep::CgroupFs);
@@ -190,13 +195,21 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
             steps.push(ChildStep::Domainname(ns.domainname.clone()));
         }
     }
-    steps
+    fitted(steps, assigned)
 }
 
-pub(super) fn service_steps(unit: &Unit) -> Vec<ChildStep> {
+/// As they are for a sandbox that has a single id, where it has.
+fn fitted(steps: Vec<ChildStep>, assigned: &Assigned) -> Vec<ChildStep> {
+    match &assigned.unprivileged {
+        Some(made) if made.is_single() => unprivileged::single(steps),
+        Some(_) | None => steps,
+    }
+}
+
+pub(super) fn service_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
     let stdio =
         if unit.service.tty { ChildStep::Terminal { columns: 80, rows: 24 } } else { ChildStep::Stdio };
-    session(unit, &unit.service.command, stdio)
+    fitted(session(unit, &unit.service.command, stdio), assigned)
 }
 
 /// The steps of a process in the sandbox of `unit`: the service itself, or a session with the same confinement.
@@ -249,6 +262,7 @@ fn credentials(unit: &Unit) -> Credentials {
         group: service.group.clone(),
         extra: service.extra_groups.clone(),
         keep_capabilities: !unit.security.capabilities.is_empty(),
+        keep_groups: false,
     }
 }
 
@@ -262,7 +276,8 @@ pub(super) fn waiting_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> 
         kept.push(Fd::Kill);
     }
     let id = has_user_namespace(unit).then_some(INIT_ID);
-    vec![ChildStep::Keep(kept), ChildStep::Recede { id, capabilities: unit.security.capabilities.clone() }]
+    let recede = ChildStep::Recede { id, capabilities: unit.security.capabilities.clone() };
+    fitted(vec![ChildStep::Keep(kept), recede], assigned)
 }
 
 pub(super) fn flags(unit: &Unit, assigned: &Assigned) -> u32 {

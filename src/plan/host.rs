@@ -2,14 +2,20 @@
 
 use std::path::PathBuf;
 
-use super::{Assigned, etc, has_user_namespace};
+use super::{
+    Assigned, etc, has_user_namespace,
+    unprivileged::{Pasta, Unprivileged},
+};
 use crate::{
     net::link::LinkPlan,
     spec::{
-        Base, Credential, Dev, Egress, HostFacts, Mount, Namespace, Namespaces, NetworkMode, Publish, Stdin,
-        Tmpfs, Unit, UnitName, Writable, credential,
+        Base, Credential, Dev, Egress, HostFacts, IdRange, Mount, Namespace, Namespaces, NetworkMode,
+        Publish, Stdin, Tmpfs, Unit, UnitName, Writable, credential,
     },
 };
+
+/// Ids of one sandbox.
+const IDS: u32 = 65_536;
 
 /// A path inside the sandbox.
 pub type Dest = PathBuf;
@@ -56,6 +62,10 @@ pub enum HostStep {
         /// Whose.
         of: UnitName,
     },
+    /// Palisade becomes root of a user namespace of its own; done before everything else.
+    Unprivileged(Box<Unprivileged>),
+    /// A program of the user's carries packets into the network namespace and out of it; started before that is entered.
+    Pasta(Pasta),
     /// Makes the network namespace, with loopback up.
     NetNs,
     /// Uses the network namespace that the service had before; what earlier runs left on its ports was swept out.
@@ -125,8 +135,8 @@ pub enum HostStep {
     Channel,
     /// Starts the init in its namespaces and its control group.
     Clone(Vec<&'static str>),
-    /// Writes the id maps.
-    Ids(u32),
+    /// Writes the id maps: of users, and of groups.
+    Ids(Vec<IdRange>, Vec<IdRange>),
     /// Sets what only the host may set: priority, out-of-memory score.
     Sched {
         /// -20 to 19.
@@ -142,9 +152,10 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     let mut steps = Vec::new();
     // First of all: where somebody is missing, nothing is made in vain.
     steps.extend(joins(unit));
+    steps.extend(assigned.unprivileged.clone().map(|made| HostStep::Unprivileged(Box::new(made))));
     steps.extend(assigned.cgroup.clone().map(HostStep::Cgroup));
     network(&mut steps, unit, assigned);
-    if has_user_namespace(unit) && needs_idmap(unit) {
+    if has_user_namespace(unit) && assigned.unprivileged.is_none() && needs_idmap(unit) {
         steps.push(HostStep::IdMap(assigned.id_base));
     }
     root(&mut steps, unit, assigned, facts);
@@ -152,7 +163,11 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     steps.push(HostStep::Channel);
     steps.push(HostStep::Clone(namespaces(unit)));
     if has_user_namespace(unit) {
-        steps.push(HostStep::Ids(assigned.id_base));
+        let range = || vec![IdRange { inside: 0, outside: assigned.id_base, count: IDS }];
+        steps.push(match &assigned.unprivileged {
+            Some(made) => HostStep::Ids(made.inner_uids.clone(), made.inner_gids.clone()),
+            None => HostStep::Ids(range(), range()),
+        });
     }
     if unit.service.nice.is_some() || unit.service.oom_score_adj.is_some() {
         let (nice, oom_score_adj) = (unit.service.nice, unit.service.oom_score_adj);
@@ -171,6 +186,7 @@ fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
         return;
     }
     steps.push(HostStep::NetNs);
+    steps.extend(assigned.unprivileged.as_ref().and_then(|made| made.pasta.clone()).map(HostStep::Pasta));
     if let Some(link) = &assigned.link {
         steps.extend(unit.network.publish.iter().copied().map(HostStep::Publish));
         steps.push(HostStep::Veth(link.clone()));
@@ -192,7 +208,7 @@ fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &Hos
         Base::Dir(src) => {
             let upper = (rootfs.writable == Writable::Persistent)
                 .then(|| assigned.state.join("rootfs").join(unit.name.as_str()));
-            let idmap = has_user_namespace(unit);
+            let idmap = has_user_namespace(unit) && assigned.unprivileged.is_none();
             steps.push(HostStep::RootDir { src: src.clone(), idmap, writable: rootfs.writable, upper });
         }
     }
@@ -210,14 +226,17 @@ fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &Hos
             Namespace::Host => HostStep::ProcOf(None),
         });
     }
-    if rootfs.sys {
+    // sysfs shows a network namespace, and is mounted by whoever has power over that one.
+    if rootfs.sys && assigned.unprivileged.as_ref().is_none_or(|made| made.has_netns) {
         steps.push(HostStep::Sysfs);
     }
     // A mount on a path above another would hide it: shallow ones first, the order of the file otherwise.
     let mut tmpfs = rootfs.tmpfs.clone();
     tmpfs.sort_by_key(|tmpfs| tmpfs.dst.components().count());
     steps.extend(tmpfs.into_iter().map(HostStep::Tmpfs));
-    steps.extend(rootfs.mounts.iter().cloned().map(HostStep::Bind));
+    let idmap = |mount: &Mount| mount.idmap && assigned.unprivileged.is_none();
+    let mounts = rootfs.mounts.iter().map(|mount| Mount { idmap: idmap(mount), ..mount.clone() });
+    steps.extend(mounts.map(HostStep::Bind));
     if !unit.security.credentials.is_empty() {
         let (dst, files) = (credential::directory(&unit.name), unit.security.credentials.clone());
         steps.push(HostStep::Credentials { dst, files });

@@ -236,10 +236,11 @@ impl Lowering {
             ChildStep::RootEnter(path) => self.root_enter(path),
             ChildStep::Proc => self.proc(),
             ChildStep::PivotRoot => self.pivot_root(),
-            ChildStep::DevPts => {
-                let options = "newinstance,ptmxmode=0666,mode=0620,gid=5";
+            ChildStep::DevPts(group) => {
+                let group = group.map(|gid| format!(",gid={gid}")).unwrap_or_default();
+                let options = format!("newinstance,ptmxmode=0666,mode=0620{group}");
                 let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
-                self.mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, Some(options));
+                self.mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, Some(&options));
             }
             ChildStep::CgroupFs => {
                 let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
@@ -514,7 +515,9 @@ impl Lowering {
             let args = [Arg::Value(fd), Arg::Register(UID), Arg::Register(GID)];
             self.call_unless(0, libc::SYS_fchown, &args);
         }
-        self.op(wire::OP_SET_GROUPS, 0, &[]);
+        if !credentials.keep_groups {
+            self.op(wire::OP_SET_GROUPS, 0, &[]);
+        }
         let three = |register| [Arg::Register(register), Arg::Register(register), Arg::Register(register)];
         self.call(libc::SYS_setresgid, &three(GID));
         if credentials.keep_capabilities {

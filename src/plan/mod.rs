@@ -11,6 +11,7 @@ pub mod lower;
 pub mod render;
 #[cfg(test)]
 mod tests;
+pub mod unprivileged;
 
 use std::path::PathBuf;
 
@@ -45,6 +46,8 @@ pub struct Assigned {
     pub machine_id: String,
     /// The sandbox ends with the process that launched it (`palisade run`).
     pub ends_with_launcher: bool,
+    /// It is made by an ordinary user.
+    pub unprivileged: Option<unprivileged::Unprivileged>,
 }
 
 /// What will be done, in order.
@@ -116,7 +119,7 @@ pub fn build(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> LaunchPlan 
         name: unit.name.to_string(),
         host: host::steps(unit, assigned, facts),
         init: child::init_steps(unit, assigned),
-        service: child::service_steps(unit),
+        service: child::service_steps(unit, assigned),
         waiting: child::waiting_steps(unit, assigned),
         flags: child::flags(unit, assigned),
         fail_at: None,
@@ -179,11 +182,22 @@ pub(crate) fn has_user_namespace(unit: &Unit) -> bool {
 
 /// Root of the sandbox, as the host counts.
 pub fn owner(unit: &Unit, assigned: &Assigned) -> u32 {
+    if let Some(unprivileged) = &assigned.unprivileged {
+        return unprivileged.owner();
+    }
     if has_user_namespace(unit) { assigned.id_base } else { 0 }
 }
 
 /// The ids of the service as the host counts them, where they are known before the sandbox exists.
-pub fn service_ids(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Option<(u32, u32)> {
+pub fn ids_on_host(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Option<(u32, u32)> {
+    match &assigned.unprivileged {
+        Some(unprivileged) => service_ids(unit, 0, facts).and_then(|(uid, gid)| unprivileged.ids(uid, gid)),
+        None => service_ids(unit, owner(unit, assigned), facts),
+    }
+}
+
+/// The same, counted from `base`.
+fn service_ids(unit: &Unit, base: u32, facts: &HostFacts) -> Option<(u32, u32)> {
     use crate::spec::{Base, IdSpec, UserSpec};
     let known = |name: &str| {
         let user = (unit.rootfs.base == Base::Host).then(|| facts.users.get(name)).flatten();
@@ -200,7 +214,6 @@ pub fn service_ids(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Optio
         Some(IdSpec::Number(gid)) => *gid,
         Some(IdSpec::Name(name)) => facts.groups.get(name).map(|(gid, _)| *gid)?,
     };
-    let base = owner(unit, assigned);
     Some((base + uid, base + gid))
 }
 

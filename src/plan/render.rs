@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write};
 
 use super::{ChildStep, Credentials, HostStep, LaunchPlan, User};
-use crate::spec::{Capability, Credential, IdSpec, Mount, Stdin, Writable};
+use crate::spec::{Capability, Credential, IdRange, IdSpec, Mount, Stdin, Writable};
 
 /// The whole plan.
 pub fn text(plan: &LaunchPlan) -> String {
@@ -37,6 +37,17 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         HostStep::Join { kind, of } => ("ns.join", format!("{}:{of}", kind.name())),
         HostStep::NetNs => ("netns.create", "lo up".into()),
         HostStep::NetNsKept => ("netns.keep", String::new()),
+        HostStep::Unprivileged(made) => {
+            let missing: String = made.missing.iter().map(|missing| format!("; {missing}")).collect();
+            ("user.enter", format!("{}{missing}", ranges(&made.uids)))
+        }
+        HostStep::Pasta(pasta) => {
+            let publish = pasta.publish.iter().map(|publish| format!("{publish} "));
+            (
+                "pasta",
+                format!("{}{}", publish.collect::<String>(), flag(pasta.egress, "egress")).trim_end().into(),
+            )
+        }
         HostStep::Veth(link) => {
             let mtu = link.mtu.map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();
             (
@@ -99,7 +110,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         }
         HostStep::Channel => ("channel", String::new()),
         HostStep::Clone(namespaces) => ("clone", namespaces.join(" ")),
-        HostStep::Ids(base) => ("ids", format!("0..65536 -> {base}")),
+        HostStep::Ids(uids, _) => ("ids", ranges(uids)),
         HostStep::Sched { nice, oom_score_adj } => {
             let nice = nice.map(|nice| format!("nice={nice} ")).unwrap_or_default();
             let score = oom_score_adj.map(|score| format!("oom_score_adj={score}")).unwrap_or_default();
@@ -107,6 +118,14 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         }
         HostStep::Go => ("go", String::new()),
     }
+}
+
+fn ranges(ranges: &[IdRange]) -> String {
+    let range = |range: &IdRange| match range.count {
+        1 => format!("{} -> {}", range.inside, range.outside),
+        count => format!("{}..{} -> {}", range.inside, range.inside + count, range.outside),
+    };
+    ranges.iter().map(range).collect::<Vec<_>>().join(", ")
 }
 
 fn bind(mount: &Mount) -> String {
@@ -131,7 +150,7 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         ChildStep::RootEnter(root) => ("root.enter", root.display().to_string()),
         ChildStep::Proc => ("proc", "/proc nosuid,nodev,noexec".into()),
         ChildStep::PivotRoot => ("pivot_root", ".".into()),
-        ChildStep::DevPts => ("devpts", "/dev/pts".into()),
+        ChildStep::DevPts(_) => ("devpts", "/dev/pts".into()),
         ChildStep::CgroupFs => ("cgroup2", "/sys/fs/cgroup ro".into()),
         ChildStep::ProcMask => ("proc.mask", "/proc/sys /proc/kcore ...".into()),
         ChildStep::Hostname(name) => ("hostname", name.clone()),

@@ -42,6 +42,7 @@ fn plan(keys: &str) -> LaunchPlan {
         netns_kept: false,
         machine_id: machine_id("alpha", "web"),
         ends_with_launcher: false,
+        unprivileged: None,
     };
     build(&unit, &assigned, &HostFacts::default())
 }

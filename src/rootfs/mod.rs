@@ -17,6 +17,7 @@ use rustix::{
     mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags},
 };
 
+pub use crate::spec::IdRange;
 use crate::{
     spec::{Mount, Tmpfs, Writable},
     sys::{
@@ -61,17 +62,6 @@ const DEV_LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// One line of an id map: `count` ids from `inside` are `outside` for the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct IdRange {
-    /// First id in the user namespace, or on disk.
-    pub inside: u32,
-    /// First id of the host.
-    pub outside: u32,
-    /// How many.
-    pub count: u32,
-}
-
 /// A file of [`Workshop::secrets`].
 pub struct SecretFile<'a> {
     /// Its name.
@@ -96,6 +86,8 @@ pub struct Workshop {
     /// The init's executable, to hold user namespaces open while they are being made.
     program: OwnedFd,
     id_maps: BTreeMap<(IdRange, IdRange), OwnedFd>,
+    /// An ordinary user's: device nodes are the host's own, ids are not shifted.
+    is_users: bool,
     /// Root of the sandbox whose root is being made, as the host counts: whose the files and directories are that are
     /// made in it.
     owner: u32,
@@ -107,7 +99,7 @@ impl Workshop {
     ///
     /// # Errors
     /// unshare(2), mount(2), mkdir(2), mknod(2).
-    pub fn open(dir: &Path, program: OwnedFd) -> Result<Self, SysError> {
+    pub fn open(dir: &Path, program: OwnedFd, is_users: bool) -> Result<Self, SysError> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
             .map_err(|errno| SysError::new("unshare", "CLONE_NEWNS", errno))?;
         // Directories of a root are for the service to pass, whatever the umask of whoever started us.
@@ -121,6 +113,7 @@ impl Workshop {
             layers: [dir.join("lower"), dir.join("upper")],
             program,
             id_maps: BTreeMap::new(),
+            is_users,
             owner: 0,
         };
         for dir in [&workshop.root, &workshop.files].into_iter().chain(&workshop.layers) {
@@ -130,7 +123,9 @@ impl Workshop {
         let files =
             mount::new_filesystem("tmpfs", &[("mode", "0755"), ("size", "16M")], MountAttrFlags::empty())?;
         mount::attach(files.as_fd(), open_path(&workshop.files)?.as_fd())?;
-        workshop.make_dev()?;
+        if !is_users {
+            workshop.make_dev()?;
+        }
         Ok(workshop)
     }
 
@@ -184,7 +179,7 @@ impl Workshop {
             channel: theirs.as_fd(),
         })?;
         drop(theirs);
-        let opened = write_id_maps(holder.pid, uids, gids).and_then(|()| {
+        let opened = write_id_maps(holder.pid, &[uids], &[gids]).and_then(|()| {
             let path = format!("/proc/{}/ns/user", holder.pid);
             rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| SysError::new("open", path, errno))
@@ -221,8 +216,8 @@ impl Workshop {
         &mut self,
         src: &Path,
         ids: Option<IdRange>,
-        writable: Writable,
-        upper: Option<&Path>,
+        (writable, upper): (Writable, Option<&Path>),
+        owner: u32,
     ) -> Result<(), SysError> {
         let source = file::open_host(src, OFlags::PATH | OFlags::DIRECTORY)?;
         // Not recursive: what the host has mounted below is not part of the tree that the file names.
@@ -234,7 +229,6 @@ impl Workshop {
         let attributes = Attributes { read_only: true, no_dev: true, id_map, ..Attributes::default() };
         mount::set_attributes(tree.as_fd(), &attributes)
             .map_err(|error| SysError { args: format!("{}: {}", src.display(), error.args), ..error })?;
-        let owner = ids.map_or(0, |ids| ids.outside);
         self.owner = owner;
         match (writable, upper) {
             (Writable::No, _) => self.attach_root(tree.as_fd()),
@@ -262,9 +256,11 @@ impl Workshop {
         let made = make_layer(&upper, owner).and_then(|()| make_layer(&work, owner)).and_then(|()| {
             let text = |path: &Path| path.display().to_string();
             let (lower, upper, work) = (text(&self.layers[0]), text(&upper), text(&work));
-            let options = [("lowerdir", &*lower), ("upperdir", &*upper), ("workdir", &*work)];
+            let mut options = vec![("lowerdir", &*lower), ("upperdir", &*upper), ("workdir", &*work)];
+            // The attributes of `trusted.` are root's: overlayfs.rst, Linux 5.11.
+            options.extend(self.is_users.then_some(("userxattr", "")));
             let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-            mount::new_filesystem("overlay", &options, attributes)
+            mount::new_filesystem("overlay", &options[..], attributes)
         });
         self.unmount(&self.layers[0]);
         self.attach_root(made?.as_fd())
@@ -464,7 +460,7 @@ impl Workshop {
     pub fn dev(&self, extra: &[PathBuf], owner: u32) -> Result<(), SysError> {
         let root = self.root_fd()?;
         let target = file::make_dirs_inside(root.as_fd(), Path::new("/dev"), self.owner)?;
-        if extra.is_empty() {
+        if extra.is_empty() && !self.is_users {
             let files = open_path(&self.files)?;
             let tree = mount::clone_tree(files.as_fd(), "dev", false)?;
             let attributes = Attributes { read_only: true, no_exec: true, ..Attributes::default() };
@@ -485,13 +481,18 @@ impl Workshop {
             rustix::fs::symlinkat(link, &made, name)
                 .map_err(|errno| SysError::new("symlink", name, errno))?;
         }
-        let usual = DEV_NODES.iter().map(|(name, ..)| self.files.join("dev").join(name));
+        let usual = DEV_NODES.iter().map(|(name, ..)| self.nodes().join(name));
         for node in usual.chain(extra.iter().cloned()) {
             self.bind_node(made.as_fd(), &node)?;
         }
         // The nodes are mounts of their own and stay what they are.
         let attributes = Attributes { read_only: true, no_exec: true, ..Attributes::default() };
         mount::set_attributes(made.as_fd(), &attributes)
+    }
+
+    /// Where the usual device nodes are. An ordinary user can make none.
+    fn nodes(&self) -> PathBuf {
+        if self.is_users { PathBuf::from("/dev") } else { self.files.join("dev") }
     }
 
     fn bind_node(&self, dev: BorrowedFd<'_>, node: &Path) -> Result<(), SysError> {
@@ -503,7 +504,9 @@ impl Workshop {
             return Err(SysError::new("device node", name, libc::ENOTBLK));
         }
         let tree = mount::clone_tree(source.as_fd(), "", false)?;
-        let inside = node.strip_prefix(self.files.join("dev")).or_else(|_| node.strip_prefix("/dev"));
+        // Of the host's mount it has what that has: nothing on it is to be executed, nor to give anybody's ids.
+        mount::set_attributes(tree.as_fd(), &Attributes { no_exec: true, ..Attributes::default() })?;
+        let inside = node.strip_prefix(self.nodes()).or_else(|_| node.strip_prefix("/dev"));
         let inside = inside.map_err(|_| SysError::new("device node outside /dev", name, libc::EINVAL))?;
         let target = mount_point(dev, inside, source.as_fd(), self.owner)?;
         mount::attach(tree.as_fd(), target.as_fd())
@@ -579,8 +582,8 @@ impl Workshop {
                 | MountAttrFlags::MOUNT_ATTR_NOEXEC;
             mount::new_filesystem("tmpfs", &[("mode", "0"), ("nr_inodes", "2")], attributes)?
         } else {
-            let files = open_path(&self.files)?;
-            mount::clone_tree(files.as_fd(), "dev/null", false)?
+            let nodes = open_path(&self.nodes())?;
+            mount::clone_tree(nodes.as_fd(), "null", false)?
         };
         mount::attach(empty.as_fd(), target.as_fd())
     }
@@ -655,12 +658,15 @@ pub fn procfs() -> Result<OwnedFd, SysError> {
 ///
 /// # Errors
 /// write(2), user_namespaces(7).
-pub fn write_id_maps(pid: u32, uids: IdRange, gids: IdRange) -> Result<(), SysError> {
+pub fn write_id_maps(pid: u32, uids: &[IdRange], gids: &[IdRange]) -> Result<(), SysError> {
     for (name, map) in [("uid_map", uids), ("gid_map", gids)] {
         let path = format!("/proc/{pid}/{name}");
-        let line = format!("{} {} {}", map.inside, map.outside, map.count);
-        std::fs::write(&path, &line)
-            .map_err(|error| SysError::new("write", format!("{path}: {line}"), error))?;
+        // One write: the kernel takes a map once.
+        let line = |range: &IdRange| format!("{} {} {}", range.inside, range.outside, range.count);
+        let text = map.iter().map(line).collect::<Vec<_>>().join("\n");
+        std::fs::write(&path, &text).map_err(|error| {
+            SysError::new("write", format!("{path}: {}", text.replace('\n', ", ")), error)
+        })?;
     }
     Ok(())
 }

@@ -488,6 +488,17 @@ pub struct LogPolicy {
     pub files: u32,
 }
 
+/// One line of an id map: `count` ids from `inside` are `outside` for the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct IdRange {
+    /// First id in the user namespace, or on disk.
+    pub inside: u32,
+    /// First id of the host.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
 /// What resolution needs to know about the host; gathered once by `sys`, so that resolution runs anywhere.
 #[derive(Clone, Debug, Default)]
 pub struct HostFacts {

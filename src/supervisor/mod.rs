@@ -181,7 +181,7 @@ impl Supervisor {
         }
         let network = settings.network.clone();
         let tree = cgroup::Tree::find(settings.cgroup.as_deref());
-        let launcher = Launcher::open(&options.run, tree, NetworkHost::new(network))?;
+        let launcher = Launcher::open(&options.run, tree, NetworkHost::new(network), false)?;
         // After the launcher has seen what services are to have.
         raise_descriptor_limit();
         let keeper = Keeper::new(&options.run.join("init"));
@@ -380,7 +380,7 @@ impl Supervisor {
                 Some((service, step)) if service == name.as_str() => Some(*step),
                 _ => None,
             };
-            let service = plan::service_ids(&unit, &assigned, &self.facts);
+            let service = plan::ids_on_host(&unit, &assigned, &self.facts);
             let given = Given { service, peers: self.peers(&unit), ..Given::default() };
             let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
@@ -509,6 +509,7 @@ impl Supervisor {
             netns_kept,
             machine_id: machine_id.unwrap_or_else(|| plan::machine_id(&self.facts.hostname, name.as_str())),
             ends_with_launcher: false,
+            unprivileged: None,
         })
     }
 

@@ -104,6 +104,31 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SysError> {
     Ok(Child { pid, pidfd })
 }
 
+/// Starts a program of the host's that the kernel kills when the calling thread ends.
+///
+/// # Errors
+/// fork(2), execve(2).
+pub fn spawn_bound(command: &mut std::process::Command) -> std::io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let bind = move || {
+        // SAFETY: this prctl takes numbers; it is async-signal-safe, as what follows.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: getppid(2) has no precondition.
+        let now = unsafe { libc::getppid() };
+        // The parent may have ended before the signal was set.
+        match u32::try_from(now) == Ok(parent) {
+            true => Ok(()),
+            false => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: two system calls in the child of a program with one thread, and no allocation.
+    unsafe { command.pre_exec(bind) };
+    command.spawn()
+}
+
 /// Waits for a child that is ending. A process that is not our child (it was adopted) is not ours to reap.
 pub fn reap(pidfd: &OwnedFd) {
     let wait = rustix::process::WaitId::PidFd(pidfd.as_fd());

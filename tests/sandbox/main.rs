@@ -14,6 +14,7 @@ mod sessions;
 mod sharing;
 mod single;
 mod stdio;
+mod unprivileged;
 mod walls;
 
 use std::process::ExitCode;
@@ -96,6 +97,19 @@ fn main() -> ExitCode {
         credentials::what_cannot_be_had_or_trusted_is_refused_by_name: Root CgroupV2 UserNs;
         credentials::a_hostile_root_does_not_lead_them_astray: Root CgroupV2 UserNs;
         credentials::they_are_nowhere_else: Root CgroupV2 UserNs;
+        unprivileged::an_ordinary_users_sandbox_has_no_hole: Root UserNs;
+        unprivileged::who_has_a_range_of_ids_gives_it_to_the_service: Root UserNs Program("newuidmap");
+        unprivileged::an_ordinary_users_run_ends_as_its_payload_does: Root UserNs;
+        unprivileged::a_users_files_are_shown_and_what_is_written_is_his: Root UserNs Program("newuidmap");
+        unprivileged::a_tree_of_the_users_is_a_root: Root UserNs Program("newuidmap");
+        unprivileged::a_users_credentials_are_read_before_he_is_root_of_anything: Root UserNs;
+        unprivileged::a_users_port_is_answered_and_nothing_else_leads_out: Root UserNs Nft Program("pasta");
+        unprivileged::what_only_root_can_have_is_refused_by_key_and_remedy: Root UserNs;
+        unprivileged::a_host_without_user_namespaces_names_the_knob: Root UserNs;
+        unprivileged::a_sandbox_inside_of_one_says_what_it_lacks: Root UserNs;
+        unprivileged::a_killed_run_of_a_user_takes_everything_along: Root UserNs Nft Program("pasta");
+        unprivileged::a_user_may_check_and_plan: Root UserNs;
+        unprivileged::a_group_that_was_given_to_the_user_is_used: Root UserNs CgroupV2;
         hostile::every_trap_at_every_mount_point_is_refused_by_name: Root CgroupV2 UserNs;
         hostile::every_trap_at_every_file_is_passed_over: Root CgroupV2 UserNs;
         hostile::a_mount_point_that_is_swapped_meanwhile_leads_nowhere: Root CgroupV2 UserNs;
