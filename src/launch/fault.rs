@@ -123,6 +123,14 @@ impl LaunchFault {
         })
     }
 
+    /// A part of a step that is done before there is a plan to number it in.
+    pub(super) fn before(step: &str, error: &StepError) -> Box<Self> {
+        let mut fault = Self::refused(step, &error.to_string());
+        fault.errno = error.errno();
+        fault.retry = retry(fault.errno);
+        fault
+    }
+
     /// The init ended before it had started the service.
     pub fn init_died() -> Box<Self> {
         Box::new(Self {

@@ -345,7 +345,7 @@ impl Launcher {
             HostStep::Credentials { dst, files } => {
                 let secrets = match launch.given.secrets.take() {
                     Some(secrets) => secrets,
-                    None => credentials::gather(files)?,
+                    None => credentials::gather_all(files)?,
                 };
                 let (uid, gid) = launch.given.service.unwrap_or((owner, owner));
                 let shift = |id: u32| match &launch.assigned.unprivileged {

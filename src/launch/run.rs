@@ -144,8 +144,8 @@ fn enter(
     settings: &Settings,
 ) -> Result<Begun, Box<LaunchFault>> {
     // Before: there, the host's root is nobody, and whose a file is cannot be told any more.
-    let secrets = credentials::gather(&unit.security.credentials)
-        .map_err(|error| LaunchFault::refused("root.credentials", &error.to_string()))?;
+    let secrets =
+        credentials::gather_all(&unit.security.credentials).map_err(|error| credentials::fault(&error))?;
     let entered = unprivileged::enter(made, &slot.dir, settings.network.prefix4)?;
     if !made.missing.is_empty() {
         tracing::warn!("{}: without root: {}", unit.name, made.missing.join("; "));

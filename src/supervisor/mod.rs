@@ -6,6 +6,7 @@
 //! | module | what |
 //! |---|---|
 //! | `runs` | a live run: its channel, its end |
+//! | `fetch` | programs that credentials come from |
 //! | `output` | what services write, into their logs |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `requests` | what the control socket asks for |
@@ -13,6 +14,7 @@
 //! | `state`, `keeper` | what outlives the supervisor: words, and descriptors |
 
 mod adopt;
+mod fetch;
 mod keeper;
 mod output;
 mod requests;
@@ -39,7 +41,10 @@ use crate::{
         settings::{IDS_PER_SERVICE, Settings},
     },
     control::server::{ClientId, Incoming, Readiness, Server, Source},
-    launch::{Given, LaunchFault, Launcher, Net, NetworkHost, Peers, Retry},
+    launch::{
+        Given, LaunchFault, Launcher, Net, NetworkHost, Peers, Retry,
+        credentials::{Fetch, Secret},
+    },
     logs::LogWriter,
     machine::{
         self, Action, Mono, RunId, State,
@@ -96,6 +101,8 @@ enum Wake {
     Output(UnitName, usize),
     /// The control group of a run whose init has ended has become empty, or has not yet.
     Empty(UnitName),
+    /// The programs of its credentials.
+    Fetch(UnitName),
     Follower(ClientId),
 }
 
@@ -112,6 +119,8 @@ struct Supervisor {
     launcher: Launcher,
     keeper: Keeper,
     runs: BTreeMap<UnitName, LiveRun>,
+    /// Launches that wait for the programs of their credentials.
+    fetches: BTreeMap<UnitName, (RunId, Fetch)>,
     nets: BTreeMap<UnitName, Net>,
     faults: BTreeMap<UnitName, Box<LaunchFault>>,
     /// How many launches followed an end that nobody had asked for.
@@ -195,6 +204,7 @@ impl Supervisor {
             launcher,
             keeper,
             runs: BTreeMap::new(),
+            fetches: BTreeMap::new(),
             nets: BTreeMap::new(),
             faults: BTreeMap::new(),
             restarts: BTreeMap::new(),
@@ -221,10 +231,12 @@ impl Supervisor {
                 return Ok(());
             }
             let control = self.server.tick(now());
-            let deadline = [control, self.fleet.deadline()].into_iter().flatten().min();
+            let deadlines = [control, self.fleet.deadline(), self.fetch_deadline()];
+            let deadline = deadlines.into_iter().flatten().min();
             for (wake, readiness) in self.wait(deadline)? {
                 self.wake(wake, readiness);
             }
+            self.fetches_overdue();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -252,6 +264,9 @@ impl Supervisor {
                 };
                 (wake, fd, flags)
             }));
+        }
+        for (name, (_, fetch)) in &self.fetches {
+            all.extend(fetch.interests().map(|fd| (Wake::Fetch(name.clone()), fd, PollFlags::IN)));
         }
         all.extend(self.clients.followed().map(|(client, fd)| (Wake::Follower(client), fd, PollFlags::IN)));
         all
@@ -307,6 +322,7 @@ impl Supervisor {
             Wake::Channel(name) => self.channel_ready(&name),
             Wake::Output(name, stream) => self.output_ready(&name, stream),
             Wake::Empty(name) => self.maybe_gone(&name),
+            Wake::Fetch(name) => self.fetch_ready(&name),
             Wake::Follower(client) => self.feed_follower(client),
         }
     }
@@ -370,7 +386,7 @@ impl Supervisor {
         }
     }
 
-    fn launch(&mut self, name: &UnitName, run: RunId) {
+    fn launch_with(&mut self, name: &UnitName, run: RunId, secrets: Option<Vec<Secret>>) {
         let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
         self.faults.remove(name);
         let mut net = self.kept_net(name);
@@ -381,7 +397,7 @@ impl Supervisor {
                 _ => None,
             };
             let service = plan::ids_on_host(&unit, &assigned, &self.facts);
-            let given = Given { service, peers: self.peers(&unit), ..Given::default() };
+            let given = Given { service, peers: self.peers(&unit), secrets, ..Given::default() };
             let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
             self.keep_net(name, launch.net());
@@ -408,8 +424,7 @@ impl Supervisor {
             }
             Err(fault) => {
                 self.forget_net(name, &unit);
-                self.launch_failed(name, run, fault);
-                self.report(name, Report::Gone(run));
+                self.refuse_launch(name, run, fault);
             }
         }
     }

@@ -318,6 +318,9 @@ impl Supervisor {
     }
 
     pub(super) fn terminate(&mut self, name: &UnitName) {
+        if self.forget_fetch(name) {
+            return;
+        }
         let Some(stop) = self.fleet.entry(name).map(|entry| entry.unit.service.stop.clone()) else { return };
         if let Some(command) = &stop.command
             && self.run_inside(name, command, super::sessions::Purpose::Stop).is_ok()
@@ -348,6 +351,9 @@ impl Supervisor {
     }
 
     pub(super) fn kill_tree(&mut self, name: &UnitName) {
+        if self.forget_fetch(name) {
+            return;
+        }
         let Some(run) = self.runs.get(name) else { return };
         if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup)
             && let Err(error) = tree.kill(group)

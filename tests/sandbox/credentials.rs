@@ -10,6 +10,7 @@ use crate::support::{World, world::describe};
 
 const NO_NETWORK: &str = "network.mode = \"none\"";
 const SECRET: &str = "tr0ub4dor-and-3-horses";
+const LONG: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// A file that nobody else reads.
 fn secret(world: &World, name: &str, text: &str) -> String {
@@ -242,4 +243,44 @@ pub fn they_are_nowhere_else(world: &mut World) {
     world.ok(&["restart", "web"]);
     world.wait_state("web", "active");
     assert_eq!(world.ok(&read), "changed");
+}
+
+pub fn a_program_that_takes_its_time_holds_up_nobody_else(world: &mut World) {
+    let go = world.dir().join("go").display().to_string();
+    let program =
+        format!("echo $$$$ > {go}.pid; while [ ! -e {go} ]; do sleep 0.02; done; cat {go}; test -s {go}");
+    let credentials = format!("{{ name = \"t\", command = [\"/bin/sh\", \"-c\", {program:?}] }}");
+    world.write_service("slow", &script("exec sleep 1000", &credentials));
+    world.write_service("other", &script("exec sleep 1000", ""));
+    world.start();
+    world.wait_state("other", "active");
+    assert_eq!(world.state("slow"), "starting");
+    let pid =
+        || fs::read_to_string(format!("{go}.pid")).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let first = crate::support::wait_for("the program runs", LONG, pid);
+    // Given up while it waits.
+    world.ok(&["stop", "slow"]);
+    assert_eq!(world.state("slow"), "stopped");
+    assert!(!Path::new(&format!("/proc/{first}")).exists());
+    fs::remove_file(format!("{go}.pid")).expect("our own");
+
+    let mut start = world.command(&["start", "slow"]).spawn().expect("the program under test starts");
+    crate::support::wait_for("the program runs", LONG, pid);
+    fs::write(format!("{go}.new"), SECRET).expect("our own");
+    fs::rename(format!("{go}.new"), &go).expect("our own");
+    assert!(start.wait().expect("our child").success());
+    world.wait_state("slow", "active");
+    assert_eq!(world.ok(&["exec", "slow", "--", "cat", "/run/credentials/slow/t"]), SECRET);
+
+    // One that fails is a launch that failed, to be tried again.
+    fs::write(&go, "").expect("our own");
+    let restarted = world.palisade(&["restart", "slow"]);
+    assert!(!restarted.status.success(), "{}", describe(&restarted));
+    crate::support::wait_until("it is told why", LONG, || {
+        let fault = world.status("slow")["fault"].clone();
+        fault["step"] == "root.credentials"
+            && fault["error"].as_str().is_some_and(|e| e.contains("exit status: 1"))
+    });
+    fs::write(&go, "again").expect("our own");
+    world.wait_state("slow", "active");
 }

@@ -97,6 +97,7 @@ fn main() -> ExitCode {
         credentials::what_cannot_be_had_or_trusted_is_refused_by_name: Root CgroupV2 UserNs;
         credentials::a_hostile_root_does_not_lead_them_astray: Root CgroupV2 UserNs;
         credentials::they_are_nowhere_else: Root CgroupV2 UserNs;
+        credentials::a_program_that_takes_its_time_holds_up_nobody_else: Root CgroupV2 UserNs;
         unprivileged::an_ordinary_users_sandbox_has_no_hole: Root UserNs;
         unprivileged::who_has_a_range_of_ids_gives_it_to_the_service: Root UserNs Program("newuidmap");
         unprivileged::an_ordinary_users_run_ends_as_its_payload_does: Root UserNs;
