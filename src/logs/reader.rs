@@ -3,15 +3,9 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    mem::MaybeUninit,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
-    },
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
-
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use super::{
     LogEntry, Stream, path,
@@ -33,15 +27,18 @@ const AGES: u32 = 1000;
 pub struct Batch {
     /// Oldest first.
     pub entries: Vec<LogEntry>,
-    /// There is more to be had at once; otherwise [`Follower::fd`] says when.
+    /// There is more to be had at once; otherwise after [`Follower::wrote`].
     pub more: bool,
 }
 
 /// Reads the logs of some services, at its caller's pace.
+///
+/// It watches nothing: whoever writes the logs tells it. (An inotify instance for each would let callers who may only look
+/// use up those that the host's root has, fs.inotify.max_user_instances, 128 in all.)
 #[derive(Debug)]
 pub struct Follower {
     dir: PathBuf,
-    inotify: Option<OwnedFd>,
+    follow: bool,
     sources: Vec<Source>,
 }
 
@@ -55,7 +52,8 @@ struct Source {
     rest: Vec<u8>,
     /// Lines of stdout and stderr whose end was not read yet: time and text.
     unfinished: [Option<(String, Vec<u8>)>; 2],
-    watch: Option<i32>,
+    /// There may be something that was not read yet.
+    is_stale: bool,
 }
 
 /// The last `lines` lines of one service.
@@ -78,12 +76,8 @@ impl Follower {
     /// Begins `lines` lines before the end of each log. Without `follow` it ends where the log ends now.
     ///
     /// # Errors
-    /// `SysError` of open(2), read(2), inotify_init1(2) (EMFILE: fs.inotify.max_user_instances) or inotify_add_watch(2).
+    /// `SysError` of open(2) or read(2).
     pub fn open<S: AsRef<str>>(dir: &Path, names: &[S], lines: u64, follow: bool) -> Result<Self, SysError> {
-        let inotify = match follow {
-            true => Some(watched(dir)?),
-            false => None,
-        };
         let mut sources = Vec::new();
         for name in names {
             let mut source = Source {
@@ -92,19 +86,19 @@ impl Follower {
                 offset: 0,
                 rest: Vec::new(),
                 unfinished: [None, None],
-                watch: None,
+                is_stale: true,
             };
-            // Watched first, read second: what is written between the two is seen twice rather than not at all.
-            source.watch(dir, inotify.as_ref());
             source.begin(dir, lines).map_err(|error| source.error(dir, error))?;
             sources.push(source);
         }
-        Ok(Self { dir: dir.to_owned(), inotify, sources })
+        Ok(Self { dir: dir.to_owned(), follow, sources })
     }
 
-    /// Readable when [`Follower::read`] may have something to give; none if it does not follow.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.inotify.as_ref().map(AsFd::as_fd)
+    /// Something was written to the log of this service. Whether that is one of those that are followed: then
+    /// [`Follower::read`] has something to give.
+    pub fn wrote(&mut self, name: &str) -> bool {
+        let source = self.sources.iter_mut().find(|source| self.follow && source.name == name);
+        source.map(|source| source.is_stale = true).is_some()
     }
 
     /// What has been written since; never waits.
@@ -112,17 +106,14 @@ impl Follower {
     /// # Errors
     /// `SysError` of read(2).
     pub fn read(&mut self) -> Result<Batch, SysError> {
-        if let Some(inotify) = &self.inotify {
-            drain(inotify);
-        }
         let mut batch = Batch::default();
-        for source in &mut self.sources {
-            let more = source.read(&self.dir, self.inotify.as_ref(), &mut batch.entries);
-            let more = more.map_err(|error| source.error(&self.dir, error))?;
-            if !more && self.inotify.is_none() {
+        for source in self.sources.iter_mut().filter(|source| source.is_stale) {
+            let more = source.read(&self.dir, &mut batch.entries);
+            source.is_stale = more.map_err(|error| source.error(&self.dir, error))?;
+            if !source.is_stale && !self.follow {
                 source.give_unfinished(&mut batch.entries);
             }
-            batch.more |= more;
+            batch.more |= source.is_stale;
         }
         if self.sources.len() > 1 {
             batch.entries.sort_by(|one, other| one.time.cmp(&other.time));
@@ -154,12 +145,7 @@ impl Source {
     }
 
     /// Reads on, over the ends of files that were rotated away; true: there is more.
-    fn read(
-        &mut self,
-        dir: &Path,
-        inotify: Option<&OwnedFd>,
-        entries: &mut Vec<LogEntry>,
-    ) -> io::Result<bool> {
+    fn read(&mut self, dir: &Path, entries: &mut Vec<LogEntry>) -> io::Result<bool> {
         let mut budget = BATCH;
         // A file that is no longer the current one is read to its end once more: something may have been written between
         // the read that found the end and the rotation.
@@ -167,7 +153,6 @@ impl Source {
         loop {
             let Some(file) = &self.file else {
                 self.file = open(&path(dir, &self.name, 0))?;
-                self.watch(dir, inotify);
                 match self.file {
                     Some(_) => continue,
                     None => return Ok(false),
@@ -191,7 +176,6 @@ impl Source {
                     self.file = Some(next);
                     self.offset = 0;
                     self.rest.clear();
-                    self.watch(dir, inotify);
                 }
                 is_last_round = !is_last_round;
             } else {
@@ -241,20 +225,6 @@ impl Source {
             if let Some((time, text)) = self.unfinished[stream as usize].take() {
                 entries.push(entry(&self.name, time, stream, true, &text));
             }
-        }
-    }
-
-    /// Has the current file watched, in place of the one before.
-    fn watch(&mut self, dir: &Path, inotify: Option<&OwnedFd>) {
-        let Some(inotify) = inotify else { return };
-        let before = self.watch.take();
-        // There may be none; the watch on the directory tells of it when there is.
-        self.watch = inotify::add_watch(inotify, path(dir, &self.name, 0), WatchFlags::MODIFY).ok();
-        if let Some(before) = before
-            && self.watch != Some(before)
-        {
-            // The kernel may have dropped it with the file.
-            let _ = inotify::remove_watch(inotify, before);
         }
     }
 
@@ -327,20 +297,4 @@ fn open(path: &Path) -> io::Result<Option<File>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// An inotify instance that tells of new files in `dir`.
-fn watched(dir: &Path) -> Result<OwnedFd, SysError> {
-    let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-        .map_err(|errno| SysError::new("inotify_init1", "", errno))?;
-    inotify::add_watch(&inotify, dir, WatchFlags::CREATE | WatchFlags::MOVED_TO)
-        .map_err(|errno| SysError::new("inotify_add_watch", format!("{:?}", dir.display()), errno))?;
-    Ok(inotify)
-}
-
-/// Forgets what it has to tell: everything is looked at afterwards anyway.
-fn drain(inotify: &OwnedFd) {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(inotify, &mut buffer);
-    while reader.next().is_ok() {}
 }

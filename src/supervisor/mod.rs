@@ -40,7 +40,7 @@ use crate::{
         self, Sources,
         settings::{IDS_PER_SERVICE, Settings},
     },
-    control::server::{ClientId, Incoming, Readiness, Server, Source},
+    control::server::{Incoming, Readiness, Server, Source},
     launch::{
         Given, LaunchFault, Launcher, Net, NetworkHost, Peers, Retry,
         credentials::{Fetch, Secret},
@@ -103,7 +103,6 @@ enum Wake {
     Empty(UnitName),
     /// The programs of its credentials.
     Fetch(UnitName),
-    Follower(ClientId),
 }
 
 /// One supervisor.
@@ -227,6 +226,7 @@ impl Supervisor {
     fn run(&mut self) -> Result<(), SysError> {
         loop {
             self.pump();
+            self.feed_followers();
             if self.stopping && self.fleet.is_resting() && self.runs.is_empty() {
                 return Ok(());
             }
@@ -268,7 +268,6 @@ impl Supervisor {
         for (name, (_, fetch)) in &self.fetches {
             all.extend(fetch.interests().map(|fd| (Wake::Fetch(name.clone()), fd, PollFlags::IN)));
         }
-        all.extend(self.clients.followed().map(|(client, fd)| (Wake::Follower(client), fd, PollFlags::IN)));
         all
     }
 
@@ -323,7 +322,6 @@ impl Supervisor {
             Wake::Output(name, stream) => self.output_ready(&name, stream),
             Wake::Empty(name) => self.maybe_gone(&name),
             Wake::Fetch(name) => self.fetch_ready(&name),
-            Wake::Follower(client) => self.feed_follower(client),
         }
     }
 

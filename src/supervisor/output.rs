@@ -135,6 +135,7 @@ impl Supervisor {
         {
             tracing::error!(unit = %name, "output is lost: {error}");
         }
+        self.clients.wrote(name);
     }
 
     /// Takes what is in the log out of the service's pipe.

@@ -1,6 +1,9 @@
 //! What the control socket asks for, and what is told to those who listen.
 
-use std::{collections::BTreeMap, os::fd::BorrowedFd, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{Supervisor, now, sessions::Purpose};
 use crate::{
@@ -28,6 +31,8 @@ const UNREAD: usize = 0;
 pub(super) struct Clients {
     events: Vec<ClientId>,
     followers: BTreeMap<ClientId, (Follower, bool)>,
+    /// Followers for whom something was written.
+    behind: BTreeSet<ClientId>,
     pending: Vec<Pending>,
 }
 
@@ -55,9 +60,13 @@ struct Before {
 }
 
 impl Clients {
-    /// The followers' descriptors.
-    pub(super) fn followed(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>)> {
-        self.followers.iter().filter_map(|(client, (follower, _))| Some((*client, follower.fd()?)))
+    /// Something was written to the log of this service.
+    pub(super) fn wrote(&mut self, name: &UnitName) {
+        let told = self
+            .followers
+            .iter_mut()
+            .filter_map(|(client, (follower, _))| follower.wrote(name.as_str()).then_some(*client));
+        self.behind.extend(told);
     }
 }
 
@@ -86,6 +95,7 @@ impl Supervisor {
     pub(super) fn client_gone(&mut self, client: ClientId) {
         self.clients.events.retain(|other| *other != client);
         self.clients.followers.remove(&client);
+        self.clients.behind.remove(&client);
         self.clients.pending.retain(|pending| pending.client != client);
         self.end_sessions_of(client);
     }
@@ -377,7 +387,14 @@ impl Supervisor {
         }
     }
 
-    /// Gives a follower what there is, at the pace at which it reads.
+    /// Gives everybody who follows a log what was written to it.
+    pub(super) fn feed_followers(&mut self) {
+        for client in std::mem::take(&mut self.clients.behind) {
+            self.feed_follower(client);
+        }
+    }
+
+    /// Gives a follower what there is, at the pace at which it reads: who has yet to read something is fed when that is done.
     pub(super) fn feed_follower(&mut self, client: ClientId) {
         while self.server.backlog(client) == Some(UNREAD) {
             let Some((follower, follow)) = self.clients.followers.get_mut(&client) else { return };

@@ -312,6 +312,7 @@ impl Supervisor {
         }
         if let Some(log) = self.logs.get_mut(name) {
             let _ = log.finish(Timestamp::now());
+            self.clients.wrote(name);
         }
         self.sessions_ended(name);
         self.persist(name);

@@ -212,6 +212,9 @@ pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
     let entry = |line: String| serde_json::from_str::<Value>(&line).expect("JSON, one entry a line");
     let first = entry(follower.next());
     assert_eq!((&first["text"], &first["stream"]), (&json!("first"), &json!("stdout")), "{first}");
+    // The host's root has 128 instances in all, and whoever may only look may follow.
+    let held = snapshot::descriptors(world.supervisor_pid());
+    assert!(!held.iter().any(|fd| fd.contains("inotify")), "{held:?}");
     let say = |text: &str| {
         let mut pipe = fs::File::options().write(true).open(&fifo).expect("the service reads");
         writeln!(pipe, "{text}").expect("the service reads");
