@@ -32,6 +32,9 @@ error ExpectedMore ()
 /// The most names that one call may give.
 const NAMES_MAX: usize = 4096;
 
+/// The most of them that may be patterns: each is tried on every service, while all others wait.
+const PATTERNS_MAX: usize = 64;
+
 /// Who is calling, in the kernel's words at the time of connect(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -262,10 +265,17 @@ impl Exec {
 fn names_are_sane(names: &[String], least: usize) -> Result<(), Error> {
     // A name is at most 127 characters long; a pattern that is longer than this matches nothing anyway.
     let sane = |name: &String| (1..=256).contains(&name.len()) && !name.contains('\0');
-    match (least..=NAMES_MAX).contains(&names.len()) && names.iter().all(sane) {
+    let patterns = names.iter().filter(|name| is_pattern(name)).count();
+    let few = (least..=NAMES_MAX).contains(&names.len()) && patterns <= PATTERNS_MAX;
+    match few && names.iter().all(sane) {
         true => Ok(()),
         false => Err(Error::parameter("names")),
     }
+}
+
+/// Whether a name stands for all that match it.
+pub fn is_pattern(name: &str) -> bool {
+    name.contains(['*', '?', '['])
 }
 
 fn from_parameters<T: DeserializeOwned>(parameters: Value) -> Result<T, Error> {

@@ -104,8 +104,18 @@ impl Supervisor {
     fn expand(&self, names: &[String]) -> Result<Vec<UnitName>, Error> {
         let known: Vec<&UnitName> =
             self.fleet.entries().keys().chain(self.broken.keys()).chain(&self.masked).collect();
+        let is_known = |name: &UnitName| {
+            self.fleet.entry(name).is_some() || self.broken.contains_key(name) || self.masked.contains(name)
+        };
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for name in names {
+            if !proto::is_pattern(name) {
+                match UnitName::new(name).ok().filter(is_known) {
+                    Some(name) => found.push(name),
+                    None => missing.push(name.clone()),
+                }
+                continue;
+            }
             let pattern = glob::Pattern::new(name).ok();
             let matches =
                 |known: &&UnitName| pattern.as_ref().is_some_and(|pattern| pattern.matches(known.as_str()));

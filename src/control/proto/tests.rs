@@ -208,6 +208,19 @@ fn what_is_unknown_is_refused_by_name() {
     }
 }
 
+/// Many names are what a shell makes of a pattern; many patterns are work for everybody else to wait for.
+#[test]
+fn patterns_are_few() {
+    let parsed = |names: Vec<String>| {
+        let message = Method::Status(Names { names }).to_message();
+        parse_call(&message[..message.len() - 1]).unwrap().call
+    };
+    assert!(parsed(vec!["web".to_owned(); NAMES_MAX]).is_ok());
+    assert!(parsed(vec!["w?b".to_owned(); PATTERNS_MAX]).is_ok());
+    assert!(parsed(vec!["w[e]b".to_owned(); PATTERNS_MAX + 1]).is_err());
+    assert!(parsed(vec!["web".to_owned(); NAMES_MAX + 1]).is_err());
+}
+
 #[test]
 fn what_is_no_call_is_told_apart() {
     for text in ["", "{", "[]", "{}", "null", "GET / HTTP/1.1", "\u{1}", "{\"method\":1}"] {
