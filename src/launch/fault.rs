@@ -234,6 +234,12 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         libc::ENOENT,
         "the sandbox's /etc/passwd or /etc/group does not know the name in service.user or service.group",
     ),
+    (
+        "user",
+        "",
+        libc::EPERM,
+        "the sandbox's /etc/passwd says that service.user is root: mend it, or write user = \"root\" if that is meant",
+    ),
     ("root.dir", "", libc::ENOENT, "rootfs.dir does not exist on the host"),
     ("root.dir", "", libc::ENOTDIR, "rootfs.dir is not a directory"),
     (

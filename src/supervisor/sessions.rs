@@ -9,6 +9,7 @@ use std::{
 
 use super::{Supervisor, runs::exit_kind};
 use crate::{
+    config::value,
     control::{
         proto::{self, Error},
         server::{ClientId, Request},
@@ -86,8 +87,10 @@ impl Supervisor {
             }
         }
         if let Some(user) = &exec.user {
-            unit.service.user =
-                UserSpec::Named(user.parse().map_or(IdSpec::Name(user.clone()), IdSpec::Number));
+            match account(user) {
+                Ok(id) => unit.service.user = UserSpec::Named(id),
+                Err(error) => return self.server.error(client, &error),
+            }
             unit.service.group = None;
         }
         let stdio = match exec.tty {
@@ -255,6 +258,33 @@ impl Supervisor {
                 live.is_abandoned = true;
                 live.end_if_abandoned();
             }
+        }
+    }
+}
+
+/// Whom a session is for, as strictly as a service file says it: 4294967295 is "as before" to setresuid(2), which in the
+/// init's child is the init's own id, and with a zero or a sign in front a number may be meant as anything.
+fn account(user: &str) -> Result<IdSpec, Error> {
+    let is_number = user.bytes().all(|byte| byte.is_ascii_digit());
+    match value::parse_id(user) {
+        Ok(id) => Ok(IdSpec::Number(id)),
+        Err(_) if !is_number && value::is_account_name(user) => Ok(IdSpec::Name(user.to_owned())),
+        Err(refusal) => Err(Error::InvalidParameter { parameter: format!("user: {}", refusal.message) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_an_id_or_a_name_and_nothing_between() {
+        assert_eq!(account("0"), Ok(IdSpec::Number(0)));
+        assert_eq!(account("4294967294"), Ok(IdSpec::Number(4_294_967_294)));
+        assert_eq!(account("www-data"), Ok(IdSpec::Name("www-data".to_owned())));
+        for user in ["4294967295", "4294967296", "+5", "-1", "007", "0x0", "0day", "", "a b", "root:x", "a\n"]
+        {
+            assert!(account(user).is_err(), "{user:?}");
         }
     }
 }

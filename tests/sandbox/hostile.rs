@@ -151,6 +151,19 @@ pub fn a_user_is_not_looked_up_in_a_trap(world: &mut World) {
     }
 }
 
+pub fn nobody_else_is_root_because_the_root_says_so(world: &mut World) {
+    let root = root(world);
+    let passwd = root.join("etc/passwd");
+    let _ = fs::remove_file(&passwd);
+    for (line, refused) in [("web:x:0:33::/:/bin/sh", true), ("web:x:33:0::/:/bin/sh", false)] {
+        fs::write(&passwd, format!("root:x:0:0::/:/bin/sh\n{line}\n")).expect("a root of our own");
+        let output = run(world, &root, "service.user = \"web\"");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code() == Some(125), refused, "{line}: {}", describe(&output));
+        assert_eq!(said.contains(" user: lookup(web): EPERM"), refused, "{line}: {said}");
+    }
+}
+
 pub fn a_mount_point_that_is_swapped_meanwhile_leads_nowhere(world: &mut World) {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -116,6 +116,7 @@ fn main() -> ExitCode {
         hostile::a_mount_point_that_is_swapped_meanwhile_leads_nowhere: Root CgroupV2 UserNs;
         single::a_directory_of_the_host_is_no_standard_input: Root CgroupV2 UserNs;
         hostile::a_user_is_not_looked_up_in_a_trap: Root CgroupV2 UserNs;
+        hostile::nobody_else_is_root_because_the_root_says_so: Root CgroupV2 UserNs;
         single::an_unknown_key_is_refused_with_line_and_column: Root;
     ];
     // Started by the self-tests alone: they are there to fail.
