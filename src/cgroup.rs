@@ -1,9 +1,21 @@
-//! Control groups, version 2: one for every run, so that its processes can be found and killed at once.
+//! Control groups, version 2: one for every run, so that its processes can be found, killed and bounded together.
+//!
+//! A group that hands controllers down to those below it must hold no process itself (cgroups(7), "no internal
+//! processes"), and the group that a service manager has delegated holds the supervisor. So the supervisor moves into a
+//! group of its own beside those of the runs, and back when it is done:
+//! ```text
+//! HOME                     delegated, or the root of the tree, which may hold processes all the same
+//! ├─ supervisor            the supervisor and its keeper
+//! └─ palisade              the base: `[cgroup] path`, or this
+//!    ├─ web.7              one run
+//!    └─ db.2
+//! ```
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::ErrorKind,
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -30,11 +42,50 @@ pub fn own() -> PathBuf {
     PathBuf::from(path)
 }
 
+/// The controllers that limits need.
+pub const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+/// Where a supervisor goes that has to leave the group that was delegated to it.
+const LEAF: &str = "supervisor";
+
 /// The tree that one supervisor makes its groups in.
 #[derive(Clone, Debug)]
 pub struct Tree {
     mount: PathBuf,
     base: PathBuf,
+    /// The group that this process was in before it went aside.
+    home: PathBuf,
+}
+
+/// Controllers that services cannot have below `base`, each with what to do about it.
+pub fn missing(base: Option<&Path>) -> BTreeMap<String, String> {
+    let tree = Tree::find(base);
+    let has = tree.as_ref().map(Tree::handed_down).unwrap_or_default();
+    let all = tree.as_ref().map(|tree| tree.list(Path::new(""), "cgroup.controllers")).unwrap_or_default();
+    let first = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let remedy = |controller: &str| {
+        let in_first =
+            |line: &str| line.split(':').nth(1).is_some_and(|c| c.split(',').any(|c| c == controller));
+        if all.contains(controller) {
+            "hand it down to Palisade's group: `Delegate=yes` in its unit, `systemd-run --scope -p Delegate=yes` for \
+             `palisade run`, or a group of its own as `[cgroup] path`"
+        } else if first.lines().any(in_first) {
+            "boot the host with `systemd.unified_cgroup_hierarchy=1`, so that it is not given to cgroup v1"
+        } else if tree.is_none() {
+            "mount cgroup2 at /sys/fs/cgroup"
+        } else {
+            "the kernel has none, or was started with `cgroup_disable=`"
+        }
+    };
+    let missing = CONTROLLERS.iter().filter(|controller| !has.contains(**controller));
+    missing.map(|controller| ((*controller).to_owned(), remedy(controller).to_owned())).collect()
+}
+
+/// The bytes of memory and the CPUs that a group below `base` can have at most; none where only the host bounds them.
+pub fn bounds(base: Option<&Path>) -> (Option<u64>, Option<String>) {
+    let Some(tree) = Tree::find(base) else { return (None, None) };
+    let read = |file: &str| fs::read_to_string(tree.path(&tree.top()).join(file)).ok();
+    let memory = read("memory.max").and_then(|text| text.trim().parse().ok());
+    (memory, read("cpuset.cpus.effective").map(|text| text.trim().to_owned()))
 }
 
 impl Tree {
@@ -42,9 +93,119 @@ impl Tree {
     /// the one that a service manager has delegated to it. None where the host has no cgroup2 mount.
     pub fn find(base: Option<&Path>) -> Option<Self> {
         let mount = mount_point()?;
+        let mut home = own();
+        if home.file_name().is_some_and(|name| name == LEAF) {
+            home.pop();
+        }
         let base =
-            base.map_or_else(|| own().join("palisade"), |base| base.strip_prefix("/").unwrap_or(base).into());
-        Some(Self { mount, base })
+            base.map_or_else(|| home.join("palisade"), |base| base.strip_prefix("/").unwrap_or(base).into());
+        Some(Self { mount, base, home })
+    }
+
+    /// The group from which on controllers are ours to hand down; it exists.
+    fn top(&self) -> PathBuf {
+        if self.base.starts_with(&self.home) {
+            return self.home.clone();
+        }
+        let mut top = self.base.clone();
+        while top.pop() && !self.path(&top).is_dir() {}
+        top
+    }
+
+    /// Whether we may say what the group of [`Tree::top`] hands down: it is the one that we are in, and nobody else is.
+    fn is_ours(&self, top: &Path) -> bool {
+        let me = std::process::id();
+        let is_root = top.as_os_str().is_empty();
+        top == self.home
+            && (is_root || self.members(top).into_iter().all(|pid| pid == me || parent(pid) == Some(me)))
+    }
+
+    /// The words in a file of a group.
+    fn list(&self, group: &Path, file: &str) -> BTreeSet<String> {
+        let text = fs::read_to_string(self.path(group).join(file)).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn members(&self, group: &Path) -> Vec<u32> {
+        let text = fs::read_to_string(self.path(group).join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// The controllers that runs have, or will have once [`Tree::prepare`] was called.
+    fn handed_down(&self) -> BTreeSet<String> {
+        let top = self.top();
+        match self.is_ours(&top) {
+            true => self.list(&top, "cgroup.controllers"),
+            false => self.list(&top, "cgroup.subtree_control"),
+        }
+    }
+
+    /// Makes the base group and hands down to it, and on to the runs, what limits need. What cannot be handed down is
+    /// missed by the step that wants to use it.
+    ///
+    /// # Errors
+    /// mkdir(2).
+    pub fn prepare(&self) -> Result<(), SysError> {
+        let top = self.top();
+        let has = self.handed_down();
+        let wanted: BTreeSet<&str> = CONTROLLERS.into_iter().filter(|c| has.contains(*c)).collect();
+        let there = self.list(&self.base, "cgroup.subtree_control");
+        if wanted.iter().all(|controller| there.contains(*controller)) {
+            return Ok(());
+        }
+        let path = self.path(&self.base);
+        fs::create_dir_all(&path).map_err(|e| SysError::new("mkdir", path.display().to_string(), e))?;
+        if self.is_ours(&top) {
+            self.step_aside(&top);
+            self.hand_down(&top, &wanted);
+        }
+        let below: Vec<&Path> = self.base.ancestors().take_while(|group| **group != top).collect();
+        for group in below.into_iter().rev() {
+            self.hand_down(group, &wanted);
+        }
+        Ok(())
+    }
+
+    fn hand_down(&self, group: &Path, controllers: &BTreeSet<&str>) {
+        let there = self.list(group, "cgroup.subtree_control");
+        for controller in controllers.iter().filter(|controller| !there.contains(**controller)) {
+            let file = self.path(group).join("cgroup.subtree_control");
+            if let Err(error) = fs::write(&file, format!("+{controller}")) {
+                tracing::warn!("{}: +{controller}: {error}", file.display());
+            }
+        }
+    }
+
+    /// Leaves the group that is to hand controllers down. The root of the tree may hold processes all the same.
+    fn step_aside(&self, top: &Path) {
+        let members = self.members(top);
+        if top.as_os_str().is_empty() || members.is_empty() {
+            return;
+        }
+        let leaf = top.join(LEAF);
+        if let Err(error) = fs::create_dir_all(self.path(&leaf)) {
+            tracing::warn!("{}: {error}", leaf.display());
+        }
+        for pid in members {
+            if let Err(error) = self.attach(&leaf, pid) {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    /// Takes back what [`Tree::prepare`] did above the base group, as far as nobody else makes use of it.
+    fn step_back(&self) {
+        if own() != self.home.join(LEAF) || !self.base.starts_with(&self.home) {
+            return;
+        }
+        // EBUSY where groups below hand it on: another supervisor's.
+        let control = self.path(&self.home).join("cgroup.subtree_control");
+        for controller in self.list(&self.home, "cgroup.subtree_control") {
+            let _ = fs::write(&control, format!("-{controller}"));
+        }
+        if self.attach(&self.home, std::process::id()).is_ok() {
+            let _ = fs::remove_dir(self.path(&self.home.join(LEAF)));
+        }
     }
 
     /// Whether an ordinary user may make groups in it: the group that he is in was given to him, with the right to move
@@ -78,11 +239,39 @@ impl Tree {
     /// # Errors
     /// mkdir(2), open(2).
     pub fn create(&self, group: &Path) -> Result<OwnedFd, SysError> {
+        self.prepare()?;
         let path = self.path(group);
         let fault = |call, error: std::io::Error| SysError::new(call, path.display().to_string(), error);
         fs::create_dir_all(&path).map_err(|error| fault("mkdir", error))?;
+        self.open(group)
+    }
+
+    /// Writes `value` to a file of a group that is held open.
+    ///
+    /// # Errors
+    /// openat(2): ENOENT where its controller was not handed down; write(2).
+    pub fn set(group: BorrowedFd<'_>, file: &str, value: &str) -> Result<(), SysError> {
+        let fault = |call, errno: rustix::io::Errno| SysError::new(call, format!("{file}: {value}"), errno);
+        let opened = rustix::fs::openat(group, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| fault("open", errno))?;
+        // One write: the kernel takes it whole or not at all.
+        rustix::io::write(&opened, value.as_bytes()).map(drop).map_err(|errno| fault("write", errno))
+    }
+
+    /// What a file of a group says; none where there is no such file.
+    pub fn get(&self, group: &Path, file: &str) -> Option<String> {
+        fs::read_to_string(self.path(group).join(file)).ok().map(|text| text.trim_end().to_owned())
+    }
+
+    /// A group that exists.
+    ///
+    /// # Errors
+    /// open(2).
+    pub fn open(&self, group: &Path) -> Result<OwnedFd, SysError> {
+        let path = self.path(group);
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
-        rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| fault("open", errno.into()))
+        rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|errno| SysError::new("open", path.display().to_string(), errno))
     }
 
     /// Moves a process into a group.
@@ -160,11 +349,12 @@ impl Tree {
     pub fn remove_base(&self) {
         // Another supervisor may share an upper group: what is not empty stays.
         let mut base = self.base.clone();
-        while base.components().next().is_some() && self.path(&base) != self.path(&own()) {
+        while base.components().next().is_some() && base != self.home {
             if fs::remove_dir(self.path(&base)).is_err() || !base.pop() {
-                return;
+                break;
             }
         }
+        self.step_back();
     }
 
     /// The runs that have a group: service and run.
@@ -177,6 +367,32 @@ impl Tree {
         };
         entries.filter_map(run).collect()
     }
+}
+
+/// The process that a process is a child of.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+/// The number of the disk that is meant by a block device, or by a file that lies on it, `MAJOR:MINOR` as `io.max` has it.
+///
+/// # Errors
+/// stat(2); ENOTBLK where the file system has no disk.
+pub fn disk(device: &Path) -> Result<String, SysError> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let shown = || device.display().to_string();
+    let data = fs::metadata(device).map_err(|error| SysError::new("stat", shown(), error))?;
+    let number = if data.file_type().is_block_device() { data.rdev() } else { data.dev() };
+    let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
+    let known = PathBuf::from("/sys/dev/block").join(&number);
+    // The kernel bounds whole disks alone: a partition's disk is the directory above it.
+    let read = |path: PathBuf| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let disk = match known.join("partition").exists() {
+        true => fs::canonicalize(&known).ok().and_then(|path| read(path.parent()?.join("dev"))),
+        false => read(known.join("dev")),
+    };
+    disk.ok_or_else(|| SysError::new("stat", shown(), libc::ENOTBLK))
 }
 
 /// Visits a directory and those below it, upper ones first. Depth is bounded by the kernel's `cgroup.max.depth`

@@ -15,7 +15,10 @@ use std::{
 use palisade::{
     config::{self, Diagnostic, Sources},
     report,
-    spec::{HostFacts, HostUser},
+    spec::{
+        HostFacts, HostUser,
+        limits::{Bounds, Rlimit},
+    },
 };
 
 fn host() -> HostFacts {
@@ -85,7 +88,9 @@ macro_rules! snapshots {
 
 snapshots! { file:
     three_mistakes unknown_key later_key megabyte duration user command specifier syntax no_command network rootfs
-    oneshot user_off credentials
+    oneshot user_off
+    credentials
+    limits
 }
 snapshots! { directory: cycle address_clash port_clash unknown_service drop_in }
 
@@ -97,6 +102,29 @@ fn every_bad_file_has_its_snapshot() {
         let snapshot = format!("tests/snapshots/diagnostics__{name}.snap");
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&snapshot).exists(), "{snapshot} is missing");
     }
+}
+
+/// A hybrid host: what is asked for is refused with what to do about it; what is a default bends.
+#[test]
+fn limits_that_the_host_does_not_have() {
+    let remedy =
+        "boot the host with `systemd.unified_cgroup_hierarchy=1`, so that it is not given to cgroup v1";
+    let missing = ["cpu", "cpuset", "io", "memory", "pids"];
+    let mut host = host();
+    host.limits.missing = missing.iter().map(|name| ((*name).to_owned(), remedy.to_owned())).collect();
+    host.limits.memory = 1 << 30;
+    host.limits.rlimits.insert(Rlimit::Nofile, Bounds { soft: Some(1024), hard: Some(20_000) });
+    let text = "service.command = ['/usr/bin/web']\n[limits]\nmemory = { max = '50%', low = '1M' }\n\
+                cpu = { max = 1.5, pin = '0' }\nrlimits = { nofile = 30000 }\npids = { max = 100 }\n";
+    let found = config::parse_str("web", text, &host).unwrap_err();
+    insta::assert_snapshot!(report::render(&found, false));
+    let unit = config::parse_str("web", &format!("{text}best_effort = true\n"), &host).unwrap();
+    assert_eq!(unit.limits.knobs(), []);
+    let nofile = unit.limits.rlimits[&Rlimit::Nofile];
+    assert_eq!((nofile.soft, nofile.hard), (Some(20_000), Some(20_000)));
+    assert_eq!(unit.limits.rlimits[&Rlimit::Nproc].hard, Some(100));
+    insta::assert_debug_snapshot!("limits_that_bend", unit.limits.bent);
+    assert!(config::parse_str("web", "service.command = ['/usr/bin/web']\n", &host).is_ok());
 }
 
 /// What a checkout cannot hold: permissions, links, names that are none.

@@ -9,7 +9,7 @@ use palisade::{
     config,
     net::{addr::NetworkSettings, link::LinkPlan},
     plan::{self, Assigned, LaunchPlan},
-    spec::{HostFacts, HostUser, NetworkMode, Unit},
+    spec::{HostFacts, HostUser, NetworkMode, Unit, limits},
 };
 
 fn host() -> HostFacts {
@@ -22,6 +22,7 @@ fn host() -> HostFacts {
         env: BTreeMap::new(),
         hostname: "alpha".to_owned(),
         cgroup_kill: true,
+        limits: limits::HostLimits { memory: 8 << 30, ..limits::HostLimits::default() },
     }
 }
 

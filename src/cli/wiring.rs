@@ -40,10 +40,12 @@ pub(super) fn supervise(options: &SuperviseOptions) -> Exit {
 
 pub(super) fn run(options: &RunOptions) -> Exit {
     trace();
-    let facts = sys::facts::gather();
-    let loaded = settings(&options.global.config)
-        .and_then(|settings| Ok((settings, config::load_file(&options.file, &facts)?)));
-    let (settings, unit) = match loaded {
+    let loaded = settings(&options.global.config).and_then(|settings| {
+        let facts = sys::facts::gather(settings.cgroup.as_deref());
+        let unit = config::load_file(&options.file, &facts)?;
+        Ok((settings, facts, unit))
+    });
+    let (settings, facts, unit) = match loaded {
         Ok(loaded) => loaded,
         Err(found) => return refuse(&found, options.global.json),
     };
@@ -85,7 +87,8 @@ fn places(options: &RunOptions) -> Result<(PathBuf, PathBuf), sys::SysError> {
 }
 
 pub(super) fn check(options: &CheckOptions) -> Exit {
-    let facts = sys::facts::gather();
+    let group = settings(&options.global.config).ok().and_then(|settings| settings.cgroup);
+    let facts = sys::facts::gather(group.as_deref());
     let json = options.global.json;
     let mut found = Vec::new();
     let mut checked = 0;
@@ -121,12 +124,12 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
 }
 
 pub(super) fn plan(options: &PlanOptions) -> Exit {
-    let facts = sys::facts::gather();
     let json = options.global.json;
     let settings = match settings(&options.global.config) {
         Ok(settings) => settings,
         Err(found) => return refuse(&found, json),
     };
+    let facts = sys::facts::gather(settings.cgroup.as_deref());
     let unit = match is_path(&options.target) {
         true => config::load_file(Path::new(&options.target), &facts),
         false => {

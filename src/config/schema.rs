@@ -59,6 +59,8 @@ pub struct Tables {
     pub network: NetworkTable,
     /// What it may ask of the kernel.
     pub security: SecurityTable,
+    /// How much it may take.
+    pub limits: LimitsTable,
     /// Where its output goes.
     pub log: LogTable,
 }
@@ -328,6 +330,130 @@ pub struct CredentialTable {
     pub mode: Option<Text>,
     /// Whose it is inside: a name or an id. Its group is the service's. Default: the service's user.
     pub owner: Option<Spanned<Scalar>>,
+}
+
+/// `[limits]`; what a file asks for is enforced, or the service is not started; a default bends to what the host can do.
+/// Limits on a service as a whole need cgroup v2; a size may be a share of the host's memory, such as `"25%"`, and
+/// `"infinity"` is no bound.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct LimitsTable {
+    /// Of all processes together.
+    pub memory: MemoryTable,
+    /// Of all processes together.
+    pub cpu: CpuTable,
+    /// Of all processes together.
+    pub io: IoTable,
+    /// Processes and threads.
+    pub pids: PidsTable,
+    /// Of each process.
+    pub rlimits: RlimitsTable,
+    /// When the memory is used up: `kill-group` (the whole service, and it counts as killed) or `kill-one` (a process of
+    /// the kernel's choice). Default: `kill-group`.
+    pub oom: Option<Text>,
+    /// What this host cannot enforce is left out, and `status` says so. Default: false.
+    pub best_effort: Option<bool>,
+}
+
+/// `[limits.memory]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct MemoryTable {
+    /// A size beyond which processes are killed (`memory.max`); files in memory count. Default: 75% of the host's.
+    pub max: Option<Spanned<Scalar>>,
+    /// A size beyond which they are slowed down (`memory.high`). Default: 90% of `max`.
+    pub high: Option<Spanned<Scalar>>,
+    /// A size that is not taken away for others (`memory.low`). Default: none.
+    pub low: Option<Spanned<Scalar>>,
+    /// A size in swap space (`memory.swap.max`). Default: `"infinity"`.
+    pub swap_max: Option<Spanned<Scalar>>,
+}
+
+/// `[limits.cpu]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct CpuTable {
+    /// `"150%"` or 1.5 is one and a half CPUs (`cpu.max`). Default: `"infinity"`.
+    pub max: Option<Spanned<Scalar>>,
+    /// Its share where CPUs are short, 1 to 10000 (`cpu.weight`). Default: the kernel's, 100.
+    pub weight: Option<Spanned<i64>>,
+    /// The CPUs that it runs on, such as `"0-3,5"` (`cpuset.cpus`). Default: all.
+    pub pin: Option<Text>,
+}
+
+/// `[limits.io]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct IoTable {
+    /// Its share where a disk is short, 1 to 10000 (`io.weight`); needs a kernel and disk with iocost. Default: the
+    /// kernel's, 100.
+    pub weight: Option<Spanned<i64>>,
+    /// Bounds for single disks (`io.max`). Default: none.
+    pub max: Option<Vec<Spanned<IoMaxTable>>>,
+}
+
+/// One entry of `limits.io.max`; at least one bound.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table { device, … }")]
+pub struct IoMaxTable {
+    /// A block device, or a file or directory on the disk that is meant. Required.
+    pub device: Option<Text>,
+    /// Bytes read in a second: `"20MB/s"`, `"10MiB/s"`, `"80Mbit"`, or a number. Default: no bound.
+    pub rbps: Option<Spanned<Scalar>>,
+    /// Bytes written in a second, as `rbps`. Default: no bound.
+    pub wbps: Option<Spanned<Scalar>>,
+    /// Reads in a second. Default: no bound.
+    pub riops: Option<Spanned<i64>>,
+    /// Writes in a second. Default: no bound.
+    pub wiops: Option<Spanned<i64>>,
+}
+
+/// `[limits.pids]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct PidsTable {
+    /// How many there may be at a time (`pids.max`; where that is not to be had, RLIMIT_NPROC in the service's own user
+    /// namespace). Default: 512.
+    pub max: Option<Spanned<Scalar>>,
+}
+
+/// `[limits.rlimits]`; of each process, as setrlimit(2) has them: a number, `"soft:hard"`, or `"infinity"`. What is left out
+/// is not taken from whoever started Palisade, but has the default, or Palisade's own hard limit where that is lower.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct RlimitsTable {
+    /// Address space, a size. Default: `"infinity"`.
+    pub r#as: Option<Spanned<Scalar>>,
+    /// Core dumps, a size. With 0, no handler in `kernel.core_pattern` is started either (core(5)). Default: 0.
+    pub core: Option<Spanned<Scalar>>,
+    /// CPU time, seconds or a duration. Default: `"infinity"`.
+    pub cpu: Option<Spanned<Scalar>>,
+    /// Data segment, a size. Default: `"infinity"`.
+    pub data: Option<Spanned<Scalar>>,
+    /// Largest file, a size. Default: `"infinity"`.
+    pub fsize: Option<Spanned<Scalar>>,
+    /// File locks. Default: `"infinity"`.
+    pub locks: Option<Spanned<Scalar>>,
+    /// Memory that is locked, a size. Default: `"8M"`.
+    pub memlock: Option<Spanned<Scalar>>,
+    /// POSIX message queues, a size. Default: 819200.
+    pub msgqueue: Option<Spanned<Scalar>>,
+    /// 20 less the lowest nice value, 0 to 40. Default: 0.
+    pub nice: Option<Spanned<Scalar>>,
+    /// Open files. Default: `"1024:65536"`.
+    pub nofile: Option<Spanned<Scalar>>,
+    /// Processes and threads of its user in its user namespace. Default: the host's.
+    pub nproc: Option<Spanned<Scalar>>,
+    /// Nothing to the kernels of today. Default: `"infinity"`.
+    pub rss: Option<Spanned<Scalar>>,
+    /// Realtime priority, 0 to 99. Default: 0.
+    pub rtprio: Option<Spanned<Scalar>>,
+    /// Time under realtime scheduling without a blocking call, microseconds or a duration. Default: `"infinity"`.
+    pub rttime: Option<Spanned<Scalar>>,
+    /// Signals that wait. Default: the host's.
+    pub sigpending: Option<Spanned<Scalar>>,
+    /// Stack, a size. Default: `"8M:infinity"`.
+    pub stack: Option<Spanned<Scalar>>,
 }
 
 /// `[log]`

@@ -19,7 +19,7 @@ use crate::spec::MOST;
 
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["limits", "health", "timer", "job", "metrics", "http", "socket", "profile", "defaults"]),
+    ("", &["health", "timer", "job", "metrics", "http", "socket", "profile", "defaults"]),
     (
         "unit",
         &[
@@ -87,6 +87,7 @@ const LATER: &[(&str, &[&str])] = &[
             "selinux",
         ],
     ),
+    ("limits", &["disk", "pressure"]),
     ("log", &["target", "full", "max_age", "rate", "format"]),
 ];
 

@@ -204,6 +204,32 @@ fn retry(errno: Option<i32>) -> Retry {
 /// (step, call or nothing for any, error number) to what to do about it. One table, so that every hint is written once.
 const HINTS: &[(&str, &str, i32, &str)] = &[
     (
+        "cgroup.limit",
+        "open",
+        libc::ENOENT,
+        "the kernel has no such limit here: leave the key of [limits] out, or hand its controller down to Palisade's group (`Delegate=yes`)",
+    ),
+    ("cgroup.limit", "stat", libc::ENOENT, "limits.io.max names a device that does not exist"),
+    (
+        "cgroup.limit",
+        "stat",
+        libc::ENOTBLK,
+        "limits.io.max needs a block device, or a path on a file system that lies on one",
+    ),
+    ("cgroup.limit", "write", libc::ENODEV, "limits.io.max names no whole disk that can be bounded"),
+    (
+        "cgroup.limit",
+        "cpuset.cpus.effective",
+        libc::EINVAL,
+        "limits.cpu.pin names CPUs that are offline, or that the groups above Palisade's do not have",
+    ),
+    (
+        "rlimits.raise",
+        "",
+        libc::EPERM,
+        "limits.rlimits asks for more than Palisade may give: raise its own limits",
+    ),
+    (
         "ns.join",
         "",
         libc::ESRCH,

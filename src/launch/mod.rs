@@ -7,6 +7,7 @@ pub mod credentials;
 mod fault;
 mod input;
 mod join;
+pub mod limits;
 mod network;
 pub mod run;
 pub mod unprivileged;
@@ -51,7 +52,7 @@ pub struct Launcher {
     workshop: Workshop,
     program: OwnedFd,
     tree: Option<cgroup::Tree>,
-    /// RLIMIT_NOFILE of services: 1024, and up to 65536 for those that ask, or as many as we were started with.
+    /// RLIMIT_NOFILE of inits: 1024; the hard limit is ours, so that a service can be given up to that.
     descriptors: Rlimit,
     /// The host's side of the network.
     pub network: NetworkHost,
@@ -141,8 +142,7 @@ impl Launcher {
     ) -> Result<Self, SysError> {
         let ours = rustix::process::getrlimit(Resource::Nofile);
         let at_most = |limit: Option<u64>, bound: u64| Some(limit.unwrap_or(bound).min(bound));
-        let descriptors =
-            Rlimit { current: at_most(ours.current, 1024), maximum: at_most(ours.maximum, 65536) };
+        let descriptors = Rlimit { current: at_most(ours.current, 1024), maximum: ours.maximum };
         let dir = dir.join("init");
         make_private(&dir)?;
         let program = file::sealed("palisade-init", init::PID1)?;
@@ -292,6 +292,10 @@ impl Launcher {
                 launch.traces.cgroup = Some(group.clone());
                 launch.undo.push(Undo::Cgroup(group.clone()));
             }
+            HostStep::Limit(knob) => {
+                let group = launch.cgroup.as_ref().expect("limits come after the group");
+                limits::set(group.as_fd(), knob)?;
+            }
             HostStep::Join { kind, of } => launch.joins.add(*kind, of, &launch.given.peers)?,
             // Done before there was anything of a launch: whoever is in the namespaces of others cannot come back.
             HostStep::Unprivileged(_) | HostStep::Pasta(_) => {}
@@ -374,6 +378,10 @@ impl Launcher {
             HostStep::Ids(uids, gids) => {
                 let child = launch.child.as_ref().expect("ids come after the clone");
                 write_id_maps(child.pid, uids, gids)?;
+            }
+            HostStep::Raise(raised) => {
+                let child = launch.child.as_ref().expect("limits come after the clone");
+                limits::raise(child.pid, raised)?;
             }
             HostStep::Sched { nice, oom_score_adj } => {
                 let child = launch.child.as_ref().expect("priorities come after the clone");

@@ -6,7 +6,10 @@ use super::{Assigned, Fd, etc, has_user_namespace, unprivileged};
 use crate::{
     init::wire,
     machine::RestartMode,
-    spec::{Capability, IdSpec, Kind, Namespace, Unit, UserSpec},
+    spec::{
+        Capability, IdSpec, Kind, Namespace, Unit, UserSpec,
+        limits::{Bounds, Rlimit},
+    },
 };
 
 /// Whom the waiting init is in a user namespace: the last id of the range, which no distribution gives to anybody.
@@ -64,6 +67,8 @@ pub enum ChildStep {
     BoundingSet(BTreeSet<Capability>),
     /// Groups and user.
     Credentials(Credentials),
+    /// What this one process may take, and its children each.
+    Rlimits(Vec<(Rlimit, Bounds)>),
     /// The other four capability sets.
     Capabilities {
         /// Permitted and effective.
@@ -150,6 +155,7 @@ impl ChildStep {
             | ChildStep::Hello
             | ChildStep::BoundingSet(_)
             | ChildStep::Credentials(_)
+            | ChildStep::Rlimits(_)
             | ChildStep::Capabilities { .. }
             | ChildStep::Umask(_)
             | ChildStep::WorkingDir(_)
@@ -233,7 +239,10 @@ pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildSt
         // After the change of user, so that the terminal is the user's.
         steps.push(stdio);
     }
+    let rlimits = unit.limits.rlimits.iter().map(|(limit, bounds)| (*limit, *bounds)).collect();
     steps.extend([
+        // After the change of user: who has too many processes already is told so by execve(2), not by setresuid(2).
+        ChildStep::Rlimits(rlimits),
         held,
         ChildStep::Umask(service.umask),
         ChildStep::WorkingDir(service.working_dir.clone()),

@@ -11,6 +11,7 @@ use crate::{
     spec::{
         Base, Credential, Dev, Egress, HostFacts, IdRange, Mount, Namespace, Namespaces, NetworkMode,
         Publish, Stdin, Tmpfs, Unit, UnitName, Writable, credential,
+        limits::{Bounds, Knob, Rlimit},
     },
 };
 
@@ -55,6 +56,8 @@ impl NsKind {
 pub enum HostStep {
     /// Makes the run's control group.
     Cgroup(PathBuf),
+    /// Bounds what is in it.
+    Limit(Knob),
     /// Takes hold of a namespace of a service that runs.
     Join {
         /// Which.
@@ -137,6 +140,8 @@ pub enum HostStep {
     Clone(Vec<&'static str>),
     /// Writes the id maps: of users, and of groups.
     Ids(Vec<IdRange>, Vec<IdRange>),
+    /// Lets the init give the service more than the supervisor may have itself.
+    Raise(Vec<(Rlimit, Bounds)>),
     /// Sets what only the host may set: priority, out-of-memory score.
     Sched {
         /// -20 to 19.
@@ -153,7 +158,11 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     // First of all: where somebody is missing, nothing is made in vain.
     steps.extend(joins(unit));
     steps.extend(assigned.unprivileged.clone().map(|made| HostStep::Unprivileged(Box::new(made))));
-    steps.extend(assigned.cgroup.clone().map(HostStep::Cgroup));
+    if let Some(group) = &assigned.cgroup {
+        steps.push(HostStep::Cgroup(group.clone()));
+        // Before anything is in it: there is no moment without a bound.
+        steps.extend(unit.limits.knobs().into_iter().map(HostStep::Limit));
+    }
     network(&mut steps, unit, assigned);
     if has_user_namespace(unit) && assigned.unprivileged.is_none() && needs_idmap(unit) {
         steps.push(HostStep::IdMap(assigned.id_base));
@@ -169,12 +178,26 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
             None => HostStep::Ids(range(), range()),
         });
     }
+    let raised = raised(unit, facts);
+    if !raised.is_empty() {
+        steps.push(HostStep::Raise(raised));
+    }
     if unit.service.nice.is_some() || unit.service.oom_score_adj.is_some() {
         let (nice, oom_score_adj) = (unit.service.nice, unit.service.oom_score_adj);
         steps.push(HostStep::Sched { nice, oom_score_adj });
     }
     steps.push(HostStep::Go);
     steps
+}
+
+/// Limits beyond our own: the init has none of the host's capabilities, so it could not give them.
+fn raised(unit: &Unit, facts: &HostFacts) -> Vec<(Rlimit, Bounds)> {
+    let is_above = |limit: &Rlimit, bounds: &Bounds| {
+        let own = facts.limits.rlimits.get(limit).and_then(|own| own.hard);
+        own.is_some_and(|own| bounds.hard.is_none_or(|hard| hard > own))
+    };
+    let all = unit.limits.rlimits.iter().filter(|(limit, bounds)| is_above(limit, bounds));
+    all.map(|(limit, bounds)| (*limit, *bounds)).collect()
 }
 
 fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {

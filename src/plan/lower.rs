@@ -14,7 +14,11 @@ use crate::{
         self,
         wire::{self, Head, NOWHERE, Op},
     },
-    spec::{Capability, IdSpec, security::mask},
+    spec::{
+        Capability, IdSpec,
+        limits::{Bounds, Rlimit},
+        security::mask,
+    },
 };
 
 // The first registers hold the descriptors that came with the plan; results go here.
@@ -275,6 +279,7 @@ impl Lowering {
             ChildStep::Hello => self.hello(),
             ChildStep::BoundingSet(kept) => self.bounding_set(kept),
             ChildStep::Credentials(credentials) => self.credentials(credentials),
+            ChildStep::Rlimits(limits) => self.rlimits(limits),
             ChildStep::Capabilities { held, ambient } => self.service_capabilities(held, ambient),
             ChildStep::Umask(mask) => {
                 self.call(libc::SYS_umask, &[Arg::Value(u64::from(*mask))]);
@@ -534,6 +539,22 @@ impl Lowering {
             IdSpec::Name(name) => {
                 self.op(wire::OP_GROUP, 0, &[Arg::Text(name), Arg::Value(u64::from(GID))]);
             }
+        }
+    }
+
+    /// Sets the limits of this process and reads them back.
+    fn rlimits(&mut self, limits: &[(Rlimit, Bounds)]) {
+        // struct rlimit64 of prlimit(2); RLIM64_INFINITY is all ones.
+        let word = |limit: Option<u64>| limit.unwrap_or(u64::MAX).to_ne_bytes();
+        for (limit, bounds) in limits {
+            let wanted = [word(bounds.soft), word(bounds.hard)].concat();
+            let resource = || Arg::Value(u64::from(limit.number()));
+            let set = [Arg::Value(0), resource(), Arg::Bytes(&wanted), Arg::Value(0)];
+            self.call(libc::SYS_prlimit64, &set);
+            let answer = self.put(&[0; 16]);
+            let get = [Arg::Value(0), resource(), Arg::Value(0), Arg::At(answer)];
+            self.call(libc::SYS_prlimit64, &get);
+            self.op(wire::OP_EXPECT, 0, &[Arg::At(answer), Arg::Bytes(&wanted), Arg::Value(16)]);
         }
     }
 

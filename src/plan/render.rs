@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fmt::Write};
 
 use super::{ChildStep, Credentials, HostStep, LaunchPlan, User};
-use crate::spec::{Capability, Credential, IdRange, IdSpec, Mount, Stdin, Writable};
+use crate::spec::{
+    Capability, Credential, IdRange, IdSpec, Mount, Stdin, Writable,
+    limits::{Bounds, Rlimit, Value},
+};
 
 /// The whole plan.
 pub fn text(plan: &LaunchPlan) -> String {
@@ -34,6 +37,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
     let path = |path: &std::path::Path| path.display().to_string();
     match step {
         HostStep::Cgroup(group) => ("cgroup.create", path(group)),
+        HostStep::Limit(knob) => ("cgroup.limit", format!("{} {}", knob.file, value(&knob.value))),
         HostStep::Join { kind, of } => ("ns.join", format!("{}:{of}", kind.name())),
         HostStep::NetNs => ("netns.create", "lo up".into()),
         HostStep::NetNsKept => ("netns.keep", String::new()),
@@ -111,6 +115,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         HostStep::Channel => ("channel", String::new()),
         HostStep::Clone(namespaces) => ("clone", namespaces.join(" ")),
         HostStep::Ids(uids, _) => ("ids", ranges(uids)),
+        HostStep::Raise(limits) => ("rlimits.raise", rlimits(limits)),
         HostStep::Sched { nice, oom_score_adj } => {
             let nice = nice.map(|nice| format!("nice={nice} ")).unwrap_or_default();
             let score = oom_score_adj.map(|score| format!("oom_score_adj={score}")).unwrap_or_default();
@@ -126,6 +131,23 @@ fn ranges(ranges: &[IdRange]) -> String {
         count => format!("{}..{} -> {}", range.inside, range.inside + count, range.outside),
     };
     ranges.iter().map(range).collect::<Vec<_>>().join(", ")
+}
+
+fn value(value: &Value) -> String {
+    match value {
+        Value::Text(text) => text.clone(),
+        Value::Disk { device, bounds } => format!("{} {bounds}", device.display()),
+    }
+}
+
+fn rlimits(limits: &[(Rlimit, Bounds)]) -> String {
+    let one = |(limit, bounds): &(Rlimit, Bounds)| match bounds.soft == bounds.hard {
+        true => format!("{}={}", limit.name(), bounds.to_string().split(':').next().unwrap_or_default()),
+        false => format!("{}={bounds}", limit.name()),
+    };
+    // What has no bound would fill the line.
+    let bounded = limits.iter().filter(|(_, bounds)| bounds.soft.is_some() || bounds.hard.is_some());
+    bounded.map(one).collect::<Vec<_>>().join(" ")
 }
 
 fn bind(mount: &Mount) -> String {
@@ -164,6 +186,7 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         ChildStep::Hello => ("hello", String::new()),
         ChildStep::BoundingSet(kept) => ("bounding_set", capabilities(kept)),
         ChildStep::Credentials(credentials) => ("user", whom(credentials)),
+        ChildStep::Rlimits(limits) => ("rlimits", rlimits(limits)),
         ChildStep::Capabilities { held, ambient } => {
             let ambient = match ambient.is_empty() {
                 true => String::new(),

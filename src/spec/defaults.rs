@@ -2,7 +2,10 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use super::{Kind, NetworkMode, Stdin, StopMode, Writable};
+use super::{
+    Kind, NetworkMode, Stdin, StopMode, Writable,
+    limits::{Oom, Rlimit},
+};
 use crate::machine::{RestartMode, RestartOn};
 
 /// `unit.enabled`.
@@ -68,6 +71,32 @@ pub const NO_NEW_PRIVS: bool = true;
 
 /// `security.credentials.mode`.
 pub const CREDENTIAL_MODE: u32 = 0o400;
+/// `limits.memory.max`, percent of the host's memory: one service that takes all that it can get leaves the host room to act.
+pub const MEMORY_MAX: u64 = 75;
+/// `limits.memory.high`, percent of `limits.memory.max`.
+pub const MEMORY_HIGH: u64 = 90;
+/// `limits.pids.max`.
+pub const PIDS_MAX: u64 = 512;
+/// `limits.oom`.
+pub const OOM: Oom = Oom::KillGroup;
+/// `limits.rlimits`: soft and hard; none is no bound. What is not here is the host's.
+pub const RLIMITS: &[(Rlimit, Option<u64>, Option<u64>)] = &[
+    (Rlimit::As, None, None),
+    // core(5): a limit of 0 does not keep a handler in kernel.core_pattern from being started, a limit of 1 does.
+    (Rlimit::Core, Some(1), Some(1)),
+    (Rlimit::Cpu, None, None),
+    (Rlimit::Data, None, None),
+    (Rlimit::Fsize, None, None),
+    (Rlimit::Locks, None, None),
+    (Rlimit::Memlock, Some(8 << 20), Some(8 << 20)),
+    (Rlimit::Msgqueue, Some(819_200), Some(819_200)),
+    (Rlimit::Nice, Some(0), Some(0)),
+    (Rlimit::Nofile, Some(1024), Some(65_536)),
+    (Rlimit::Rss, None, None),
+    (Rlimit::Rtprio, Some(0), Some(0)),
+    (Rlimit::Rttime, None, None),
+    (Rlimit::Stack, Some(8 << 20), None),
+];
 
 /// `log.max_size`, bytes.
 pub const LOG_MAX_SIZE: u64 = 10 << 20;

@@ -5,6 +5,7 @@
 
 pub mod credential;
 pub mod defaults;
+pub mod limits;
 mod resolve;
 pub mod security;
 
@@ -16,6 +17,7 @@ pub use self::resolve::{Claims, resolve, resolve_with_claims};
 pub(crate) use self::resolve::{MOST, clash};
 pub use self::{
     credential::Credential,
+    limits::Limits,
     security::{Capability, Device, Security},
 };
 use crate::machine::Policy;
@@ -101,6 +103,8 @@ pub struct Unit {
     pub network: Network,
     /// What it may ask of the kernel.
     pub security: Security,
+    /// How much it may take.
+    pub limits: Limits,
     /// Where its output goes.
     pub log: LogPolicy,
 }
@@ -514,6 +518,8 @@ pub struct HostFacts {
     pub resolv_conf: Vec<String>,
     /// A cgroup v2 tree in which a process tree can be killed at once (`cgroup.kill`, Linux 5.14).
     pub cgroup_kill: bool,
+    /// What can be limited here.
+    pub limits: limits::HostLimits,
 }
 
 /// One line of /etc/passwd.

@@ -177,7 +177,7 @@ fn random_seed() -> Result<u64, SysError> {
 
 impl Supervisor {
     fn open(options: Options, settings: Settings) -> Result<Self, StartError> {
-        let facts = crate::sys::facts::gather();
+        let facts = crate::sys::facts::gather(settings.cgroup.as_deref());
         let group = facts.groups.get(crate::control::server::GROUP).map(|(gid, _)| *gid);
         // First of all: it holds the lock that keeps a second supervisor out.
         let server = Server::bind(&options.run, group)?;
@@ -586,7 +586,7 @@ impl Supervisor {
 
     /// Reads the service files again; what there is to say about them.
     fn load(&mut self) -> BTreeMap<UnitName, Unit> {
-        self.facts = crate::sys::facts::gather();
+        self.facts = crate::sys::facts::gather(self.settings.cgroup.as_deref());
         let loaded = config::load_all(&self.options.sources, &self.facts);
         for diagnostic in loaded.diagnostics() {
             tracing::error!("\n{}", crate::report::render(std::slice::from_ref(diagnostic), false));

@@ -2,10 +2,18 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use crate::spec::{HostFacts, HostUser};
+use rustix::process::Resource;
 
-/// Reads the host's users, groups, name and control groups.
-pub fn gather() -> HostFacts {
+use crate::{
+    cgroup,
+    spec::{
+        HostFacts, HostUser,
+        limits::{Bounds, CpuSet, HostLimits, Rlimit},
+    },
+};
+
+/// Reads the host's users, groups, name, and what can be limited in groups below `cgroup` (`[cgroup] path`).
+pub fn gather(cgroup: Option<&Path>) -> HostFacts {
     HostFacts {
         users: users(&read("/etc/passwd")),
         groups: groups(&read("/etc/group")),
@@ -15,7 +23,64 @@ pub fn gather() -> HostFacts {
         hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),
         // systemd-resolved(8)
         resolv_conf: ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"].map(read).into(),
-        cgroup_kill: crate::cgroup::mount_point().is_some(),
+        cgroup_kill: cgroup::mount_point().is_some(),
+        limits: limits(cgroup),
+    }
+}
+
+fn limits(base: Option<&Path>) -> HostLimits {
+    let (most, cpus) = cgroup::bounds(base);
+    let total = read("/proc/meminfo").lines().find_map(|line| {
+        let kib: u64 = line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kib * 1024)
+    });
+    let cpus = cpus.unwrap_or_else(|| read("/sys/devices/system/cpu/online").trim().to_owned());
+    let own = |(limit, ..): (Rlimit, &str, u32)| {
+        let rustix::process::Rlimit { current, maximum } = rustix::process::getrlimit(resource(limit));
+        (limit, Bounds { soft: current, hard: maximum })
+    };
+    HostLimits {
+        memory: total.into_iter().chain(most).min().unwrap_or_default(),
+        missing: cgroup::missing(base),
+        cpus: CpuSet::parse(&cpus).unwrap_or_default(),
+        rlimits: Rlimit::ALL.into_iter().map(own).collect(),
+        can_raise: can_raise(),
+        nr_open: read("/proc/sys/fs/nr_open").trim().parse().unwrap_or_default(),
+    }
+}
+
+/// CAP_SYS_RESOURCE in the user namespace of the host: prlimit(2) asks for it there.
+fn can_raise() -> bool {
+    let status = read("/proc/self/status");
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    let map = read("/proc/self/uid_map");
+    let is_host = map.split_whitespace().collect::<Vec<_>>() == ["0", "0", "4294967295"];
+    is_host && effective & (1 << CAP_SYS_RESOURCE) != 0
+}
+
+/// linux/capability.h
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// A limit as rustix calls it.
+pub fn resource(limit: Rlimit) -> Resource {
+    match limit {
+        Rlimit::As => Resource::As,
+        Rlimit::Core => Resource::Core,
+        Rlimit::Cpu => Resource::Cpu,
+        Rlimit::Data => Resource::Data,
+        Rlimit::Fsize => Resource::Fsize,
+        Rlimit::Locks => Resource::Locks,
+        Rlimit::Memlock => Resource::Memlock,
+        Rlimit::Msgqueue => Resource::Msgqueue,
+        Rlimit::Nice => Resource::Nice,
+        Rlimit::Nofile => Resource::Nofile,
+        Rlimit::Nproc => Resource::Nproc,
+        Rlimit::Rss => Resource::Rss,
+        Rlimit::Rtprio => Resource::Rtprio,
+        Rlimit::Rttime => Resource::Rttime,
+        Rlimit::Sigpending => Resource::Sigpending,
+        Rlimit::Stack => Resource::Stack,
     }
 }
 

@@ -181,6 +181,58 @@ fn bad_size_unit(text: &str, unit: &str) -> Refusal {
     }
 }
 
+/// Bits of each unit of a rate.
+const RATE_UNITS: &[(&str, u128)] = &[
+    ("B/s", 8),
+    ("KB/s", 8_000),
+    ("kB/s", 8_000),
+    ("MB/s", 8_000_000),
+    ("GB/s", 8_000_000_000),
+    ("KiB/s", 8 << 10),
+    ("MiB/s", 8 << 20),
+    ("GiB/s", 8 << 30),
+    ("bit", 1),
+    ("Kbit", 1_000),
+    ("kbit", 1_000),
+    ("Mbit", 1_000_000),
+    ("Gbit", 1_000_000_000),
+];
+
+/// A rate in bytes a second: `"20MB/s"`, `"10MiB/s"`, `"80Mbit"`, a number of bytes.
+///
+/// # Errors
+/// Nothing at all, a size without `/s`, an unknown unit.
+pub fn parse_rate(value: &Scalar) -> Result<u64, Refusal> {
+    let bad = || {
+        Refusal::new(format!("{value} is not a rate"))
+            .hint("write a number with B/s, KB/s, MB/s, GB/s, KiB/s, MiB/s, GiB/s, Kbit, Mbit or Gbit")
+    };
+    let bytes = match value {
+        Scalar::Int(bytes) => u64::try_from(*bytes).ok(),
+        Scalar::Float(_) => None,
+        Scalar::Text(text) => {
+            let (number, unit) = take_number(text.trim()).ok_or_else(bad)?;
+            let (_, bits) = RATE_UNITS.iter().find(|(name, _)| *name == unit.trim_start()).ok_or_else(bad)?;
+            number.times(*bits).and_then(|bits| u64::try_from(bits / 8).ok())
+        }
+    };
+    match bytes.filter(|bytes| i64::try_from(*bytes).is_ok()) {
+        Some(0) => {
+            Err(Refusal::new("a rate of nothing would stop the service for ever").hint("write a rate"))
+        }
+        Some(bytes) => Ok(bytes),
+        None => Err(bad()),
+    }
+}
+
+/// `text`, a decimal number, times `scale`, rounded down; none for anything else.
+pub fn parse_decimal(text: &str, scale: u64) -> Option<u64> {
+    match take_number(text)? {
+        (number, "") => number.times(u128::from(scale)).and_then(|product| u64::try_from(product).ok()),
+        _ => None,
+    }
+}
+
 /// A decimal number, kept exact: `digits` divided by ten to the `places`.
 struct Decimal {
     digits: u128,

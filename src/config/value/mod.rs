@@ -11,7 +11,7 @@ mod tests;
 
 use std::fmt;
 
-pub use amount::{parse_duration, parse_size};
+pub use amount::{parse_decimal, parse_duration, parse_rate, parse_size};
 pub use command::{MAX_ARG, expand, split};
 pub use env_file::parse_env_file;
 pub use publish::parse_publish;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::spec::{Namespaces, Network, Rootfs, Security, Service, Unit};
+use crate::spec::{Limits, Namespaces, Network, Rootfs, Security, Service, Unit};
 
 /// What it takes to make a new file true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,7 +52,7 @@ macro_rules! compare {
 /// What `new` changes about a service that was started from `old`.
 pub fn diff(old: &Unit, new: &Unit) -> Diff {
     let mut diff = Diff { change: Change::None, keys: Vec::new() };
-    compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network, security] {
+    compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network, security, limits] {
         Live: description => "unit.description", documentation => "unit.documentation",
             enabled => "unit.enabled", requires => "unit.requires", after => "unit.after",
             restart => "restart", log => "log";
@@ -85,6 +85,11 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
         Restart: no_new_privs => "security.no_new_privs", capabilities => "security.capabilities",
             ambient => "security.ambient", devices => "security.devices",
             credentials => "security.credentials";
+    });
+    compare!(&mut diff, &old.limits, &new.limits, Limits but for [bent] {
+        Restart: rlimits => "limits.rlimits";
+        Live: memory => "limits.memory", cpu => "limits.cpu", io => "limits.io", pids => "limits.pids",
+            oom => "limits.oom", best_effort => "limits.best_effort";
     });
     diff
 }

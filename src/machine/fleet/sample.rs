@@ -9,9 +9,10 @@ use std::{
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
-        After, Base, Dev, Egress, Kind, LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode,
-        Rootfs, Security, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec,
-        Writable,
+        After, Base, Dev, Egress, Kind, Limits, LogPolicy, Milestone, Namespace, Namespaces, Network,
+        NetworkMode, Rootfs, Security, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace,
+        UserSpec, Writable,
+        limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
     },
 };
 
@@ -85,6 +86,16 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             ambient: BTreeSet::new(),
             devices: Vec::new(),
             credentials: Vec::new(),
+        },
+        limits: Limits {
+            memory: MemoryLimits::default(),
+            cpu: CpuLimits::default(),
+            io: IoLimits::default(),
+            pids: Some(512),
+            rlimits: BTreeMap::new(),
+            oom: Oom::KillGroup,
+            best_effort: false,
+            bent: Vec::new(),
         },
         log: LogPolicy { max_size: 10 << 20, files: 5 },
     }

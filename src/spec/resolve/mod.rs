@@ -4,6 +4,7 @@
 //! only where there was none.
 
 mod credentials;
+mod limits;
 mod namespaces;
 mod network;
 mod rootfs;
@@ -80,6 +81,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let (network, claims) = network::network(reader);
     let service = service::service(reader, &rootfs.base, &namespaces.user);
     let security = security::security(reader, &service, &rootfs);
+    let limits = limits::limits(reader, &namespaces.user);
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
     let log = log(reader, &tables.log);
     let claims = Claims {
@@ -104,6 +106,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         rootfs,
         network,
         security,
+        limits,
         log,
     };
     match std::mem::take(&mut reader.found) {

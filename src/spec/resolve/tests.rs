@@ -26,6 +26,7 @@ fn host() -> HostFacts {
         ]),
         hostname: "alpha".to_owned(),
         cgroup_kill: true,
+        limits: limits::HostLimits { memory: 8 << 30, ..limits::HostLimits::default() },
     }
 }
 
