@@ -21,7 +21,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::sys::SysError;
+use crate::{machine::Usage, sys::SysError};
 
 /// Where the cgroup2 file system is mounted; on a hybrid host that is a tree without controllers.
 pub fn mount_point() -> Option<PathBuf> {
@@ -261,6 +261,43 @@ impl Tree {
     /// What a file of a group says; none where there is no such file.
     pub fn get(&self, group: &Path, file: &str) -> Option<String> {
         fs::read_to_string(self.path(group).join(file)).ok().map(|text| text.trim_end().to_owned())
+    }
+
+    /// What a group's processes, those that have ended included, have taken. CPU time is told without a controller.
+    pub fn usage(&self, group: &Path) -> Usage {
+        let cpu = self.numbers(group, "cpu.stat");
+        let number = |name: &str| cpu.get(name).copied().unwrap_or_default();
+        let io = self.get(group, "io.stat").map(|text| {
+            let of = |key: &str| {
+                let values = text.split_whitespace().filter_map(|word| word.strip_prefix(key));
+                values.filter_map(|value| value.parse::<u64>().ok()).sum::<u64>()
+            };
+            (of("rbytes="), of("wbytes="))
+        });
+        Usage {
+            cpu_user_usec: number("user_usec"),
+            cpu_system_usec: number("system_usec"),
+            // memory.peak is of Linux 5.19, and not there without the controller.
+            memory_peak: self.get(group, "memory.peak").and_then(|text| text.parse().ok()),
+            io_read_bytes: io.map(|(read, _)| read),
+            io_written_bytes: io.map(|(_, written)| written),
+            oom_kills: self.numbers(group, "memory.events").get("oom_kill").copied().unwrap_or_default(),
+        }
+    }
+
+    /// Whether the group has come to its own `memory.max`, and found nothing that could be given back.
+    pub fn is_out_of_memory(&self, group: &Path) -> bool {
+        self.numbers(group, "memory.events").get("oom").is_some_and(|count| *count > 0)
+    }
+
+    /// A file of lines `name number`.
+    fn numbers(&self, group: &Path, file: &str) -> BTreeMap<String, u64> {
+        let text = self.get(group, file).unwrap_or_default();
+        let line = |line: &str| {
+            let (name, number) = line.split_once(' ')?;
+            Some((name.to_owned(), number.parse().ok()?))
+        };
+        text.lines().filter_map(line).collect()
     }
 
     /// A group that exists.

@@ -72,6 +72,9 @@ fn on_pipes(mut client: Client, wanted: Wanted) -> Result<Exit, CallError> {
     client.send(&method(wanted, None), &[stdin, stdout, stderr])?;
     let first: Reply<Session> = client.receive()?;
     if !first.continues {
+        // Why it never began was said before the answer. Not waited for: nobody has to be there to close the other end.
+        rustix::io::ioctl_fionbio(&errors, true).map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))?;
+        let _ = io::copy(&mut std::fs::File::from(errors), &mut io::stderr());
         return Ok(exit_of(&first.value));
     }
     let outputs = vec![Output { from: output, to: To::Stdout }, Output { from: errors, to: To::Stderr }];

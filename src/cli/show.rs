@@ -3,8 +3,11 @@
 use std::fmt::Write as _;
 
 use super::output::{Colour, escape};
-use crate::control::types::{
-    EndKind, Event, ExitRecord, LogEntry, Moment, Port, ServiceState, ServiceStatus,
+use crate::{
+    control::types::{
+        EndKind, Event, ExitRecord, Limit, LogEntry, Moment, Port, ServiceState, ServiceStatus,
+    },
+    machine::Usage,
 };
 
 /// How many of the runs that have ended `status` shows.
@@ -95,6 +98,21 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
             line(title, &escape(value));
         }
     }
+    if let Some(used) = &service.usage {
+        line("Used", &usage(used));
+    }
+    let (bent, whole): (Vec<&Limit>, Vec<&Limit>) =
+        service.limits.iter().partition(|limit| limit.why.is_some());
+    if !whole.is_empty() {
+        let text =
+            |limit: &&Limit| format!("{} {}", limit.key, limit.enforced.as_ref().unwrap_or(&limit.asked));
+        line("Limits", &escape(&whole.iter().map(text).collect::<Vec<_>>().join(", ")));
+    }
+    for Limit { key, asked, enforced, why } in bent {
+        let enforced = enforced.as_deref().unwrap_or("not enforced");
+        let why = why.as_deref().unwrap_or_default();
+        line("Bent", &escape(&format!("{key} {asked}: {enforced} ({why})")));
+    }
     if let Some(fault) = &service.fault {
         let object = if fault.object.is_empty() { String::new() } else { format!(" {}", fault.object) };
         line("Fault", &Colour::Red.paint(&escape(&format!("{}{object}: {}", fault.step, fault.error))));
@@ -155,7 +173,41 @@ fn port(port: &Port) -> String {
     format!("{}->{port}/{proto}", std::net::SocketAddr::new(*address, *host_port))
 }
 
+fn usage(used: &Usage) -> String {
+    let seconds = |usec: u64| format!("{}.{:03}s", usec / 1_000_000, usec / 1000 % 1000);
+    let mut text = format!("{} cpu", seconds(used.cpu_user_usec + used.cpu_system_usec));
+    for (amount, what) in [
+        (used.memory_peak, "memory at most"),
+        (used.io_read_bytes, "read"),
+        (used.io_written_bytes, "written"),
+    ] {
+        if let Some(amount) = amount {
+            text += &format!(", {} {what}", bytes(amount));
+        }
+    }
+    match used.oom_kills {
+        0 => text,
+        kills => format!("{text}, {kills} killed for want of memory"),
+    }
+}
+
+/// A size in the largest unit in which it has a digit before the point.
+fn bytes(bytes: u64) -> String {
+    let units = [(1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    match units.iter().find(|(size, _)| bytes >= *size) {
+        Some((size, unit)) => format!("{}.{}{unit}", bytes / size, bytes % size * 10 / size),
+        None => format!("{bytes}B"),
+    }
+}
+
 fn ended(exit: &ExitRecord) -> String {
+    match exit.cause {
+        Some(cause) => format!("{}: {cause}", ended_how(exit)),
+        None => ended_how(exit),
+    }
+}
+
+fn ended_how(exit: &ExitRecord) -> String {
     let signal = || {
         let number = exit.signal.unwrap_or_default();
         nix::sys::signal::Signal::try_from(number).map_or(number.to_string(), |signal| signal.to_string())

@@ -29,6 +29,8 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         since: None,
         until: None,
         exits: vec![],
+        usage: None,
+        limits: Vec::new(),
         fault: None,
         cgroup: None,
         log: None,
@@ -60,6 +62,8 @@ fn crashing() -> ServiceStatus {
         signal,
         started: None,
         ended: moment(ended),
+        cause: None,
+        usage: None,
     };
     ServiceStatus {
         run: 12,

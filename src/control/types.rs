@@ -4,7 +4,10 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{machine::ExitKind, spec::Proto};
+use crate::{
+    machine::{Cause, ExitKind, Usage},
+    spec::Proto,
+};
 
 /// A point in time, on two clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,6 +120,12 @@ pub struct ExitRecord {
     pub started: Option<Moment>,
     /// When that was noticed.
     pub ended: Moment,
+    /// Why the kernel ended it, where it did so for want of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// What it took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 impl ExitRecord {
@@ -128,7 +137,7 @@ impl ExitRecord {
             ExitKind::Core(signal) => (EndKind::Dumped, None, Some(signal)),
             ExitKind::Unknown => (EndKind::Unknown, None, None),
         };
-        Self { run, kind, code, signal, started, ended }
+        Self { run, kind, code, signal, started, ended, cause: None, usage: None }
     }
 }
 
@@ -144,6 +153,21 @@ pub struct Fault {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// One limit of a service that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// The file of the control group, or the key of the service file.
+    pub key: String,
+    /// What the file or the default asks for.
+    pub asked: String,
+    /// What the kernel says that it enforces; none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<String>,
+    /// Why that is not what was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// Everything the supervisor knows about one service.
@@ -183,6 +207,12 @@ pub struct ServiceStatus {
     pub until: Option<Moment>,
     /// Its latest runs, the newest last.
     pub exits: Vec<ExitRecord>,
+    /// What it has taken since its launch; told by `Status` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// How it is bounded; told by `Status` alone.
+    #[serde(default)]
+    pub limits: Vec<Limit>,
     /// Why the latest launch failed, while that is the last word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,

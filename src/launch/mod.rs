@@ -149,6 +149,9 @@ impl Launcher {
         let again = rustix::io::fcntl_dupfd_cloexec(&program, 3)
             .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
         let workshop = Workshop::open(&dir, again, is_users)?;
+        if let Some(tree) = &tree {
+            tree.prepare()?;
+        }
         Ok(Self { dir, workshop, program, tree, descriptors, network })
     }
 

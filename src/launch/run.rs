@@ -18,6 +18,7 @@ use crate::{
     cgroup,
     config::settings::{IDS_PER_SERVICE, Settings},
     init::{self, wire},
+    machine::Cause,
     net::{addr::NetworkSettings, link::LinkPlan},
     plan::{self, Assigned, unprivileged::Unprivileged},
     spec::{HostFacts, NetworkMode, Stdin, StopMode, Unit},
@@ -345,6 +346,12 @@ impl<'a> Foreground<'a> {
         self.after(self.unit.service.start_timeout, Due::TimeOut);
         let ended = self.watch(&run, &plan);
         self.raw = None;
+        if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup)
+            && tree.usage(group).oom_kills > 0
+        {
+            let cause = if tree.is_out_of_memory(group) { Cause::MemoryMax } else { Cause::MemoryElsewhere };
+            tracing::warn!("{}: killed: {cause}", self.unit.name);
+        }
         for error in self.launcher.tear_down(&run.traces) {
             tracing::warn!("{}: {error}", self.unit.name);
         }

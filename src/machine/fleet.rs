@@ -31,7 +31,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, By, End, Event, ExitKind, Failure, Kept, Life, Mono, Retry, Rules, RunId, State, Then, Why, step,
+    Action, By, Cause, End, Event, ExitKind, Failure, Kept, Life, Mono, Retry, Rules, RunId, State, Then,
+    Usage, Why, step,
 };
 use crate::spec::{Kind, Milestone, Unit, UnitName};
 
@@ -58,6 +59,12 @@ pub struct Past {
     pub ended: Mono,
     /// How: [`End::Exit`] or [`End::Launch`].
     pub end: End,
+    /// What it took, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Usage>,
+    /// Why the kernel ended it, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
 }
 
 /// What is wanted of a service and was not carried to its machine yet.
@@ -89,12 +96,15 @@ pub struct Entry {
     pub history: Vec<Past>,
     /// What the last launch that failed had to say; cleared by the next start.
     pub fault: Option<String>,
+    /// What a run took of which the end was not told yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    used: Option<(RunId, Usage, Option<Cause>)>,
 }
 
 impl Entry {
     fn new(unit: Unit, now: Mono) -> Self {
         let (life, history) = (Life::new(), Vec::new());
-        Self { unit, life, since: now, goal: Goal::Up, history, fault: None }
+        Self { unit, life, since: now, goal: Goal::Up, history, fault: None, used: None }
     }
 
     /// Nothing asked for is outstanding: it is up, at rest, or stands where only time or another service moves it.
@@ -113,6 +123,13 @@ impl Entry {
             Goal::Down(_) => !self.life.state.is_resting(),
         };
         arrived && !asked
+    }
+
+    fn note_usage(&mut self, run: RunId, used: Usage, cause: Option<Cause>) {
+        match self.history.iter_mut().rev().find(|past| past.run == run) {
+            Some(past) => (past.used, past.cause) = (Some(used), past.cause.or(cause)),
+            None => self.used = Some((run, used, cause)),
+        }
     }
 
     /// Those without which it is not launched: `requires`, and the owners of namespaces that it joins.
@@ -184,6 +201,8 @@ pub enum Report {
     LaunchFailed(RunId, Retry, String),
     /// The main process has ended.
     Exited(RunId, ExitKind),
+    /// What the run has taken so far; told just before its end, and again when the last of its processes has gone.
+    Used(RunId, Usage, Option<Cause>),
     /// No process of the run is left.
     Gone(RunId),
 }
@@ -362,6 +381,11 @@ impl Fleet {
     fn report(&mut self, name: &UnitName, report: Report, now: Mono, out: &mut Outcome) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         let event = match report {
+            Report::Used(run, used, cause) => {
+                entry.note_usage(run, used, cause);
+                out.touched.insert(name.clone());
+                return;
+            }
             Report::Started(run) => Event::Started(run),
             Report::Exited(run, exit) => Event::Exited(run, exit),
             Report::Gone(run) => Event::Gone(run),
@@ -553,7 +577,9 @@ impl Fleet {
         if let (Some(end), Some((run, started))) = (end_in(&event), entry.life.state.alive())
             && event.run() == Some(run)
         {
-            let past = Past { run, started, ended: now, end };
+            let noted = entry.used.take().filter(|(of, ..)| *of == run);
+            let (used, cause) = noted.map_or((None, None), |(_, used, cause)| (Some(used), cause));
+            let past = Past { run, started, ended: now, end, used, cause };
             entry.history.push(past);
             let surplus = entry.history.len().saturating_sub(HISTORY);
             entry.history.drain(..surplus);

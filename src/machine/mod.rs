@@ -130,12 +130,14 @@ pub mod backoff;
 pub mod fleet;
 mod policy;
 mod state;
+mod usage;
 
 pub use policy::{Policy, RestartMode, RestartOn, Rules};
 pub use state::{
     Action, By, End, Event, ExitKind, Failure, Kept, Kill, Life, Main, Mono, Phase, Retry, RunId, Site,
     State, Tally, Then, Why,
 };
+pub use usage::{Cause, Usage};
 
 use crate::spec::{Kind, StopMode};
 use std::time::Duration;

@@ -242,7 +242,8 @@ impl Lowering {
             ChildStep::PivotRoot => self.pivot_root(),
             ChildStep::DevPts(group) => {
                 let group = group.map(|gid| format!(",gid={gid}")).unwrap_or_default();
-                let options = format!("newinstance,ptmxmode=0666,mode=0620{group}");
+                // A bound of its own: the 4096 of the kernel are those of the whole machine.
+                let options = format!("newinstance,ptmxmode=0666,mode=0620{group},max=256");
                 let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
                 self.mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, Some(&options));
             }

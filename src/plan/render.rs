@@ -133,7 +133,8 @@ fn ranges(ranges: &[IdRange]) -> String {
     ranges.iter().map(range).collect::<Vec<_>>().join(", ")
 }
 
-fn value(value: &Value) -> String {
+/// What a file of a control group is set to.
+pub fn value(value: &Value) -> String {
     match value {
         Value::Text(text) => text.clone(),
         Value::Disk { device, bounds } => format!("{} {bounds}", device.display()),

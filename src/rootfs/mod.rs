@@ -197,7 +197,14 @@ impl Workshop {
     pub fn begin_memory(&mut self, owner: u32) -> Result<(), SysError> {
         self.owner = owner;
         let id = owner.to_string();
-        let options = [("mode", "0755"), ("size", "16M"), ("uid", id.as_str()), ("gid", id.as_str())];
+        // A bound on inodes as well, as everywhere: an empty file costs memory too.
+        let options = [
+            ("mode", "0755"),
+            ("size", "16M"),
+            ("nr_inodes", "8k"),
+            ("uid", id.as_str()),
+            ("gid", id.as_str()),
+        ];
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
         let root = mount::new_filesystem("tmpfs", &options, attributes)?;
         self.attach_root(root.as_fd())?;
@@ -469,7 +476,7 @@ impl Workshop {
         }
         // Nodes of one service only: a /dev of its own, with every node bound from where it is.
         let id = owner.to_string();
-        let options = [("mode", "0755"), ("size", "64K"), ("uid", &*id), ("gid", &*id)];
+        let options = [("mode", "0755"), ("size", "64K"), ("nr_inodes", "1k"), ("uid", &*id), ("gid", &*id)];
         let made = mount::new_filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
         mount::attach(made.as_fd(), target.as_fd())?;
         // From here on by the descriptor of what was mounted: whoever owns the tree may have renamed its `dev` meanwhile

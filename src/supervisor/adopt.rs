@@ -58,6 +58,9 @@ impl Supervisor {
             tracing::error!("the network was not taken over: {error}");
         }
         self.sweep();
+        for name in self.runs.keys().cloned().collect::<Vec<_>>() {
+            self.verify_limits(&name);
+        }
         if self.runs.len() > dead.len() {
             tracing::info!("taking over {} running services", self.runs.len() - dead.len());
         }
@@ -94,6 +97,7 @@ impl Supervisor {
         };
         let mut live = LiveRun::adopted(run, traces, record.run.as_ref().and_then(|run| run.main));
         live.is_over = entry.life.state.alive().is_none();
+        live.before = record.run.as_ref().map(|run| run.before).unwrap_or_default();
         if let Some(known) = &record.run
             && runs::is_alive(known.pid, known.start_time)
             && let Some(pidfd) = open_pidfd(known.pid)
@@ -134,7 +138,7 @@ impl Supervisor {
             // it is yet to be started.
             if let Some(words) = run.last_words() {
                 run.is_over = true;
-                self.report(name, Report::Exited(id, runs::exit_kind(i64::from(words.status))));
+                self.exited(name, id, runs::exit_kind(i64::from(words.status)));
             }
         } else if !run.is_over {
             run.main = run.main.or_else(|| run.init.and_then(|(pid, _)| first_child(pid)));

@@ -8,6 +8,7 @@
 //! | `runs` | a live run: its channel, its end |
 //! | `fetch` | programs that credentials come from |
 //! | `output` | what services write, into their logs |
+//! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `requests` | what the control socket asks for |
 //! | `sessions` | further processes in a sandbox |
@@ -16,6 +17,7 @@
 mod adopt;
 mod fetch;
 mod keeper;
+mod limits;
 mod output;
 mod requests;
 mod runs;
@@ -47,7 +49,7 @@ use crate::{
     },
     logs::LogWriter,
     machine::{
-        self, Action, Mono, RunId, State,
+        self, Action, Mono, RunId, State, Usage,
         fleet::{Effect, Fleet, Input, Report},
     },
     net::link::LinkPlan,
@@ -328,7 +330,14 @@ impl Supervisor {
     /// Tells the fleet what has happened until nothing is left to tell.
     fn pump(&mut self) {
         while let Some(input) = self.inputs.pop_front() {
+            let bounded = match &input {
+                Input::Reload(_) => self.bounded(),
+                _ => Vec::new(),
+            };
             let outcome = self.fleet.apply(input, now());
+            for (name, before) in bounded {
+                self.change_limits(&name, &before);
+            }
             for notice in &outcome.notices {
                 self.tell(notice);
             }
@@ -354,7 +363,13 @@ impl Supervisor {
         }
         let run = self.runs.get(name).and_then(|run| {
             let (pid, start_time) = run.init?;
-            Some(RunRecord { pid, start_time, main: run.main, traces: run.traces.clone() })
+            Some(RunRecord {
+                pid,
+                start_time,
+                main: run.main,
+                traces: run.traces.clone(),
+                before: run.before,
+            })
         });
         self.write_down(name, run, self.nets.get(name));
     }
@@ -408,6 +423,7 @@ impl Supervisor {
                 start_time,
                 main: None,
                 traces: launch.traces().clone(),
+                before: Usage::default(),
             });
             self.write_down(name, record, launch.net());
             let launched = self.launcher.go(launch)?;

@@ -78,8 +78,8 @@ impl Supervisor {
                 let pid = std::process::id();
                 self.server.reply(client, &Pong { version: env!("CARGO_PKG_VERSION").into(), pid }, false);
             }
-            Method::List => self.list(client, &[]),
-            Method::Status(names) => self.list(client, &names.names),
+            Method::List => self.list(client, &[], false),
+            Method::Status(names) => self.list(client, &names.names, true),
             Method::Start(names) => self.verb(client, Verb::Start, &names.names),
             Method::Stop(names) => self.verb(client, Verb::Stop, &names.names),
             Method::Restart(names) => self.verb(client, Verb::Restart, &names.names),
@@ -133,7 +133,7 @@ impl Supervisor {
         }
     }
 
-    fn list(&mut self, client: ClientId, names: &[String]) {
+    fn list(&mut self, client: ClientId, names: &[String], is_detailed: bool) {
         let all = ["*".to_owned()];
         let names = match names.is_empty() {
             true => self.expand(&all).or(Ok(Vec::new())),
@@ -141,7 +141,11 @@ impl Supervisor {
         };
         match names {
             Ok(names) => {
-                let services = names.iter().map(|name| self.status(name)).collect();
+                let detailed = |name: &UnitName| match is_detailed {
+                    true => self.with_limits(name, self.status(name)),
+                    false => self.status(name),
+                };
+                let services = names.iter().map(detailed).collect();
                 self.server.reply(client, &Services { services }, false);
             }
             Err(error) => self.server.error(client, &error),
@@ -188,6 +192,8 @@ impl Supervisor {
             since: entry.map(|entry| moment(entry.since)),
             until,
             exits: entry.map_or(Vec::new(), |entry| entry.history.iter().filter_map(exit_record).collect()),
+            usage: None,
+            limits: Vec::new(),
             fault: self.faults.get(name).map(|fault| Fault {
                 step: fault.step.clone(),
                 object: fault.object.clone(),
@@ -462,7 +468,10 @@ impl Supervisor {
                 event.kind = "ended".into();
                 event.run = past.run.0;
                 event.exit = exit_record(past);
-                event.text = past.end.to_string();
+                event.text = match past.cause {
+                    Some(cause) => format!("{}: {cause}", past.end),
+                    None => past.end.to_string(),
+                };
             }
             News::Killed { run } => {
                 event.kind = "killed".into();
@@ -498,7 +507,8 @@ fn moment(at: Mono) -> Moment {
 fn exit_record(past: &Past) -> Option<ExitRecord> {
     match past.end {
         End::Exit(kind) => {
-            Some(ExitRecord::new(past.run.0, kind, Some(moment(past.started)), moment(past.ended)))
+            let record = ExitRecord::new(past.run.0, kind, Some(moment(past.started)), moment(past.ended));
+            Some(ExitRecord { cause: past.cause, usage: past.used, ..record })
         }
         End::Launch(_) | End::StartTimeout(_) | End::RunTimeout(_) => None,
     }

@@ -16,7 +16,7 @@ use super::{Supervisor, state};
 use crate::{
     init::{self, wire},
     launch::{self, LaunchFault, Run, Traces},
-    machine::{ExitKind, RunId, fleet::Report},
+    machine::{ExitKind, RunId, Usage, fleet::Report},
     plan::{ChildStep, Fd, LaunchPlan, Session, lower},
     spec::{Namespace, StopMode, Unit, UnitName},
     sys::socket,
@@ -60,6 +60,8 @@ pub(super) struct LiveRun {
     pub(super) surplus: [usize; 2],
     /// The file of the last words, for the notes behind them.
     notes: Option<File>,
+    /// What earlier runs took in the same sandbox.
+    pub(super) before: Usage,
     /// `cgroup.events`, while processes are left after the end of the init.
     events: Option<OwnedFd>,
 }
@@ -82,6 +84,7 @@ impl LiveRun {
             is_dead: false,
             surplus: [0; 2],
             notes: None,
+            before: Usage::default(),
             events: None,
         }
     }
@@ -102,6 +105,7 @@ impl LiveRun {
             is_dead: false,
             surplus: [0; 2],
             notes: None,
+            before: Usage::default(),
             events: None,
         }
     }
@@ -210,7 +214,7 @@ impl Supervisor {
             wire::SAY_EXITED => {
                 run.is_over = true;
                 run.main = None;
-                self.report(name, Report::Exited(id, exit_kind(message.a)));
+                self.exited(name, id, exit_kind(message.a));
             }
             wire::SAY_KEPT => {
                 let label = init::label_text(&message.label);
@@ -268,7 +272,7 @@ impl Supervisor {
         }
         if !is_over {
             let kind = words.map_or(ExitKind::Unknown, |words| exit_kind(i64::from(words.status)));
-            self.report(name, Report::Exited(id, kind));
+            self.exited(name, id, kind);
         }
         self.maybe_gone(name);
     }
@@ -302,6 +306,7 @@ impl Supervisor {
         }
         run.events = None;
         let id = run.run;
+        self.note_usage(name, None);
         self.report(name, Report::Gone(id));
     }
 
@@ -370,8 +375,10 @@ impl Supervisor {
     pub(super) fn relaunch(&mut self, name: &UnitName, run: RunId) {
         let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
         let sent = self.respawn(name, &unit, run);
+        let before = self.used_in_all(name);
         if let Some(live) = self.runs.get_mut(name) {
             live.run = run;
+            live.before = before;
             live.is_over = sent.is_err();
         }
         if let Err(fault) = sent {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     launch::{LaunchFault, Traces},
-    machine::fleet::Entry,
+    machine::{Usage, fleet::Entry},
     net::{addr::Assignments, link::LinkPlan},
     spec::{Publish, UnitName},
     sys::SysError,
@@ -60,6 +60,9 @@ pub(super) struct RunRecord {
     pub(super) main: Option<u32>,
     /// What it leaves on the host.
     pub(super) traces: Traces,
+    /// What earlier runs took in the same sandbox.
+    #[serde(default)]
+    pub(super) before: Usage,
 }
 
 /// A service's network without its descriptors, which the keeper has.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 /// Runs the probe that `args` name.
 ///
 /// `report` · `http PORT` · `echo PORT` · `udp PORT` · `ignore-term` · `tree` · `flood BYTES` · `exit CODE` ·
-/// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH`
+/// `eat BYTES` · `eat-apart BYTES` · `fork COUNT` · `spin MILLISECONDS` · `store PATH BYTES` · `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH`
 pub fn main(args: &[&str]) -> ExitCode {
     match args {
         ["report"] => println!("{}", report()),
@@ -30,6 +30,11 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["tree"] => tree(),
         ["orphan", name] => orphan(name),
         ["flood", bytes] => flood(number(bytes)),
+        ["eat", bytes] => eat(number(bytes)),
+        ["eat-apart", bytes] => eat_apart(bytes),
+        ["fork", count] => fork(number(count)),
+        ["spin", time] => spin(Duration::from_millis(number(time))),
+        ["store", path, bytes] => store(path, number(bytes)),
         ["exit", code] => return ExitCode::from(number::<u8>(code)),
         ["signal", signal] => raise(number(signal)),
         ["print", text] => println!("{text}"),
@@ -261,6 +266,71 @@ fn flood(count: usize) {
     for _ in 0..count / line.len() {
         out.write_all(&line).expect("somebody reads");
     }
+}
+
+/// Takes memory, a page at a time, and keeps it.
+fn eat(bytes: usize) {
+    println!("eating");
+    let mut taken: Vec<Box<[u8; 4096]>> = Vec::new();
+    for _ in 0..bytes / 4096 {
+        taken.push(Box::new([1; 4096]));
+    }
+    println!("ate {}", std::hint::black_box(&taken).len() * 4096);
+    wait();
+}
+
+/// As `eat`, in a child; says how that ended, and lives on.
+fn eat_apart(bytes: &str) {
+    let me = std::env::current_exe().expect("own path");
+    let status = Command::new(me).args(["__probe", "eat", bytes]).status().expect("another probe");
+    println!("child: {status}");
+    wait();
+}
+
+/// Starts `count` children that do nothing, at most; says how many there were and what stopped it, and takes them back.
+fn fork(count: usize) {
+    let me = std::env::current_exe().expect("own path");
+    let mut children = Vec::new();
+    let mut end = "nothing".to_owned();
+    for _ in 0..count {
+        match Command::new(&me).args(["__probe", "wait"]).spawn() {
+            Ok(child) => children.push(child),
+            Err(error) => {
+                end = outcome(Err(error));
+                break;
+            }
+        }
+    }
+    println!("forked {} stopped by {end}", children.len());
+    for mut child in children {
+        let _ = child.kill().and_then(|()| child.wait());
+    }
+    wait();
+}
+
+/// Uses up CPU time, whatever the clock says.
+fn spin(time: Duration) {
+    let used = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::new(
+            u64::try_from(time.tv_sec).unwrap_or_default(),
+            u32::try_from(time.tv_nsec).unwrap_or_default(),
+        )
+    };
+    while used() < time {
+        std::hint::black_box(used());
+    }
+    println!("spun");
+    wait();
+}
+
+/// Writes a file, down to its disk.
+fn store(path: &str, bytes: usize) {
+    let file = fs::File::create(path).expect("a writable directory");
+    (&file).write_all(&vec![7; bytes]).expect("room");
+    file.sync_all().expect("fsync");
+    println!("stored");
+    wait();
 }
 
 /// Ends this process by a signal.

@@ -3,7 +3,10 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::control::types::*;
+use crate::{
+    control::types::*,
+    machine::{Cause, Usage},
+};
 
 fn parse(text: &str) -> Parsed {
     parse_call(text.as_bytes()).unwrap()
@@ -92,6 +95,14 @@ fn the_interface_has_exactly_the_methods_that_are_built() {
 #[test]
 fn the_interface_has_exactly_the_fields_that_are_sent() {
     let moment = Moment { unix: 1, mono: 2 };
+    let usage =
+        Usage { memory_peak: Some(1), io_read_bytes: Some(1), io_written_bytes: Some(1), ..Usage::default() };
+    let limit = Limit {
+        key: "pids.max".into(),
+        asked: "512".into(),
+        enforced: Some("512".into()),
+        why: Some("w".into()),
+    };
     let exit = ExitRecord {
         run: 1,
         kind: EndKind::Exited,
@@ -99,6 +110,8 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         signal: Some(9),
         started: Some(moment),
         ended: moment,
+        cause: Some(Cause::MemoryMax),
+        usage: Some(usage),
     };
     let port =
         Port { address: [127, 0, 0, 1].into(), host_port: 8080, port: 80, proto: crate::spec::Proto::Tcp };
@@ -119,6 +132,8 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         since: Some(moment),
         until: Some(moment),
         exits: vec![exit],
+        usage: Some(usage),
+        limits: vec![limit.clone()],
         fault: Some(fault.clone()),
         cgroup: Some("c".into()),
         log: Some("l".into()),
@@ -147,6 +162,8 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     assert_eq!(keys(moment), fields_of("type Moment ("));
     assert_eq!(keys(exit), fields_of("type ExitRecord ("));
     assert_eq!(keys(port), fields_of("type Port ("));
+    assert_eq!(keys(usage), fields_of("type Usage ("));
+    assert_eq!(keys(limit), fields_of("type Limit ("));
     assert_eq!(keys(fault), fields_of("type Fault ("));
     assert_eq!(keys(status), fields_of("type ServiceStatus ("));
     assert_eq!(keys(event), fields_of("type Event ("));
