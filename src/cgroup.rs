@@ -98,7 +98,7 @@ impl Tree {
             home.pop();
         }
         let base =
-            base.map_or_else(|| home.join("palisade"), |base| base.strip_prefix("/").unwrap_or(base).into());
+            base.map_or_else(|| default_base(&home), |base| base.strip_prefix("/").unwrap_or(base).into());
         Some(Self { mount, base, home })
     }
 
@@ -405,6 +405,23 @@ impl Tree {
         entries.filter_map(run).collect()
     }
 }
+
+/// Where runs go when nobody says where.
+///
+/// Once a group hands controllers down, nothing can be put into it any more, by a service manager neither: systemd before
+/// 254 (`DelegateSubgroup=`) could start no second supervisor in the unit whose services the first one has left behind.
+/// Beside the unit, in a slice that is Palisade's alone (packaging/palisade.service), nobody is in the way.
+fn default_base(home: &Path) -> PathBuf {
+    match (home.parent(), home.file_name().and_then(|unit| unit.to_str())) {
+        (Some(slice), Some(unit)) if slice.file_name().is_some_and(|name| name == SLICE) => {
+            slice.join(format!("{unit}.runs"))
+        }
+        _ => home.join("palisade"),
+    }
+}
+
+/// See [`default_base`].
+const SLICE: &str = "palisade.slice";
 
 /// The process that a process is a child of.
 fn parent(pid: u32) -> Option<u32> {

@@ -418,7 +418,8 @@ pub struct PidsTable {
 }
 
 /// `[limits.rlimits]`; of each process, as setrlimit(2) has them: a number, `"soft:hard"`, or `"infinity"`. What is left out
-/// is not taken from whoever started Palisade, but has the default, or Palisade's own hard limit where that is lower.
+/// is not taken from whoever started Palisade, but has the default, or Palisade's own hard limit where that is lower and
+/// cannot be raised.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct RlimitsTable {

@@ -341,6 +341,7 @@ fn rlimits(reader: &mut Reader<'_>, host: &mut Host) -> BTreeMap<Rlimit, Bounds>
             (_, _) => {
                 let Some((_, soft, hard)) = default.copied() else { continue };
                 let asked = Bounds { soft, hard };
+                let own = ceiling(reader, limit, own);
                 let kept = at_most(asked, own);
                 if kept != asked {
                     let most = own.map_or_else(String::new, |own| own.to_string());
