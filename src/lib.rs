@@ -9,7 +9,7 @@
 //! and carries out the actions that come back.
 //!
 //! # Invariants
-//! - The pure modules (`config::schema`, `spec`, `plan`, `machine`, `net::addr`, `control::proto`) never read a clock,
+//! - The pure modules (`config::schema`, `spec`, `seccomp`, `plan`, `machine`, `net::addr`, `control::proto`) never read a clock,
 //!   a file, an id or the environment.
 //! - `machine` never sees a pid; the init never sees the configuration, only the lowered plan.
 //! - Only `sys` contains unsafe code (and the freestanding files of the init, which are a program of their own).
@@ -27,6 +27,7 @@ pub mod net;
 pub mod plan;
 pub mod report;
 pub mod rootfs;
+pub mod seccomp;
 pub mod spec;
 pub mod supervisor;
 pub mod sys;

@@ -291,6 +291,10 @@ pub struct NetworkTable {
     pub publish: Option<Vec<Text>>,
     /// `"any"`, or `[]` for nowhere. Default: `[]`.
     pub egress: Option<Spanned<WordOrList>>,
+    /// Which sockets may be made: a list of `unix`, `inet`, `inet6`, `netlink`, `packet`, `vsock` and the kernel's other
+    /// families, or `any`; others fail with EAFNOSUPPORT. With inet or inet6 comes what lists addresses (rtnetlink).
+    /// Default: unix inet inet6, with CAP_NET_ADMIN netlink, with CAP_NET_RAW packet.
+    pub address_families: Option<Spanned<WordOrList>>,
 }
 
 /// `[security]`; every key that says less than its default is a door.
@@ -310,6 +314,39 @@ pub struct SecurityTable {
     pub devices: Option<Vec<Text>>,
     /// Secrets as files in memory, never swapped, below `$CREDENTIALS_DIRECTORY` (`/run/credentials/NAME`). Default: none.
     pub credentials: Option<Vec<Spanned<CredentialTable>>>,
+    /// System calls that it may make: names and groups (docs/system-calls.md), in order; `~` takes out what came before,
+    /// from the default where it comes first. A table says more. Default: `@service`, whatever else fails with EPERM.
+    pub seccomp: Option<Spanned<SeccompText>>,
+    /// A process of another architecture, or of x32, is killed at its first system call. With false i386 programs run
+    /// too, under the same filter; without `address_families = "any"` they make sockets only where their C library
+    /// does not use socketcall(2). Default: true.
+    pub native_abi_only: Option<Spanned<bool>>,
+    /// personality(2) changes nothing. Default: true.
+    pub lock_personality: Option<bool>,
+    /// No realtime scheduling policy; sched_setattr(2) is denied as a whole. Default: true.
+    pub no_realtime: Option<bool>,
+    /// No file gets a set-user-id or set-group-id bit; openat2(2) says ENOSYS. Default: true.
+    pub no_suid: Option<bool>,
+    /// No namespace is made or entered; clone3(2) says ENOSYS. Default: true.
+    pub no_namespaces: Option<bool>,
+    /// No memory is writable and executable at once, or becomes executable, and there is no memfd_create(2); compilers at
+    /// run time do not work. Default: false.
+    pub no_wx: Option<bool>,
+}
+
+/// `[security.seccomp]`; in place of a list: what is allowed, and what becomes of the rest.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct SeccompTable {
+    /// As the list that may stand in the table's place. Default: `@service`.
+    pub allow: Option<Spanned<WordOrList>>,
+    /// Calls that kill the process, with SIGSYS. Default: none.
+    pub kill: Option<Spanned<WordOrList>>,
+    /// Calls that are allowed and logged. Default: none.
+    pub log: Option<Spanned<WordOrList>>,
+    /// What becomes of a call in none of the lists: it fails with `EPERM` or `ENOSYS`, the process is killed (`kill`), or
+    /// it is allowed and logged (`log`). Default: `EPERM`.
+    pub action: Option<Text>,
 }
 
 /// One entry of `security.credentials`; it has one of `file`, `command` and `env`. Their content is read when a sandbox is
@@ -564,6 +601,42 @@ impl<'de> Deserialize<'de> for WordOrList {
                     list.push(word);
                 }
                 Ok(WordOrList::List(list))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// `security.seccomp`: a name, a list of them, or the table.
+#[derive(Clone, Debug)]
+pub enum SeccompText {
+    /// What is allowed.
+    Calls(WordOrList),
+    /// More than that.
+    Table(SeccompTable),
+}
+
+impl<'de> Deserialize<'de> for SeccompText {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = SeccompText;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a list of strings or a table")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SeccompText, E> {
+                Ok(SeccompText::Calls(WordOrList::Word(text.to_owned())))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<SeccompText, A::Error> {
+                let mut list = Vec::new();
+                while let Some(word) = seq.next_element()? {
+                    list.push(word);
+                }
+                Ok(SeccompText::Calls(WordOrList::List(list)))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SeccompText, A::Error> {
+                let table = SeccompTable::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(SeccompText::Table(table))
             }
         }
         deserializer.deserialize_any(Reader)

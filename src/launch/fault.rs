@@ -177,6 +177,7 @@ fn call(step: &str) -> &'static str {
         "proc" => "mount",
         "pivot_root" => "pivot_root",
         "capabilities" => "capset",
+        "seccomp" => "seccomp",
         "bounding_set" => "prctl",
         _ => "step",
     }
@@ -203,6 +204,18 @@ fn retry(errno: Option<i32>) -> Retry {
 
 /// (step, call or nothing for any, error number) to what to do about it. One table, so that every hint is written once.
 const HINTS: &[(&str, &str, i32, &str)] = &[
+    (
+        "seccomp",
+        "",
+        libc::EINVAL,
+        "this kernel cannot filter system calls (CONFIG_SECCOMP_FILTER), and nothing is started without a filter",
+    ),
+    (
+        "seccomp",
+        "",
+        libc::ENOSYS,
+        "this kernel cannot filter system calls, or what runs Palisade denies it: nothing is started without a filter",
+    ),
     (
         "cgroup.limit",
         "open",

@@ -1,13 +1,14 @@
 //! The steps inside the sandbox.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use super::{Assigned, Fd, etc, has_user_namespace, unprivileged};
 use crate::{
     init::wire,
     machine::RestartMode,
+    seccomp::{self, Filter},
     spec::{
-        Capability, IdSpec, Kind, Namespace, Unit, UserSpec,
+        Capability, IdSpec, Kind, Namespace, Seccomp, Unit, UserSpec,
         limits::{Bounds, Rlimit},
     },
 };
@@ -84,6 +85,8 @@ pub enum ChildStep {
     Signals,
     /// Nothing executed from here on gains privileges.
     NoNewPrivs,
+    /// The system call filter. Everything behind it is filtered too, up to the program's own calls.
+    Seccomp(Arc<Filter>),
     /// Becomes the service.
     Exec {
         /// argv.
@@ -161,6 +164,7 @@ impl ChildStep {
             | ChildStep::WorkingDir(_)
             | ChildStep::Signals
             | ChildStep::NoNewPrivs
+            | ChildStep::Seccomp(_)
             | ChildStep::Exec { .. }
             | ChildStep::Recede { .. } => Vec::new(),
         }
@@ -227,8 +231,13 @@ pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildSt
         steps.push(stdio.clone());
     }
     let security = &unit.security;
-    let bounding = ChildStep::BoundingSet(security.capabilities.clone());
-    steps.extend([ChildStep::CloseFds, ChildStep::Hello, bounding]);
+    let filter = ChildStep::Seccomp(seccomp::compile(&policy(unit)));
+    steps.extend([ChildStep::CloseFds, ChildStep::Hello]);
+    if !security.no_new_privs {
+        // seccomp(2): whoever may still gain privileges needs CAP_SYS_ADMIN to filter himself.
+        steps.push(filter.clone());
+    }
+    steps.push(ChildStep::BoundingSet(security.capabilities.clone()));
     let credentials = credentials(unit);
     // What root of the sandbox has by being root, another user gets from the ambient set alone. Who has a name may be either.
     let may_be_root = !matches!(credentials.user, User::Id(id) if id != 0);
@@ -248,13 +257,38 @@ pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildSt
         ChildStep::WorkingDir(service.working_dir.clone()),
         ChildStep::Signals,
     ]);
-    steps.extend(unit.security.no_new_privs.then_some(ChildStep::NoNewPrivs));
-    // Landlock and the system call filter stand here, the filter last.
+    if unit.security.no_new_privs {
+        // Landlock stands between the two: the filter is last.
+        steps.extend([ChildStep::NoNewPrivs, filter]);
+    }
     let env: Vec<String> = service.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let path = service.env.get("PATH").map(|path| path.split(':').map(str::to_owned).collect());
     let path = path.unwrap_or_default();
     steps.push(ChildStep::Exec { command: command.to_vec(), env, path });
     steps
+}
+
+/// What the filter of a service is made from.
+fn policy(unit: &Unit) -> seccomp::Policy {
+    let security = &unit.security;
+    let Seccomp { allow, kill, log, action } = security.seccomp.clone();
+    seccomp::Policy {
+        allow,
+        kill,
+        log,
+        denial: action,
+        native_abi_only: security.native_abi_only,
+        lock_personality: security.lock_personality,
+        no_realtime: security.no_realtime,
+        no_suid: security.no_suid,
+        no_namespaces: security.no_namespaces,
+        no_wx: security.no_wx,
+        families: unit.network.address_families.clone(),
+        // No file can ask for sandboxes inside yet.
+        nested: false,
+        capabilities: security.capabilities.iter().map(|capability| capability.name().to_owned()).collect(),
+        early: !security.no_new_privs,
+    }
 }
 
 fn credentials(unit: &Unit) -> Credentials {

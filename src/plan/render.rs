@@ -199,6 +199,7 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         ChildStep::WorkingDir(path) => ("working_dir", path.display().to_string()),
         ChildStep::Signals => ("signals", "none blocked".into()),
         ChildStep::NoNewPrivs => ("no_new_privs", "1".into()),
+        ChildStep::Seccomp(filter) => ("seccomp", filter.to_string()),
         ChildStep::Exec { command, .. } => ("exec", command.join(" ")),
         ChildStep::Keep(fds) => {
             let labels: Vec<&str> = fds.iter().map(|fd| fd.label()).collect();

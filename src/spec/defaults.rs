@@ -6,7 +6,10 @@ use super::{
     Kind, NetworkMode, Stdin, StopMode, Writable,
     limits::{Oom, Rlimit},
 };
-use crate::machine::{RestartMode, RestartOn};
+use crate::{
+    machine::{RestartMode, RestartOn},
+    seccomp::{Denial, groups},
+};
 
 /// `unit.enabled`.
 pub const ENABLED: bool = true;
@@ -68,6 +71,22 @@ pub const PUBLISH_ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// `security.no_new_privs`.
 pub const NO_NEW_PRIVS: bool = true;
+/// `security.seccomp`, what is allowed.
+pub const SECCOMP: &str = groups::DEFAULT;
+/// `security.seccomp.action`.
+pub const SECCOMP_ACTION: Denial = Denial::Eperm;
+/// `security.native_abi_only`.
+pub const NATIVE_ABI_ONLY: bool = true;
+/// `security.lock_personality`.
+pub const LOCK_PERSONALITY: bool = true;
+/// `security.no_realtime`.
+pub const NO_REALTIME: bool = true;
+/// `security.no_suid`.
+pub const NO_SUID: bool = true;
+/// `security.no_namespaces`.
+pub const NO_NAMESPACES: bool = true;
+/// `security.no_wx`: compilers at run time are too common.
+pub const NO_WX: bool = false;
 
 /// `security.credentials.mode`.
 pub const CREDENTIAL_MODE: u32 = 0o400;

@@ -18,9 +18,10 @@ pub(crate) use self::resolve::{MOST, clash};
 pub use self::{
     credential::Credential,
     limits::Limits,
-    security::{Capability, Device, Security},
+    security::{Capability, Device, Seccomp, Security},
 };
 use crate::machine::Policy;
+pub use crate::seccomp::{Denial, Families};
 
 /// The name of a service: `[A-Za-z0-9][A-Za-z0-9_-]{0,62}`, for an instance of a template followed by `@inst`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -421,6 +422,8 @@ pub struct Network {
     pub publish: Vec<Publish>,
     /// Whether it may talk to the outside.
     pub egress: Egress,
+    /// Which sockets may be made.
+    pub address_families: Families,
 }
 
 /// `network.mode`.

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Credential;
+use crate::seccomp::Denial;
 
 /// `[security]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,33 @@ pub struct Security {
     pub devices: Vec<Device>,
     /// Secrets, as files in memory.
     pub credentials: Vec<Credential>,
+    /// Which system calls it may make.
+    pub seccomp: Seccomp,
+    /// Processes of other architectures are killed.
+    pub native_abi_only: bool,
+    /// personality(2) is nailed down.
+    pub lock_personality: bool,
+    /// No realtime scheduling.
+    pub no_realtime: bool,
+    /// No file gets a set-user-id or set-group-id bit.
+    pub no_suid: bool,
+    /// No namespace is made or entered.
+    pub no_namespaces: bool,
+    /// No memory is both writable and executable, nor becomes executable.
+    pub no_wx: bool,
+}
+
+/// `security.seccomp`: names and groups as the file has them, which `seccomp::compile` expands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seccomp {
+    /// What is allowed, in order; `~` takes out again.
+    pub allow: Vec<String>,
+    /// What kills the process.
+    pub kill: Vec<String>,
+    /// What is allowed and logged.
+    pub log: Vec<String>,
+    /// What becomes of the rest.
+    pub action: Denial,
 }
 
 /// One entry of `security.devices`.
@@ -102,7 +130,7 @@ impl Capability {
         let same = |known: &&str| {
             known.eq_ignore_ascii_case(name) || known["CAP_".len()..].eq_ignore_ascii_case(name)
         };
-        let number = NAMES.iter().position(|known| same(&known))?;
+        let number = NAMES.iter().position(same)?;
         Some(Self(u8::try_from(number).expect("the table has 41 entries")))
     }
 

@@ -79,12 +79,16 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
     });
     compare!(&mut diff, &old.network, &new.network, Network but for [] {
         Restart: mode => "network.mode", address => "network.address", mtu => "network.mtu",
-            publish => "network.publish", egress => "network.egress";
+            publish => "network.publish", egress => "network.egress",
+            address_families => "network.address_families";
     });
     compare!(&mut diff, &old.security, &new.security, Security but for [] {
         Restart: no_new_privs => "security.no_new_privs", capabilities => "security.capabilities",
             ambient => "security.ambient", devices => "security.devices",
-            credentials => "security.credentials";
+            credentials => "security.credentials", seccomp => "security.seccomp",
+            native_abi_only => "security.native_abi_only", lock_personality => "security.lock_personality",
+            no_realtime => "security.no_realtime", no_suid => "security.no_suid",
+            no_namespaces => "security.no_namespaces", no_wx => "security.no_wx";
     });
     compare!(&mut diff, &old.limits, &new.limits, Limits but for [bent] {
         Restart: rlimits => "limits.rlimits";

@@ -9,9 +9,9 @@ use std::{
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
-        After, Base, Dev, Egress, Kind, Limits, LogPolicy, Milestone, Namespace, Namespaces, Network,
-        NetworkMode, Rootfs, Security, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace,
-        UserSpec, Writable,
+        After, Base, Denial, Dev, Egress, Families, Kind, Limits, LogPolicy, Milestone, Namespace,
+        Namespaces, Network, NetworkMode, Rootfs, Seccomp, Security, Service, Stdin, StopMode, StopPolicy,
+        Unit, UnitName, UserNamespace, UserSpec, Writable,
         limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
     },
 };
@@ -79,6 +79,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             mtu: None,
             publish: Vec::new(),
             egress: Egress::None,
+            address_families: Families::Default,
         },
         security: Security {
             no_new_privs: true,
@@ -86,6 +87,18 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             ambient: BTreeSet::new(),
             devices: Vec::new(),
             credentials: Vec::new(),
+            seccomp: Seccomp {
+                allow: vec!["@service".to_owned()],
+                kill: Vec::new(),
+                log: Vec::new(),
+                action: Denial::Eperm,
+            },
+            native_abi_only: true,
+            lock_personality: true,
+            no_realtime: true,
+            no_suid: true,
+            no_namespaces: true,
+            no_wx: false,
         },
         limits: Limits {
             memory: MemoryLimits::default(),

@@ -8,6 +8,7 @@ mod limits;
 mod namespaces;
 mod network;
 mod rootfs;
+mod seccomp;
 mod security;
 mod service;
 #[cfg(test)]

@@ -9,7 +9,8 @@ use crate::{
         schema::{Text, WordOrList},
         value::{self, Refusal},
     },
-    spec::{Egress, Network, NetworkMode, Proto, Publish, defaults},
+    seccomp::FAMILIES,
+    spec::{Egress, Families, Network, NetworkMode, Proto, Publish, defaults},
 };
 
 const MODES: &[(&str, NetworkMode)] =
@@ -34,9 +35,11 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
         publish(reader, text, &mut claims, &mut ports);
     }
     let egress = egress(reader);
+    let address_families = address_families(reader);
     only_with_a_link(reader, mode);
     let publish = claims.publish.iter().map(|(publish, _)| *publish).collect();
-    (Network { mode, address, mtu: mtu.and_then(|mtu| u32::try_from(mtu).ok()), publish, egress }, claims)
+    let mtu = mtu.and_then(|mtu| u32::try_from(mtu).ok());
+    (Network { mode, address, mtu, publish, egress, address_families }, claims)
 }
 
 fn mode(reader: &mut Reader<'_>) -> NetworkMode {
@@ -100,6 +103,40 @@ fn egress(reader: &mut Reader<'_>) -> Egress {
     };
     reader.refuse(value.span(), refusal.hint("write \"any\", or [] for nowhere"));
     Egress::None
+}
+
+fn address_families(reader: &mut Reader<'_>) -> Families {
+    let Some(value) = &reader.file.tables.network.address_families else { return Families::Default };
+    let family = |word: &str| {
+        if let Some((name, _)) = FAMILIES.iter().find(|(name, _)| *name == word) {
+            return Ok((*name).to_owned());
+        }
+        let refusal = Refusal::new(format!("{word:?} is not an address family"));
+        let lower = word.to_lowercase();
+        let plain = lower.strip_prefix("af_").unwrap_or(&lower);
+        let near = value::nearest(plain, FAMILIES.iter().map(|(name, _)| *name));
+        Err(match (near, plain) {
+            (_, "any") => refusal.hint("write `address_families = \"any\"`, not in a list"),
+            (Some(near), _) => refusal.hint(format!("did you mean \"{near}\"?")),
+            (None, _) => {
+                refusal.hint("write such as \"unix\", \"inet\", \"inet6\", \"netlink\" or \"packet\"")
+            }
+        })
+    };
+    match value.get_ref() {
+        WordOrList::Word(word) if word == "any" => Families::Any,
+        WordOrList::Word(word) => {
+            let families = reader.take(value.span(), family(word));
+            Families::Only(families.into_iter().collect())
+        }
+        WordOrList::List(list) => {
+            let families = list.iter().filter_map(|text| {
+                let word = reader.text(text)?;
+                reader.take(text.span(), family(&word))
+            });
+            Families::Only(super::unique(families, String::clone))
+        }
+    }
 }
 
 /// Refuses the keys that say something about a link where there is none: they would be ignored.

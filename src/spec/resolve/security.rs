@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{Reader, credentials, defaults};
+use super::{Reader, credentials, defaults, seccomp};
 use crate::{
     config::{
         schema::Text,
@@ -28,6 +28,13 @@ pub(super) fn security(reader: &mut Reader<'_>, service: &Service, rootfs: &Root
         ambient,
         devices: devices(reader, rootfs),
         credentials: credentials::credentials(reader, service, rootfs),
+        seccomp: seccomp::seccomp(reader),
+        native_abi_only: seccomp::native_abi_only(reader),
+        lock_personality: table.lock_personality.unwrap_or(defaults::LOCK_PERSONALITY),
+        no_realtime: table.no_realtime.unwrap_or(defaults::NO_REALTIME),
+        no_suid: table.no_suid.unwrap_or(defaults::NO_SUID),
+        no_namespaces: table.no_namespaces.unwrap_or(defaults::NO_NAMESPACES),
+        no_wx: table.no_wx.unwrap_or(defaults::NO_WX),
     }
 }
 

@@ -490,3 +490,53 @@ fn devices_are_nodes_below_dev_with_a_way_to_use_them() {
         "with `rootfs.dev = \"host\"` every node is there already, with the host's modes"
     );
 }
+
+#[test]
+fn the_filter_is_closed_until_a_key_opens_it() {
+    let security = unit("", "").security;
+    let seccomp = |allow: &[&str]| Seccomp {
+        allow: allow.iter().map(|word| (*word).to_owned()).collect(),
+        kill: Vec::new(),
+        log: Vec::new(),
+        action: Denial::Eperm,
+    };
+    assert_eq!(security.seccomp, seccomp(&["@service"]));
+    assert!(security.native_abi_only && security.lock_personality && security.no_realtime);
+    assert!(security.no_suid && security.no_namespaces && !security.no_wx);
+    let of = |value: &str| unit("", &format!("[security]\nseccomp = {value}")).security.seccomp;
+    assert_eq!(of("'@basic-io'"), seccomp(&["@basic-io"]));
+    assert_eq!(of("['@service', 'bpf', '~@keyring']"), seccomp(&["@service", "bpf", "~@keyring"]));
+    assert_eq!(of("{ allow = 'bpf' }"), seccomp(&["bpf"]));
+    let table = of("{ kill = '@reboot', log = ['@mount', 'bpf'], action = 'log' }");
+    assert_eq!((table.allow, table.kill), (vec!["@service".to_owned()], vec!["@reboot".to_owned()]));
+    assert_eq!((table.log.len(), table.action), (2, Denial::Log));
+}
+
+#[test]
+fn a_name_that_is_no_system_call_is_refused_with_the_nearest() {
+    let message = |value: &str| mistake("", &format!("[security]\nseccomp = {value}"));
+    assert_eq!(message("'@servce'"), "\"@servce\" is not a group of system calls that this version knows");
+    assert_eq!(message("['opnat']"), "\"opnat\" is not a system call that this version knows");
+    assert_eq!(message("['~write']"), "no program can be started without write");
+    assert_eq!(message("{ kill = 'execve' }"), "no program can be started without execve");
+    assert_eq!(message("{ log = '~bpf' }"), "nothing can be taken out of this list with \"~bpf\"");
+    assert_eq!(message("{ action = 'EACCES' }"), "\"EACCES\" is not a value of `security.seccomp.action`");
+    assert_eq!(
+        message("7"),
+        "`security.seccomp` takes a string, a list of strings or a table, not the number 7"
+    );
+    assert_eq!(message("{ allows = [] }"), "unknown key `allows` in `security.seccomp`");
+}
+
+#[test]
+fn address_families_are_listed_or_any() {
+    let of =
+        |value: &str| unit("", &format!("[network]\naddress_families = {value}")).network.address_families;
+    assert_eq!(unit("", "").network.address_families, Families::Default);
+    assert_eq!(of("'any'"), Families::Any);
+    assert_eq!(of("[]"), Families::Only(Vec::new()));
+    assert_eq!(of("['inet', 'unix', 'inet']"), Families::Only(vec!["inet".to_owned(), "unix".to_owned()]));
+    assert_eq!(of("'unix'"), Families::Only(vec!["unix".to_owned()]));
+    let wrong = mistake("", "[network]\naddress_families = ['AF_INET']");
+    assert_eq!(wrong, "\"AF_INET\" is not an address family");
+}
