@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 mod credentials;
+mod filter;
 mod hostile;
 mod powers;
 mod roots;
@@ -111,6 +112,15 @@ fn main() -> ExitCode {
         unprivileged::a_killed_run_of_a_user_takes_everything_along: Root UserNs Nft Program("pasta");
         unprivileged::a_user_may_check_and_plan: Root UserNs;
         unprivileged::a_group_that_was_given_to_the_user_is_used: Root UserNs CgroupV2;
+        filter::what_no_server_needs_is_denied_and_the_rest_is_not: Root CgroupV2 UserNs;
+        filter::a_session_is_filtered_as_the_service_is: Root CgroupV2 UserNs;
+        filter::a_call_of_another_architecture_kills: Root CgroupV2 UserNs;
+        filter::each_restriction_is_lifted_by_its_own_key_alone: Root CgroupV2 UserNs;
+        filter::a_list_kills_or_lets_through_what_it_names: Root CgroupV2 UserNs;
+        filter::no_wx_denies_every_way_to_writable_code: Root CgroupV2 UserNs;
+        filter::without_no_new_privs_there_is_a_filter_all_the_same: Root CgroupV2 UserNs;
+        filter::both_filters_are_there: Root CgroupV2 UserNs;
+        filter::what_is_denied_becomes_an_audit_line: Root CgroupV2 UserNs;
         hostile::every_trap_at_every_mount_point_is_refused_by_name: Root CgroupV2 UserNs;
         hostile::every_trap_at_every_file_is_passed_over: Root CgroupV2 UserNs;
         hostile::a_mount_point_that_is_swapped_meanwhile_leads_nowhere: Root CgroupV2 UserNs;

@@ -117,7 +117,7 @@ pub fn stopping_one_of_two_in_a_pid_namespace_leaves_the_other(world: &mut World
     assert_eq!(left, Vec::<String>::new(), "double-forked and setsid'ed ones included");
     assert_eq!((world.pid("db"), world.run_id("db")), (pid, run));
     world.ok(&["start", "side"]);
-    world.wait_state("side", "active");
+    wait_until("the whole tree is up again", LONG, || world.logs("side").matches("ready").count() == 8);
     // Every process of the owner, and nobody else's.
     assert_eq!(
         report(world, "db")["processes"].as_array().map(Vec::len),

@@ -10,6 +10,9 @@ const MINIMAL_DEV: [&str; 13] = [
     "urandom",
 ];
 
+/// No filter.
+pub const UNFILTERED: &str = "system calls are not filtered";
+
 /// Every hole in the walls around the process that made `inside`, given what the host looks like from `outside`.
 /// None is good.
 pub fn holes(inside: &Value, outside: &Value) -> Vec<String> {
@@ -65,6 +68,9 @@ fn privileges(inside: &Value) -> Vec<String> {
     }
     if field(inside, "NoNewPrivs") != "1" {
         holes.push("no_new_privs is off".to_owned());
+    }
+    if field(inside, "Seccomp") != "2" {
+        holes.push(UNFILTERED.to_owned());
     }
     holes
 }

@@ -13,6 +13,7 @@
 #![allow(dead_code, reason = "each suite uses a part of it")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test and a probe report by printing")]
 
+pub mod calls;
 pub mod need;
 pub mod probe;
 pub mod snapshot;

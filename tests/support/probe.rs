@@ -16,10 +16,14 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::calls;
+
 /// Runs the probe that `args` name.
 ///
 /// `report` · `http PORT` · `echo PORT` · `udp PORT` · `ignore-term` · `tree` · `flood BYTES` · `exit CODE` ·
-/// `eat BYTES` · `eat-apart BYTES` · `fork COUNT` · `spin MILLISECONDS` · `store PATH BYTES` · `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH`
+/// `eat BYTES` · `eat-apart BYTES` · `fork COUNT` · `spin MILLISECONDS` · `store PATH BYTES` ·
+/// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH` ·
+/// `calls` · `writable-code` · `personality` · `i386 NUMBER` · `x32` · `nanoseconds COUNT`
 pub fn main(args: &[&str]) -> ExitCode {
     match args {
         ["report"] => println!("{}", report()),
@@ -43,6 +47,13 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["pid1"] => println!("{}", pid1()),
         ["connect", address] => println!("{}", outcome(TcpStream::connect(address).map(drop))),
         ["write", path] => println!("{}", outcome(fs::write(path, "x"))),
+        ["calls"] => println!("{}", json!(calls::all())),
+        ["writable-code"] => println!("{}", json!(calls::writable_code())),
+        ["personality"] => println!("{}", calls::personality()),
+        #[cfg(target_arch = "x86_64")]
+        ["i386", number_of] => println!("{}", calls::i386(number(number_of))),
+        ["x32"] => println!("{}", calls::x32()),
+        ["nanoseconds", count] => println!("{:.1?}", calls::nanoseconds(number(count))),
         _ => {
             eprintln!("probe: {args:?} is nothing that it knows");
             return ExitCode::from(2);
