@@ -1,5 +1,7 @@
-//! docs/service-files.md is made from the doc comments of `config::schema`, so that a key is described in one place. This
-//! test fails when the page is stale; with `PALISADE_WRITE_DOCS=1` it writes the page instead.
+//! docs/service-files.md and docs/system-calls.md are made from the source.
+//!
+//! The one from the doc comments of `config::schema`, so that a key is described in one place, the other from the groups
+//! of `seccomp`. A test fails when its page is stale; with `PALISADE_WRITE_DOCS=1` it writes the page instead.
 
 #![allow(missing_docs, reason = "a test program exports nothing")]
 
@@ -111,4 +113,77 @@ fn every_key_is_described() {
             assert!(description.ends_with('.'), "{} {key}: {description:?}", table.title);
         }
     }
+}
+
+const CALLS_HEAD: &str = "\
+# System calls
+
+Every process of a sandbox, the service and whatever is executed in it later, is behind a filter of system calls
+(seccomp(2)). `palisade plan` shows it as the step `seccomp`. Without a key in the file it lets through `@service`, some
+300 calls that servers make; what `security.seccomp` allows, and how the restrictions beside it narrow that down:
+
+    [security]
+    seccomp = [\"@service\", \"kcmp\", \"~@chown\"]          # the default, one more, a group less
+    seccomp = [\"~@chown\"]                               # a list that begins with a removal begins with the default
+    seccomp = [\"@basic-io\", \"@file-system\"]           # nothing but these, and what every program needs (@default)
+    seccomp = { kill = [\"@reboot\"], log = [\"@mount\"] }  # SIGSYS for some; some others let through and logged
+    seccomp = { action = \"log\" }                        # let everything through and log what would have been denied
+
+A call fails with EPERM where it is not allowed. It fails with ENOSYS where the library that makes it falls back to
+another: `clone3` and `openat2`, whose arguments a filter cannot see, and every call that is newer than this version. A
+socket of another family fails with EAFNOSUPPORT. A call of another architecture, or of x32, ends the process with SIGSYS.
+Whatever a list says, execve, exit, exit_group, rt_sigreturn and write remain: a start needs them.
+
+What is denied is in the kernel's log, once for every call, but for what fails with ENOSYS: `dmesg`, `journalctl -k` or, where
+auditd runs, `ausearch -m SECCOMP`. The line has `type=1326`, the pid, the program, and the number of the call as
+`syscall=`; `ausyscall` knows the names. The kernel logs what `/proc/sys/kernel/seccomp/actions_logged` names; `errno` is
+among them unless somebody took it out.
+
+The restrictions `no_namespaces`, `no_realtime`, `no_suid`, `lock_personality`, `no_wx` and `network.address_families` hold
+for calls that a list allows, too: each is lifted by its own key alone. No filter sees what io_uring does; a file that
+allows `@aio` as a whole lifts them all. `no_wx` is against accidents and simple exploits: what may write to
+/proc/self/mem may write to code. Requests that put input into a terminal (TIOCSTI, TIOCLINUX) or load a line discipline
+(TIOCSETD) are always denied.
+
+With `native_abi_only = false` an i386 program has the same lists and restrictions. Its calls `socketcall` and `ipc`, and its
+old `mmap`, have their arguments in memory: the first is denied unless `address_families = \"any\"`, the others under `no_wx`.
+
+This page is made from the groups in the source.
+
+## Groups
+A name that an architecture does not have stands for nothing there. `@known` is every call of this page.
+
+";
+
+fn calls_page() -> String {
+    use palisade::seccomp::{FAMILIES, groups};
+    let list = |calls: std::collections::BTreeSet<&str>| calls.into_iter().collect::<Vec<_>>().join(" ");
+    let mut page = CALLS_HEAD.to_owned();
+    page.push_str("| group | what for | calls |\n|---|---|---|\n");
+    for group in groups::GROUPS {
+        let _ = writeln!(page, "| `{}` | {} | {} |", group.name, group.about, list(group.calls()));
+    }
+    let _ = writeln!(page, "\nIn no group: {}.", list(groups::expand(groups::UNGROUPED)));
+    page.push_str(
+        "\n## Capabilities\nWith a capability that the file grants comes, in `@service`, what it is for:\n\n",
+    );
+    page.push_str("| capability | calls |\n|---|---|\n");
+    for (capability, words) in groups::CAPABILITIES {
+        let _ = writeln!(page, "| `{capability}` | {} |", list(groups::expand(words)));
+    }
+    page.push_str("| `CAP_NET_ADMIN` | sockets of the family `netlink`, with any protocol |\n");
+    page.push_str("| `CAP_NET_RAW` | sockets of the family `packet` |\n");
+    let names: Vec<&str> = FAMILIES.iter().map(|(name, _)| *name).collect();
+    let _ = writeln!(page, "\n## Address families\n{}.", names.join(" "));
+    page
+}
+
+#[test]
+fn the_page_of_system_calls_says_what_the_filter_knows() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/system-calls.md");
+    let page = calls_page();
+    if std::env::var_os("PALISADE_WRITE_DOCS").is_some() {
+        fs::write(&path, &page).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), page, "stale: run this test with PALISADE_WRITE_DOCS=1");
 }
