@@ -4,6 +4,7 @@
 //! one function of another module.
 
 mod output;
+mod score;
 mod session;
 mod show;
 mod verbs;
@@ -154,6 +155,21 @@ pub enum Verb {
         #[arg(long, value_name = "DIR")]
         services: Option<PathBuf>,
     },
+    /// Show what services open, and how far; all, if none is named
+    Score {
+        /// Files, or names of services
+        #[arg(value_name = "FILE|NAME")]
+        targets: Vec<String>,
+        /// Exit code 1 if one scores more than this, 0 to 10
+        #[arg(long, value_name = "N", default_value = "10", value_parser = score::threshold)]
+        threshold: u32,
+        /// Answer in SARIF 2.1.0
+        #[arg(long, conflicts_with = "json")]
+        sarif: bool,
+        /// Read the service files of this directory alone
+        #[arg(long, value_name = "DIR")]
+        services: Option<PathBuf>,
+    },
     /// Show the version
     Version,
     /// List the services
@@ -261,6 +277,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Run { file, places } => wiring::run(&RunOptions { global, file, places }),
         Verb::Check { targets, services } => wiring::check(&CheckOptions { global, targets, services }),
         Verb::Plan { target, services } => wiring::plan(&PlanOptions { global, target, services }),
+        Verb::Score { targets, threshold, sarif, services } => {
+            wiring::score(&ScoreOptions { global, targets, threshold, sarif, services })
+        }
         Verb::Version => verbs::version(global.json),
         Verb::Completions { shell } => output::completions(shell, &mut Cli::command()),
         verb => verbs::ask(&global, verb),
@@ -309,6 +328,21 @@ pub struct CheckOptions {
     pub global: Global,
     /// Paths of files, or names of services; none: all services.
     pub targets: Vec<String>,
+    /// The only directory of service files; none: the three of the system.
+    pub services: Option<PathBuf>,
+}
+
+/// What `palisade score` was told.
+#[derive(Clone, Debug)]
+pub struct ScoreOptions {
+    /// `--config`, `--run`, `--json`.
+    pub global: Global,
+    /// Paths of files, or names of services; none: all services.
+    pub targets: Vec<String>,
+    /// In tenths of a point.
+    pub threshold: u32,
+    /// `--sarif`.
+    pub sarif: bool,
     /// The only directory of service files; none: the three of the system.
     pub services: Option<PathBuf>,
 }

@@ -22,6 +22,7 @@ fn render_one(diagnostic: &Diagnostic, renderer: &Renderer) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
     };
     let mut groups =
         vec![located(Group::with_title(level.primary_title(printable(&diagnostic.message))), &diagnostic.at)];

@@ -350,3 +350,131 @@ fn until(from: &mut File, text: &str) -> String {
     }
     String::from_utf8(seen).unwrap()
 }
+
+/// Files as /etc/palisade has them, and the program asked about them.
+struct House(tempfile::TempDir);
+
+impl House {
+    fn new(texts: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in texts.iter().chain(&[("palisade.toml", "")]) {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        Self(dir)
+    }
+
+    /// With the name of the directory taken out of what is said.
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = command(self.0.path(), arguments);
+        let (code, output, errors) =
+            said(command.current_dir(self.0.path()).args(["--config", "palisade.toml"]).output().unwrap());
+        (code, output, errors)
+    }
+}
+
+const OPEN: &str = "[service]\ncommand = ['/bin/a']\n[network]\negress = 'any'\npublish = ['8080:80']\n";
+
+#[test]
+fn a_score_names_each_loosening_with_its_price_and_is_held_against_a_threshold() {
+    let house = House::new(&[("shut/empty.toml", "service.command = '/bin/a'\n"), ("shut/open.toml", OPEN)]);
+    let (code, output, _) = house.run(&["score", "shut/empty.toml", "--threshold", "2.0"]);
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("→ Overall exposure of empty: 0."), "{output}");
+    let (code, output, _) = house.run(&["score", "shut/open.toml", "--threshold", "0.9"]);
+    assert_eq!(code, 1, "{output}");
+    let lines: Vec<&str> = output.lines().collect();
+    assert!(
+        lines[1].starts_with("✗ network.egress ") && lines[1].ends_with(" [shut/open.toml:4:10]"),
+        "{output}"
+    );
+    assert!(lines[1].contains("  0.5  any: it can fetch what an intruder needs"), "{output}");
+    assert!(output.contains("· network.publish "), "{output}");
+    assert!(output.contains("✓ network.mode") || output.contains("· network.mode"), "{output}");
+    for (threshold, code) in [("10", 0), ("0", 1), ("11", 2), ("1.25", 2), ("-1", 2), ("x", 2)] {
+        let threshold = format!("--threshold={threshold}");
+        assert_eq!(house.run(&["score", "shut/open.toml", &threshold]).0, code, "{threshold}");
+    }
+    let (code, output, _) = house.run(&["score", "--services", "shut"]);
+    assert_eq!(code, 0);
+    assert_eq!(
+        output.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(),
+        ["NAME", "empty", "open"]
+    );
+    assert_eq!(house.run(&["score", "--services", "shut", "none"]).0, 4);
+    assert_eq!(house.run(&["score", "shut/none.toml"]).0, 2);
+}
+
+#[test]
+fn a_score_is_data_as_well() {
+    let house = House::new(&[("open.toml", OPEN)]);
+    let (_, output, _) = house.run(&["score", "--json", "./open.toml"]);
+    let service = serde_json::from_str::<Value>(&output).unwrap()["services"][0].clone();
+    assert_eq!((&service["name"], &service["word"]), (&json!("open"), &json!("OK")));
+    let egress =
+        service["open"].as_array().unwrap().iter().find(|row| row["key"] == "network.egress").unwrap();
+    assert_eq!((&egress["price"], &egress["at"]["line"]), (&json!(0.5), &json!(4)));
+    let sum: f64 = service["open"].as_array().unwrap().iter().map(|row| row["price"].as_f64().unwrap()).sum();
+    assert!((sum - service["score"].as_f64().unwrap()).abs() < 1e-9, "{service}");
+}
+
+/// What the schema of SARIF 2.1.0 asks of what is in our report.
+#[test]
+fn sarif_has_what_its_schema_wants() {
+    let house = House::new(&[("a dir/open.toml", OPEN)]);
+    let (code, output, _) = house.run(&["score", "--sarif", "a dir/open.toml"]);
+    assert_eq!(code, 0);
+    let report: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(report["version"], "2.1.0");
+    let run = &report["runs"][0];
+    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    assert_eq!(
+        (&run["tool"]["driver"]["name"], &run["columnKind"]),
+        (&json!("palisade"), &json!("unicodeCodePoints"))
+    );
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2, "{output}");
+    for result in results {
+        let rule = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+        assert_eq!(rules[rule]["id"], result["ruleId"]);
+        assert!(["none", "note", "warning", "error"].contains(&result["level"].as_str().unwrap()));
+        assert!(!result["message"]["text"].as_str().unwrap().is_empty());
+        let place = &result["locations"][0]["physicalLocation"];
+        assert_eq!(place["artifactLocation"]["uri"], "a%20dir/open.toml");
+        let region = &place["region"];
+        assert!(region["startLine"].as_u64().unwrap() >= 4);
+        assert!(region["endColumn"].as_u64().unwrap() > region["startColumn"].as_u64().unwrap());
+    }
+    let ids: std::collections::BTreeSet<&str> =
+        rules.iter().map(|rule| rule["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), rules.len(), "rules are unique");
+}
+
+#[test]
+fn check_notes_loosenings_and_refuses_what_is_above_the_ceiling() {
+    let house = House::new(&[
+        ("services.d/open.toml", OPEN),
+        ("strict/palisade.toml", ""),
+        ("strict/policy.toml", "[ceiling]\nnetwork.egress = false\n"),
+    ]);
+    let (code, output, _) = house.run(&["check", "services.d/open.toml"]);
+    assert_eq!(code, 0);
+    assert!(output.starts_with("services.d/open.toml:4:10: note: network.egress any: "), "{output}");
+    assert!(output.ends_with(" (+0.5)\n1 service files are good\n"), "{output}");
+    let (_, output, _) = house.run(&["check", "--json", "services.d/open.toml"]);
+    assert_eq!(serde_json::from_str::<Value>(&output).unwrap()[0]["severity"], "note");
+    let mut strict =
+        command(house.0.path(), &["--config", "strict/palisade.toml", "check", "services.d/open.toml"]);
+    let (code, output, errors) = said(strict.current_dir(house.0.path()).output().unwrap());
+    assert_eq!((code, output.as_str()), (2, ""));
+    let expected = "error: `network.egress` is above the ceiling of this host's policy: any\n \
+                    --> services.d/open.toml:4:10\n";
+    assert!(errors.starts_with(expected), "{errors}");
+    assert!(errors.contains("note: forbidden here\n --> strict/policy.toml:2:9\n"), "{errors}");
+    let mut plan =
+        command(house.0.path(), &["--config", "strict/palisade.toml", "plan", "services.d/open.toml"]);
+    assert_eq!(said(plan.current_dir(house.0.path()).output().unwrap()).0, 2);
+}

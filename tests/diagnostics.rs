@@ -13,7 +13,7 @@ use std::{
 };
 
 use palisade::{
-    config::{self, Diagnostic, Sources},
+    config::{self, Around, Diagnostic, Sources},
     report,
     spec::{
         HostFacts, HostUser,
@@ -60,7 +60,7 @@ fn file(name: &str) -> String {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join(format!("{name}.toml"));
     copy(&bad().join(format!("{name}.toml")), &path);
-    shown(place.path(), &config::load_file(&path, &host()).unwrap_err())
+    shown(place.path(), &config::load_file(&path, &Around::default(), &host()).unwrap_err())
 }
 
 fn directory(name: &str) -> String {
@@ -70,8 +70,17 @@ fn directory(name: &str) -> String {
     services(place.path(), &dir)
 }
 
+/// A directory as /etc/palisade is, with what holds for all services beside `services.d`.
+fn house(name: &str) -> String {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("etc");
+    copy(&bad().join(name), &dir);
+    services(place.path(), &dir.join("services.d"))
+}
+
 fn services(place: &Path, dir: &Path) -> String {
-    let loaded = config::load_all(&Sources::only(dir), &host());
+    let sources = Sources::only(dir).around(&place.join("etc/palisade.toml"));
+    let loaded = config::load_all(&sources, &host());
     let found: Vec<Diagnostic> = loaded.diagnostics().cloned().collect();
     let names: Vec<&str> = loaded.units.keys().map(|name| name.as_str()).collect();
     format!("{}\nloaded: {names:?}\n", shown(place, &found))
@@ -92,6 +101,7 @@ snapshots! { file:
     credentials
     limits
 }
+snapshots! { house: ceiling profile }
 snapshots! { directory: cycle address_clash port_clash unknown_service drop_in }
 
 #[test]

@@ -101,6 +101,27 @@ fn the_reference_says_what_the_loader_says() {
     assert_eq!(fs::read_to_string(&path).unwrap(), page, "stale: run this test with PALISADE_WRITE_DOCS=1");
 }
 
+/// The table of docs/policy.md is made from that of `spec::exposure`, between two lines that say so.
+#[test]
+fn the_page_about_policies_has_the_table_of_exposures() {
+    const BEGIN: &str = "<!-- made from the table of exposures -->\n";
+    const END: &str = "<!-- end -->\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policy.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (head, rest) = page.split_once(BEGIN).expect("the page has the mark");
+    let (_, tail) = rest.split_once(END).expect("the page has the other mark");
+    let mut table = "| key | costs up to | closed | open |\n|---|---|---|---|\n".to_owned();
+    for row in palisade::spec::exposure::TABLE {
+        let (points, tenths) = (row.most / 10, row.most % 10);
+        let _ = writeln!(table, "| `{}` | {points}.{tenths} | {} | {} |", row.name, row.closed, row.opens);
+    }
+    let wanted = format!("{head}{BEGIN}{table}{END}{tail}");
+    if std::env::var_os("PALISADE_WRITE_DOCS").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), wanted, "stale: run this test with PALISADE_WRITE_DOCS=1");
+}
+
 #[test]
 fn every_key_is_described() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

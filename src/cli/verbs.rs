@@ -79,6 +79,7 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         | Verb::Run { .. }
         | Verb::Check { .. }
         | Verb::Plan { .. }
+        | Verb::Score { .. }
         | Verb::Version
         | Verb::Completions { .. } => unreachable!("these do not ask a supervisor"),
     }

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CheckOptions, Exit, PlanOptions, RUN_DIR, RunOptions, STATE_DIR, SuperviseOptions, output};
+use super::{
+    CheckOptions, Exit, Global, PlanOptions, RUN_DIR, RunOptions, STATE_DIR, ScoreOptions, SuperviseOptions,
+    output, score,
+};
 use crate::{
-    config::{self, Diagnostic, Settings, Sources, settings},
+    config::{self, Around, Diagnostic, Opened, Settings, Sources, settings},
     launch::{
         run::{self, Ended},
         unprivileged,
@@ -26,7 +29,7 @@ pub(super) fn supervise(options: &SuperviseOptions) -> Exit {
         run: options.global.run.clone(),
         state: places.state.clone(),
         log: places.log.clone(),
-        sources: sources(options.services.as_deref()),
+        sources: sources(options.services.as_deref(), &options.global),
         fail_at: options.fail_at.clone(),
     };
     match supervisor::main(options, settings) {
@@ -42,7 +45,7 @@ pub(super) fn run(options: &RunOptions) -> Exit {
     trace();
     let loaded = settings(&options.global.config).and_then(|settings| {
         let facts = sys::facts::gather(settings.cgroup.as_deref());
-        let unit = config::load_file(&options.file, &facts)?;
+        let unit = config::load_file(&options.file, &Around::of(&options.global.config), &facts)?;
         Ok((settings, facts, unit))
     });
     let (settings, facts, unit) = match loaded {
@@ -90,19 +93,25 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
     let group = settings(&options.global.config).ok().and_then(|settings| settings.cgroup);
     let facts = sys::facts::gather(group.as_deref());
     let json = options.global.json;
+    let around = Around::of(&options.global.config);
     let mut found = Vec::new();
+    let mut opened = Vec::new();
     let mut checked = 0;
     let (files, names): (Vec<_>, Vec<_>) = options.targets.iter().partition(|target| is_path(target));
     for file in &files {
         checked += 1;
-        found.extend(config::load_file(Path::new(file), &facts).err().unwrap_or_default());
+        match config::load_file_opened(Path::new(file), &around, &facts) {
+            Ok((unit, all)) => opened.push((unit.name, all)),
+            Err(mistakes) => found.extend(mistakes),
+        }
     }
     if files.is_empty() || !names.is_empty() {
         found.extend(settings(&options.global.config).err().unwrap_or_default());
-        let loaded = config::load_all(&sources(options.services.as_deref()), &facts);
+        let mut loaded = config::load_all(&sources(options.services.as_deref(), &options.global), &facts);
         if names.is_empty() {
             checked += loaded.files.len();
             found.extend(loaded.diagnostics().cloned());
+            opened.extend(std::mem::take(&mut loaded.opened));
         }
         for name in names {
             checked += 1;
@@ -112,15 +121,71 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
                 return Exit::NoSuchService;
             };
             found.extend(loaded.broken.get(&known).cloned().unwrap_or_default());
+            opened.extend(loaded.opened.remove_entry(&known));
         }
     }
     if !found.is_empty() {
+        // A file whose `[defaults]` are wrong is read as settings and as that.
+        found.dedup_by(|a, b| a == b);
         return refuse(&found, json);
     }
+    let notes = score::notes(&opened);
     printed(match json {
-        true => output::json(&report::to_json(&[])),
-        false => output::print(&format!("{checked} service files are good\n")),
+        true => output::json(&report::to_json(&notes)),
+        false => {
+            let lines: String = notes.iter().map(score::note_line).collect();
+            output::print(&format!("{lines}{checked} service files are good\n"))
+        }
     })
+}
+
+/// `palisade score`.
+pub(super) fn score(options: &ScoreOptions) -> Exit {
+    let group = settings(&options.global.config).ok().and_then(|settings| settings.cgroup);
+    let facts = sys::facts::gather(group.as_deref());
+    let json = options.global.json;
+    let (files, names): (Vec<_>, Vec<_>) = options.targets.iter().partition(|target| is_path(target));
+    let around = Around::of(&options.global.config);
+    let (mut found, mut scored): (Vec<Diagnostic>, Vec<(UnitName, Vec<Opened>)>) = Default::default();
+    for file in files {
+        match config::load_file_opened(Path::new(file), &around, &facts) {
+            Ok((unit, opened)) => scored.push((unit.name, opened)),
+            Err(mistakes) => found.extend(mistakes),
+        }
+    }
+    if options.targets.is_empty() || !names.is_empty() {
+        let mut loaded = config::load_all(&sources(options.services.as_deref(), &options.global), &facts);
+        if names.is_empty() {
+            found.extend(loaded.diagnostics().cloned());
+            scored.extend(std::mem::take(&mut loaded.opened));
+        }
+        for name in names {
+            let known = UnitName::new(name).ok();
+            let entry = known.as_ref().and_then(|name| loaded.opened.remove_entry(name));
+            let broken = known.as_ref().and_then(|name| loaded.broken.remove(name));
+            match (entry, broken) {
+                (Some(entry), _) => scored.push(entry),
+                (None, Some(mistakes)) => found.extend(mistakes),
+                (None, None) => {
+                    output::error(&format!("no such service: {name}"));
+                    return Exit::NoSuchService;
+                }
+            }
+        }
+    }
+    if !found.is_empty() {
+        return refuse(&found, json || options.sarif);
+    }
+    let is_above = scored.iter().any(|(_, opened)| score::tenths(opened) > options.threshold);
+    let shown = printed(match (options.sarif, json) {
+        (true, _) => output::json(&score::sarif(&scored)),
+        (false, true) => output::json(&score::json(&scored)),
+        (false, false) => output::print(&score::text(&scored, options.targets.is_empty())),
+    });
+    match is_above {
+        true => Exit::Failed,
+        false => shown,
+    }
 }
 
 pub(super) fn plan(options: &PlanOptions) -> Exit {
@@ -131,9 +196,9 @@ pub(super) fn plan(options: &PlanOptions) -> Exit {
     };
     let facts = sys::facts::gather(settings.cgroup.as_deref());
     let unit = match is_path(&options.target) {
-        true => config::load_file(Path::new(&options.target), &facts),
+        true => config::load_file(Path::new(&options.target), &Around::of(&options.global.config), &facts),
         false => {
-            let mut loaded = config::load_all(&sources(options.services.as_deref()), &facts);
+            let mut loaded = config::load_all(&sources(options.services.as_deref(), &options.global), &facts);
             let name = UnitName::new(&options.target).ok();
             match name
                 .and_then(|name| loaded.units.remove(&name).map(Ok).or(loaded.broken.remove(&name).map(Err)))
@@ -217,8 +282,8 @@ fn is_path(target: &str) -> bool {
     target.contains('/') || target.ends_with(".toml")
 }
 
-fn sources(only: Option<&Path>) -> Sources {
-    only.map_or_else(Sources::system, Sources::only)
+fn sources(only: Option<&Path>, global: &Global) -> Sources {
+    only.map_or_else(Sources::system, Sources::only).around(&global.config)
 }
 
 /// The default file may be missing; one that was named may not.

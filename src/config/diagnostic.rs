@@ -16,6 +16,8 @@ pub enum Severity {
     Error,
     /// Worth a look; nothing is refused.
     Warning,
+    /// Said once, so that nobody can say he did not know; nothing is wrong.
+    Note,
 }
 
 /// One mistake.
@@ -103,6 +105,13 @@ impl Diagnostic {
         Self { severity: Severity::Error, at, message: message.into(), hint: None, notes: Vec::new() }
     }
 
+    /// The same as something to know, not a mistake.
+    #[must_use]
+    pub fn noted(mut self) -> Self {
+        self.severity = Severity::Note;
+        self
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Option<String>>) -> Self {
@@ -118,7 +127,8 @@ impl Diagnostic {
     }
 }
 
-/// The texts of one service: its file and its drop-ins, laid end to end, so that a span names the file as well.
+/// The texts of one service, laid end to end, so that a span names the file as well: its file, its drop-ins, and what
+/// lies below them.
 #[derive(Clone, Debug, Default)]
 pub struct SourceMap {
     texts: Vec<Source>,
@@ -129,20 +139,46 @@ struct Source {
     path: PathBuf,
     text: String,
     base: usize,
+    layer: Layer,
+}
+
+/// What a text is to a service; a later layer wins over an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    /// The table `defaults` of a text.
+    Defaults,
+    /// A profile.
+    Profile,
+    /// The service's file and its drop-ins, in the order of adding.
+    Own,
 }
 
 impl SourceMap {
-    /// Adds a text; its spans are to be moved up by the number that comes back.
+    /// Adds the service's file, then each of its drop-ins; the spans of the text are to be moved up by the number that
+    /// comes back.
     pub fn add(&mut self, path: impl Into<PathBuf>, text: impl Into<String>) -> usize {
+        self.add_layer(Layer::Own, path, text)
+    }
+
+    /// As [`SourceMap::add`], of any layer.
+    pub fn add_layer(&mut self, layer: Layer, path: impl Into<PathBuf>, text: impl Into<String>) -> usize {
         // The end of a text is a place of its own (an unclosed string ends there), hence the 1.
         let base = self.texts.last().map_or(0, |last| last.base + last.text.len() + 1);
-        self.texts.push(Source { path: path.into(), text: text.into(), base });
+        self.texts.push(Source { path: path.into(), text: text.into(), base, layer });
         base
     }
 
-    /// Every text with the number that its spans are moved up by, in the order of adding.
-    pub fn texts(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.texts.iter().map(|source| (source.base, source.text.as_str()))
+    /// Every text with its layer and the number that its spans are moved up by, the lowest layer first.
+    pub fn layers(&self) -> impl Iterator<Item = (Layer, usize, &str)> {
+        let mut sources: Vec<&Source> = self.texts.iter().collect();
+        // Stable: drop-ins stay in their order.
+        sources.sort_by_key(|source| source.layer);
+        sources.into_iter().map(|source| (source.layer, source.base, source.text.as_str()))
+    }
+
+    /// Whether there is no text yet.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
     }
 
     /// The file that the service is named after.

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Sources,
+    common::Common,
     diagnostic::{Diagnostic, SourceMap},
     schema::{EnvFile, ServiceFile, Tables},
     tables,
@@ -87,7 +88,7 @@ pub(super) fn read(
     path: &Path,
     dirs: &[PathBuf],
     host: &HostFacts,
-    owners: &Owners,
+    (owners, common): (&Owners, &Common),
 ) -> Read {
     let mut found = Vec::new();
     let mut sources = SourceMap::default();
@@ -98,18 +99,19 @@ pub(super) fn read(
                 sources.add(path, text);
             }
             // A drop-in that is masked; the file itself was looked at before, or is asked for by name.
-            Ok(Found::Mask) if sources.texts().next().is_some() => {}
+            Ok(Found::Mask) if !sources.is_empty() => {}
             Ok(Found::Mask) => {
                 found.push(Diagnostic::about(path, "the service is masked by a link to /dev/null"));
             }
             Ok(Found::Missing) => found.push(Diagnostic::about(path, "no such file")),
             Err(refusal) => found.push(about(&path, refusal)),
         }
-        if sources.texts().next().is_none() {
+        if sources.is_empty() {
             // Drop-ins alone are no service, and what they say about it would only confuse.
             return (None, found);
         }
     }
+    common.lay(&mut sources, &mut found);
     let (file, errors) = parse(name, sources);
     found.extend(errors);
     let file = file.map(|mut file| {
@@ -137,9 +139,14 @@ fn drop_ins(path: &Path, dirs: &[PathBuf], found: &mut Vec<Diagnostic>) -> Vec<P
 
 /// Merges and reads the texts of one service. Pure.
 pub(super) fn parse(name: &UnitName, sources: SourceMap) -> Read {
-    let (tables, found) = tables::read::<Tables>(&sources);
-    let file =
-        tables.map(|tables| ServiceFile { name: name.clone(), sources, tables, env_files: BTreeMap::new() });
+    let (read, found) = tables::read_with_places::<Tables>(&sources);
+    let file = read.map(|(tables, places)| ServiceFile {
+        name: name.clone(),
+        sources,
+        places,
+        tables,
+        env_files: BTreeMap::new(),
+    });
     (file, found)
 }
 

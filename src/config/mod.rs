@@ -4,8 +4,10 @@
 //! others: it comes back with its mistakes, beside the units of the rest.
 
 mod check;
+mod common;
 pub mod diagnostic;
 mod load;
+pub mod policy;
 pub mod schema;
 pub mod settings;
 mod tables;
@@ -17,13 +19,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use self::{common::Common, load::Read, trust::Owners};
 pub use self::{
+    common::{Around, PROFILES},
     diagnostic::{Diagnostic, Location, Note, Place, Severity, SourceMap},
+    policy::Policy,
     schema::ServiceFile,
     settings::Settings,
+    tables::Places,
 };
-use self::{load::Read, trust::Owners};
-use crate::spec::{self, Claims, HostFacts, Unit, UnitName};
+use crate::spec::{
+    self, Claims, HostFacts, Unit, UnitName,
+    exposure::{self, Opening, Row},
+};
 
 /// Where service files live, the directory that wins first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,18 +40,27 @@ pub struct Sources {
     pub dirs: Vec<PathBuf>,
     /// A directory that is missing is a mistake.
     pub required: bool,
+    /// What holds for all of them.
+    pub around: Around,
 }
 
 impl Sources {
     /// /etc over /run over /usr/lib; each of them may be missing.
     pub fn system() -> Self {
         let dirs = ["/etc/palisade/services.d", "/run/palisade/services.d", "/usr/lib/palisade/services.d"];
-        Self { dirs: dirs.map(PathBuf::from).to_vec(), required: false }
+        Self { dirs: dirs.map(PathBuf::from).to_vec(), required: false, around: Around::default() }
     }
 
     /// One directory and no other: `--services DIR`.
     pub fn only(dir: impl Into<PathBuf>) -> Self {
-        Self { dirs: vec![dir.into()], required: true }
+        Self { dirs: vec![dir.into()], required: true, around: Around::default() }
+    }
+
+    /// With the profiles, the defaults and the policy that belong to the settings at `config`.
+    #[must_use]
+    pub fn around(mut self, config: &Path) -> Self {
+        self.around = Around::of(config);
+        self
     }
 }
 
@@ -60,23 +77,43 @@ pub struct Loaded {
     pub files: BTreeMap<UnitName, PathBuf>,
     /// Mistakes that belong to no service.
     pub other: Vec<Diagnostic>,
+    /// What each of `units` opens, and where its files say so.
+    pub opened: BTreeMap<UnitName, Vec<Opened>>,
+    /// What no service may go beyond; none: it cannot be read, and everything is refused.
+    pub policy: Option<Policy>,
 }
 
 impl Loaded {
-    /// Every mistake, by service.
+    /// Every mistake, by service; one in a file that several have in common is told once.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.other.iter().chain(self.broken.values().flatten())
+        let mut seen = BTreeSet::new();
+        let all = self.other.iter().chain(self.broken.values().flatten());
+        all.filter(move |found| seen.insert(found.to_string()))
     }
+}
+
+/// Something that a service opens, and where its files say so.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The row of the table of exposures.
+    pub row: &'static Row,
+    /// What is opened.
+    pub opening: Opening,
+    /// The place of the key; none: no file says it, it is the default.
+    pub at: Option<Location>,
 }
 
 /// Loads all services and checks them against each other.
 pub fn load_all(sources: &Sources, host: &HostFacts) -> Loaded {
     let owners = Owners::of_this_process();
-    let scan = load::scan(sources);
+    let common = Common::read(&sources.around, &owners, host);
+    let mut scan = load::scan(sources);
+    scan.other.extend(common.check());
     let mut resolved = BTreeMap::new();
     let mut broken: BTreeMap<UnitName, Vec<Diagnostic>> = BTreeMap::new();
     for (name, path) in &scan.files {
-        match resolve(load::read(name, path, &sources.dirs, host, &owners), host) {
+        match resolve(load::read(name, path, &sources.dirs, host, (&owners, &common)), host, common.policy())
+        {
             Ok(unit) => {
                 resolved.insert(name.clone(), unit);
             }
@@ -88,21 +125,32 @@ pub fn load_all(sources: &Sources, host: &HostFacts) -> Loaded {
     let known =
         check::Known { resolved: &resolved, broken: broken.keys().cloned().collect(), masked: &scan.masked };
     broken.extend(check::check(&known));
-    let units = resolved.into_iter().filter(|(name, _)| !broken.contains_key(name));
-    Loaded {
-        units: units.map(|(name, checked)| (name, checked.unit)).collect(),
-        masked: scan.masked,
-        files: scan.files,
-        other: scan.other,
-        broken,
+    let (mut units, mut opened) = (BTreeMap::new(), BTreeMap::new());
+    for (name, checked) in resolved.into_iter().filter(|(name, _)| !broken.contains_key(name)) {
+        opened.insert(name.clone(), checked.opened);
+        units.insert(name, checked.unit);
     }
+    let policy = common.policy().cloned();
+    Loaded { units, opened, masked: scan.masked, files: scan.files, other: scan.other, broken, policy }
 }
 
 /// Loads one file, named after its base name, and the drop-ins beside it; other services are not looked at.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load_file(path: &Path, host: &HostFacts) -> Result<Unit, Vec<Diagnostic>> {
+pub fn load_file(path: &Path, around: &Around, host: &HostFacts) -> Result<Unit, Vec<Diagnostic>> {
+    load_file_opened(path, around, host).map(|(unit, _)| unit)
+}
+
+/// As [`load_file`], with what the service opens.
+///
+/// # Errors
+/// As [`load_file`].
+pub fn load_file_opened(
+    path: &Path,
+    around: &Around,
+    host: &HostFacts,
+) -> Result<(Unit, Vec<Opened>), Vec<Diagnostic>> {
     let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".toml"));
     let Some(stem) = stem else {
         let hint = "the file name is the service name: NAME.toml".to_owned();
@@ -110,8 +158,10 @@ pub fn load_file(path: &Path, host: &HostFacts) -> Result<Unit, Vec<Diagnostic>>
     };
     let name = UnitName::new(stem).map_err(|message| vec![Diagnostic::about(path, message)])?;
     let dir = path.parent().unwrap_or(Path::new(""));
-    let read = load::read(&name, path, &[dir.to_owned()], host, &Owners::of_this_process());
-    resolve(read, host).map(|checked| checked.unit)
+    let owners = Owners::of_this_process();
+    let common = Common::read(around, &owners, host);
+    let read = load::read(&name, path, &[dir.to_owned()], host, (&owners, &common));
+    resolve(read, host, common.policy()).map(|checked| (checked.unit, checked.opened))
 }
 
 /// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests.
@@ -125,6 +175,8 @@ pub fn secret(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, value::Refus
 
 /// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests and
 /// fuzzing.
+/// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Only the built-in profiles
+/// are there. Pure, for tests and fuzzing.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -144,6 +196,12 @@ pub fn parse_texts(name: &str, texts: &[&str], host: &HostFacts) -> Result<Unit,
         sources.add(if n == 0 { file.clone() } else { format!("{file}.d/{n}.toml") }, *text);
     }
     resolve(load::parse(&name, sources), host).map(|checked| checked.unit)
+    sources.add(file, text);
+    let (common, mut found) = (Common::default(), Vec::new());
+    common.lay(&mut sources, &mut found);
+    let (file, more) = load::parse(&name, sources);
+    found.extend(more);
+    resolve((file, found), host, common.policy()).map(|checked| checked.unit)
 }
 
 /// A service without a mistake in its own file.
@@ -152,20 +210,36 @@ struct Checked {
     claims: Claims,
     /// What the spans of `claims` point into.
     sources: SourceMap,
+    opened: Vec<Opened>,
 }
 
 /// Resolves what could be read; a file with mistakes is resolved too, for the mistakes in its values.
-fn resolve(read: Read, host: &HostFacts) -> Result<Checked, Vec<Diagnostic>> {
+///
+/// Without a policy nothing is allowed; why there is none is among the mistakes of `read`.
+fn resolve(read: Read, host: &HostFacts, policy: Option<&Policy>) -> Result<Checked, Vec<Diagnostic>> {
     let (file, mut found) = read;
     let Some(file) = file else { return Err(found) };
     match spec::resolve_with_claims(&file, host) {
-        Ok((unit, claims)) if found.is_empty() => Ok(Checked { unit, claims, sources: file.sources }),
-        Ok(_) => Err(in_order(found)),
+        Ok((unit, claims)) => {
+            let opened = opened(&unit, &file);
+            found.extend(policy.into_iter().flat_map(|policy| policy.check(&unit, &opened)));
+            match found.is_empty() && policy.is_some() {
+                true => Ok(Checked { unit, claims, sources: file.sources, opened }),
+                false => Err(in_order(found)),
+            }
+        }
         Err(more) => {
             found.extend(more);
             Err(in_order(found))
         }
     }
+}
+
+/// What a service opens, each with the place of its key.
+fn opened(unit: &Unit, file: &ServiceFile) -> Vec<Opened> {
+    let at = |opening: &Opening| file.places.find(&opening.at).map(|span| file.sources.locate(span));
+    let all = exposure::TABLE.iter().flat_map(|row| (row.find)(unit).into_iter().map(move |o| (row, o)));
+    all.map(|(row, opening)| Opened { row, at: at(&opening), opening }).collect()
 }
 
 /// By line; what concerns a file as a whole comes first.

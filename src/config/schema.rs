@@ -11,7 +11,7 @@ use serde::{
 };
 use toml::Spanned;
 
-use super::diagnostic::SourceMap;
+use super::{diagnostic::SourceMap, tables::Places};
 use crate::spec::UnitName;
 
 /// One service: the merged tables of its file and drop-ins, and the texts that they came from.
@@ -21,6 +21,8 @@ pub struct ServiceFile {
     pub name: UnitName,
     /// What the spans of `tables` point into.
     pub sources: SourceMap,
+    /// The span of every key.
+    pub places: Places,
     /// What the user typed.
     pub tables: Tables,
     /// What was found under the paths of `service.env_file`, specifiers replaced.
@@ -73,6 +75,12 @@ pub struct UnitTable {
     pub description: Option<Text>,
     /// Where to read more: URLs or man pages. Default: none.
     pub documentation: Option<Vec<Text>>,
+    /// What lies below this file: `default`, `web`, `worker`, `job`, `untrusted`, `legacy`, or the name of a file in
+    /// `profiles.d`. Default: `default`, which says nothing.
+    pub profile: Option<Text>,
+    /// Who may start, stop, restart and reload it and read its output, beside root: names or ids of users, `group:` and
+    /// the name or id of a group. Default: nobody.
+    pub owners: Option<Vec<Text>>,
     /// Started by the supervisor when it comes up. Default: true.
     pub enabled: Option<bool>,
     /// Services without which this one is not started. Default: none.

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::{
     diagnostic::{Diagnostic, SourceMap},
-    schema::Text,
+    schema::{Tables, Text},
     tables,
     trust::{self, Found, Owners},
     value::Refusal,
@@ -45,6 +45,8 @@ struct SettingsTables {
     network: NetworkTable,
     ids: IdSettings,
     cgroup: CgroupSettings,
+    /// What every service file leaves out; read with the service files, here for the mistakes in its keys alone.
+    defaults: Tables,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -95,7 +97,7 @@ impl Settings {
         let mut sources = SourceMap::default();
         sources.add(file, text);
         let (tables, mut found) = tables::read::<SettingsTables>(&sources);
-        let SettingsTables { network, ids, cgroup } = tables.unwrap_or_default();
+        let SettingsTables { network, ids, cgroup, defaults: _ } = tables.unwrap_or_default();
         let mut settings = Self::default();
         let mut refuse = |span, refusal: Refusal| {
             found.push(Diagnostic::at(sources.locate(&span), refusal.message).hint(refusal.hint));

@@ -3,7 +3,7 @@
 //! serde reports one mistake and stops. Every table of the schema consists of optional keys, so the offending entry is
 //! taken out of the tree and the rest is read again: three mistakes give three messages.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use serde::de::DeserializeOwned;
 use toml::{
@@ -12,18 +12,21 @@ use toml::{
 };
 
 use super::{
-    diagnostic::{Diagnostic, Location, SourceMap},
+    diagnostic::{Diagnostic, Layer, Location, SourceMap},
     value::nearest,
 };
 use crate::spec::MOST;
 
+/// What is said of one service alone, and has no place in a profile; all but the last, nor in `[defaults]`.
+const OWN_KEYS: [(&str, &str); 4] =
+    [("unit", "description"), ("unit", "documentation"), ("service", "command"), ("unit", "profile")];
+
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["health", "timer", "job", "metrics", "http", "socket", "profile", "defaults"]),
+    ("", &["health", "timer", "job", "metrics", "http", "socket"]),
     (
         "unit",
         &[
-            "profile",
             "instances",
             "wants",
             "binds_to",
@@ -35,7 +38,6 @@ const LATER: &[(&str, &[&str])] = &[
             "on_success",
             "condition",
             "assert",
-            "owners",
         ],
     ),
     (
@@ -66,27 +68,127 @@ const LATER: &[(&str, &[&str])] = &[
     ("log", &["target", "full", "max_age", "rate", "format"]),
 ];
 
-/// Merges the texts of `sources` in their order and reads them as a `T`, whose keys are all optional.
+/// Where a key of the merged texts stands: `network.mode`, `rootfs.mounts[0].ro`, and, of a list of strings,
+/// `security.capabilities["CAP_CHOWN"]`.
+#[derive(Clone, Debug, Default)]
+pub struct Places(BTreeMap<String, Range<usize>>);
+
+impl Places {
+    /// The span of the value of a key; of what a list has, or of a field of that, where it says so, else of the list.
+    /// None: no text has the key.
+    pub fn find(&self, path: &str) -> Option<&Range<usize>> {
+        let mut path = path;
+        loop {
+            if let Some(span) = self.0.get(path) {
+                return Some(span);
+            }
+            path = match path.strip_suffix(']') {
+                Some(_) => &path[..path.find('[')?],
+                None => path.rsplit_once('.').map(|(item, _)| item).filter(|item| item.ends_with(']'))?,
+            };
+        }
+    }
+
+    fn note(&mut self, path: &str, value: &Spanned<DeValue<'_>>) {
+        self.0.insert(path.to_owned(), value.span());
+        match value.get_ref() {
+            DeValue::Table(table) => self.note_table(&format!("{path}."), table),
+            DeValue::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    if let DeValue::String(text) = item.get_ref() {
+                        self.0.insert(format!("{path}[{text:?}]"), item.span());
+                    }
+                    self.note(&format!("{path}[{index}]"), item);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn note_table(&mut self, prefix: &str, table: &DeTable<'_>) {
+        for (key, value) in table {
+            self.note(&format!("{prefix}{}", key.get_ref()), value);
+        }
+    }
+}
+
+/// Merges the texts of `sources` from the lowest layer on and reads them as a `T`, whose keys are all optional.
 ///
 /// None in place of the `T`: the texts are no TOML, or hold too many mistakes to say anything about the rest.
 pub(super) fn read<T: DeserializeOwned>(sources: &SourceMap) -> (Option<T>, Vec<Diagnostic>) {
+    let (read, found) = read_with_places(sources);
+    (read.map(|(tables, _)| tables), found)
+}
+
+/// As [`read`], with where everything stands.
+pub(super) fn read_with_places<T: DeserializeOwned>(
+    sources: &SourceMap,
+) -> (Option<(T, Places)>, Vec<Diagnostic>) {
     let mut found = Vec::new();
     let mut parsed = Vec::new();
-    for (base, text) in sources.texts() {
+    for (layer, base, text) in sources.layers() {
         let (table, errors) = DeTable::parse_recoverable(text);
         found.extend(errors.iter().take(MOST).map(|error| syntax_error(error, base, sources)));
-        parsed.push((base, table.into_inner()));
+        parsed.push((layer, base, table.into_inner()));
     }
     if !found.is_empty() {
         // The parser goes on behind an error, but what it leaves out would be missed as a key.
         return (None, found);
     }
     let mut tree = DeTable::new();
-    for (base, table) in parsed {
-        merge(&mut tree, moved_table(table, base), sources, &mut found);
+    for (layer, base, table) in parsed {
+        let mut table = moved_table(only(table, layer), base);
+        take_own_keys(&mut table, layer, sources, &mut found);
+        merge(&mut tree, table, sources, &mut found);
     }
+    let mut places = Places::default();
+    places.note_table("", &tree);
     let tables = deserialize(tree, sources, &mut found);
-    (tables, found)
+    (tables.map(|tables| (tables, places)), found)
+}
+
+/// `unit.profile` of the texts and where it stands: the last that has one.
+pub(super) fn profile(sources: &SourceMap) -> Option<Spanned<String>> {
+    let of_layer = |(layer, base, text): (Layer, usize, &str)| {
+        let (table, _) = DeTable::parse_recoverable(text);
+        let mut table = only(table.into_inner(), layer);
+        let DeValue::Table(mut unit) = table.remove("unit")?.into_inner() else { return None };
+        let value = unit.remove("profile")?;
+        let span = moved_span(&value.span(), base);
+        let DeValue::String(name) = value.into_inner() else { return None };
+        Some(Spanned::new(span, name.into_owned()))
+    };
+    // Most files name none: those are parsed once.
+    sources.layers().filter(|(.., text)| text.contains("profile")).filter_map(of_layer).last()
+}
+
+/// The part of a text that is about services.
+fn only(mut table: DeTable<'_>, layer: Layer) -> DeTable<'_> {
+    match layer {
+        Layer::Own | Layer::Profile => table,
+        Layer::Defaults => match table.remove("defaults").map(Spanned::into_inner) {
+            Some(DeValue::Table(defaults)) => defaults,
+            // What it is instead is told where the settings are read.
+            _ => DeTable::new(),
+        },
+    }
+}
+
+/// Takes out of a table for many what is said of one service alone.
+fn take_own_keys(table: &mut DeTable<'_>, layer: Layer, sources: &SourceMap, found: &mut Vec<Diagnostic>) {
+    let (keys, place) = match layer {
+        Layer::Own => return,
+        Layer::Profile => (&OWN_KEYS[..], "a profile"),
+        Layer::Defaults => (&OWN_KEYS[..3], "`[defaults]`"),
+    };
+    for (of, key) in keys {
+        let Some(DeValue::Table(below)) = table.get_mut(*of).map(Spanned::get_mut) else { continue };
+        if let Some((name, _)) = below.remove_entry(*key) {
+            let message = format!("`{of}.{key}` has no place in {place}");
+            let hint = "write it in the file of the service".to_owned();
+            found.push(Diagnostic::at(sources.locate(&name.span()), message).hint(hint));
+        }
+    }
 }
 
 fn syntax_error(error: &toml::de::Error, base: usize, sources: &SourceMap) -> Diagnostic {
@@ -255,13 +357,15 @@ fn take_out_item<'i>(array: &mut DeArray<'i>, span: &Range<usize>, part: Part) -
 fn unknown_key(at: Location, path: &[String], message: &str) -> Diagnostic {
     let (key, table) = path.split_last().map_or(("", &[][..]), |(key, table)| (key.as_str(), table));
     let table = table.join(".");
+    // The same keys one table deeper, in palisade.toml.
+    let own = table.strip_prefix("defaults").map_or(table.as_str(), |rest| rest.trim_start_matches('.'));
     let expected = message.strip_prefix("unknown field ").and_then(|rest| rest.rsplit_once("`, expected "));
     let known: Vec<&str> = expected.map_or("", |(_, known)| known).split('`').skip(1).step_by(2).collect();
     let what = match table.as_str() {
         "" => format!("unknown key or table `{key}`"),
         table => format!("unknown key `{key}` in `{table}`"),
     };
-    let later = LATER.iter().any(|(of, keys)| *of == table && keys.contains(&key));
+    let later = LATER.iter().any(|(of, keys)| *of == own && keys.contains(&key));
     let hint = match (later, nearest(key, known.iter().copied())) {
         (true, _) => {
             "this version does not have it yet; a key that is not built is refused, never ignored".to_owned()

@@ -18,7 +18,11 @@ fn write(path: &Path, text: &str) {
 }
 
 fn sources(dir: &Path) -> Sources {
-    Sources { dirs: ["etc", "run", "lib"].map(|name| dir.join(name)).to_vec(), required: false }
+    Sources {
+        dirs: ["etc", "run", "lib"].map(|name| dir.join(name)).to_vec(),
+        required: false,
+        around: Around::default(),
+    }
 }
 
 fn names<T>(map: &BTreeMap<UnitName, T>) -> Vec<&str> {
@@ -118,9 +122,15 @@ fn one_file_is_loaded_with_the_drop_ins_beside_it() {
     let path = dir.path().join("web.toml");
     write(&path, WEB);
     write(&dir.path().join("web.toml.d/10.toml"), "[unit]\ndescription = 'dropped in'\n");
-    assert_eq!(load_file(&path, &HostFacts::default()).unwrap().description, "dropped in");
-    let message =
-        |name: &str| load_file(&dir.path().join(name), &HostFacts::default()).unwrap_err()[0].message.clone();
+    assert_eq!(
+        load_file(&path, &Around::default(), &HostFacts::default()).unwrap().description,
+        "dropped in"
+    );
+    let message = |name: &str| {
+        load_file(&dir.path().join(name), &Around::default(), &HostFacts::default()).unwrap_err()[0]
+            .message
+            .clone()
+    };
     assert_eq!(message("none.toml"), "no such file");
     assert_eq!(message("web.conf"), "this is not the name of a service file");
 }
@@ -137,17 +147,17 @@ fn environment_files_are_read_and_missing_ones_are_told() {
     };
     let path = dir.path().join("web.toml");
     write(&path, &text(&format!("{shown}/env")));
-    let unit = load_file(&path, &HostFacts::default()).unwrap();
+    let unit = load_file(&path, &Around::default(), &HostFacts::default()).unwrap();
     assert_eq!((unit.service.env["A"].as_str(), unit.service.env["B"].as_str()), ("env", "file"));
     assert_eq!(unit.service.command, ["/bin/web", "file"]);
     write(&path, &text(&format!("-{shown}/none")));
-    assert!(load_file(&path, &HostFacts::default()).is_ok());
+    assert!(load_file(&path, &Around::default(), &HostFacts::default()).is_ok());
     write(&path, &text(&format!("{shown}/none")));
-    let found = load_file(&path, &HostFacts::default()).unwrap_err();
+    let found = load_file(&path, &Around::default(), &HostFacts::default()).unwrap_err();
     assert_eq!(found[0].message, format!("there is no file {shown}/none"));
     fs::set_permissions(dir.path().join("env"), fs::Permissions::from_mode(0o646)).unwrap();
     write(&path, &text(&format!("-{shown}/env")));
-    let found = load_file(&path, &HostFacts::default()).unwrap_err();
+    let found = load_file(&path, &Around::default(), &HostFacts::default()).unwrap_err();
     assert!(found[0].message.ends_with("can be written by anybody"), "{}", found[0].message);
 }
 
@@ -253,7 +263,296 @@ fn what_there_is_one_of_goes_to_the_first() {
     assert_eq!(messages(&loaded, "c"), ["host port 8080/tcp is already published by b"]);
 }
 
+/// A directory as /etc/palisade is: `services.d`, `profiles.d`, `palisade.toml`, `policy.toml`.
+fn house(texts: &[(&str, &str)]) -> (tempfile::TempDir, Loaded) {
+    let dir = place();
+    fs::create_dir(dir.path().join("services.d")).unwrap();
+    for (name, text) in texts {
+        write(&dir.path().join(name), text);
+    }
+    let loaded = load_house(dir.path());
+    (dir, loaded)
+}
+
+fn load_house(dir: &Path) -> Loaded {
+    let sources = Sources::only(dir.join("services.d")).around(&dir.join("palisade.toml"));
+    load_all(&sources, &HostFacts::default())
+}
+
+fn shown(dir: &tempfile::TempDir, loaded: &Loaded) -> Vec<String> {
+    let strip = |text: String| text.replace(&format!("{}/", dir.path().display()), "");
+    loaded.diagnostics().map(|found| strip(found.to_string())).collect()
+}
+
+#[test]
+fn a_file_wins_over_its_profile_and_that_over_the_defaults() {
+    let (dir, loaded) = house(&[
+        (
+            "palisade.toml",
+            "[defaults.restart]\ndelay = '1s'\nmax_delay = '2s'\njitter = '1%'\n[ids]\ncount = 3\n",
+        ),
+        (
+            "profiles.d/shop.toml",
+            "[restart]\nmax_delay = '3s'\njitter = '3%'\n[network]\npublish = ['1:1']\n",
+        ),
+        (
+            "services.d/web.toml",
+            "[service]\ncommand = '/bin/a'\n[unit]\nprofile = 'shop'\n[restart]\njitter = '4%'\n\
+          [network]\n'+publish' = ['2:2']\n",
+        ),
+        ("services.d/web.toml.d/10.toml", "[network]\n'+publish' = ['3:3']\n"),
+        ("services.d/bare.toml", WEB),
+    ]);
+    assert_eq!(shown(&dir, &loaded), [""; 0]);
+    let web = &loaded.units[&name("web")];
+    assert_eq!(web.restart.delay.as_secs(), 1);
+    assert_eq!(web.restart.max_delay.as_secs(), 3);
+    assert!((web.restart.jitter - 0.04).abs() < 1e-9);
+    assert_eq!(web.network.publish.iter().map(|publish| publish.port).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(web.profile.as_deref(), Some("shop"));
+    let bare = &loaded.units[&name("bare")];
+    assert_eq!((bare.restart.max_delay.as_secs(), bare.network.publish.len()), (2, 0));
+}
+
+#[test]
+fn the_defaults_may_name_a_profile_and_a_file_names_another() {
+    let (_dir, loaded) = house(&[
+        ("palisade.toml", "[defaults.unit]\nprofile = 'untrusted'\n"),
+        ("services.d/a.toml", WEB),
+        ("services.d/b.toml", &format!("unit.profile = 'default'\n{WEB}")),
+    ]);
+    assert_eq!(loaded.units[&name("a")].network.mode, spec::NetworkMode::None);
+    assert_eq!(loaded.units[&name("b")].network.mode, spec::NetworkMode::Veth);
+}
+
+#[test]
+fn every_built_in_profile_makes_a_service_of_a_command() {
+    for (profile, _) in PROFILES {
+        let text = format!("unit.profile = '{profile}'\n{WEB}");
+        let unit = parse_str("web", &text, &HostFacts::default());
+        assert!(unit.is_ok(), "{profile}: {unit:?}");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_profile_points_into_its_own_file_and_is_told_once() {
+    let web = "unit.profile = 'shop'\nservice.command = '/bin/a'\n";
+    let (dir, loaded) = house(&[
+        (
+            "profiles.d/shop.toml",
+            "[restart]\ndelay = 'soon'\nfactr = 2\n[service]\ncommand = '/bin/b'\n[unit]\nprofile = 'web'\n",
+        ),
+        ("profiles.d/unused.toml", "[network]\nmod = 'none'\n"),
+        ("services.d/a.toml", web),
+        ("services.d/b.toml", web),
+        ("services.d/c.toml", "unit.profile = 'weeb'\nservice.command = '/bin/a'\n"),
+        ("services.d/d.toml", "unit.profile = '../shop'\nservice.command = '/bin/a'\n"),
+    ]);
+    assert_eq!(
+        shown(&dir, &loaded),
+        [
+            "profiles.d/shop.toml:5:1: `service.command` has no place in a profile",
+            "profiles.d/shop.toml:7:1: `unit.profile` has no place in a profile",
+            "profiles.d/shop.toml:3:1: unknown key `factr` in `restart`",
+            "profiles.d/unused.toml:2:1: unknown key `mod` in `network`",
+            "profiles.d/shop.toml:2:9: \"soon\" is not a duration",
+            "services.d/c.toml:1:16: there is no profile \"weeb\"",
+            "services.d/d.toml:1:16: there is no profile \"../shop\"",
+        ]
+    );
+    assert_eq!(names(&loaded.broken), ["a", "b", "c", "d"]);
+    assert_eq!(loaded.broken[&name("c")][0].hint.as_deref(), Some("did you mean \"web\"?"));
+}
+
+#[test]
+fn what_others_could_write_is_no_profile_no_policy_and_no_default() {
+    for (file, text) in [
+        ("profiles.d/shop.toml", "[restart]\ndelay = '1s'\n"),
+        ("policy.toml", "[ceiling]\n"),
+        ("palisade.toml", "[defaults]\n"),
+    ] {
+        let web = "unit.profile = 'shop'\nservice.command = '/bin/a'\n";
+        let (dir, loaded) =
+            house(&[("profiles.d/shop.toml", ""), (file, text), ("services.d/web.toml", web)]);
+        assert_eq!(names(&loaded.units), ["web"]);
+        fs::set_permissions(dir.path().join(file), fs::Permissions::from_mode(0o646)).unwrap();
+        let loaded = load_house(dir.path());
+        assert_eq!(names(&loaded.broken), ["web"], "{file}");
+        let first = &loaded.diagnostics().next().unwrap().message;
+        assert!(first.ends_with("can be written by anybody"), "{first}");
+        assert_eq!(loaded.policy.is_some(), file.starts_with("profiles"), "{file}");
+    }
+}
+
+#[test]
+fn a_profile_is_masked_by_a_link_to_dev_null() {
+    let (dir, loaded) = house(&[("services.d/a.toml", "unit.profile = 'web'\nservice.command = '/bin/a'\n")]);
+    assert_eq!(names(&loaded.units), ["a"]);
+    fs::create_dir(dir.path().join("profiles.d")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", dir.path().join("profiles.d/web.toml")).unwrap();
+    assert_eq!(messages(&load_house(dir.path()), "a"), ["the profile \"web\" is masked"]);
+}
+
+#[test]
+fn nothing_lies_above_the_ceiling() {
+    let policy = "[ceiling]\notherwise = false\nnetwork.publish = ['127.0.0.1:*']\nrootfs.mounts_rw = ['/srv/*']\n\
+                  rootfs.mounts = true\n\n[[for]]\nservices = ['monitor', 'x-*']\nnetwork.mode = ['host']\n\
+                  [[for]]\nowners = ['4242']\nnetwork.egress = true\n";
+    let file = |text: &str| format!("service.command = '/bin/a'\n{text}");
+    let (dir, loaded) = house(&[
+        ("policy.toml", policy),
+        ("profiles.d/loose.toml", "network.egress = 'any'\n"),
+        (
+            "services.d/good.toml",
+            &file(
+                "network.publish = ['80:80']\nrootfs.mounts = [{ src = '/srv/a', dst = '/a', ro = false }]\n",
+            ),
+        ),
+        ("services.d/monitor.toml", &file("network.mode = 'host'\n")),
+        ("services.d/owned.toml", &file("network.egress = 'any'\nunit.owners = ['4242']\n")),
+        ("services.d/port.toml", &file("network.publish = ['81:81', '0.0.0.0:82:82']\n")),
+        ("services.d/mount.toml", &file("[[rootfs.mounts]]\nsrc = '/etc'\ndst = '/a'\nro = false\n")),
+        ("services.d/net.toml", &file("")),
+        ("services.d/net.toml.d/10.toml", "[network]\nmode = 'host'\n"),
+        ("services.d/egress.toml", &file("unit.profile = 'loose'\n")),
+        ("services.d/root.toml", &file("unit.profile = 'legacy'\n")),
+    ]);
+    assert_eq!(names(&loaded.units), ["good", "monitor", "owned"]);
+    assert_eq!(
+        shown(&dir, &loaded),
+        [
+            "profiles.d/loose.toml:1:18: `network.egress` is above the ceiling of this host's policy: any",
+            "services.d/mount.toml:5:6: `rootfs.mounts_rw` is above the ceiling of this host's policy: /etc",
+            "services.d/net.toml.d/10.toml:2:8: `network.mode` is above the ceiling of this host's policy: host",
+            "services.d/port.toml:2:29: `network.publish` is above the ceiling of this host's policy: 0.0.0.0:82:82/tcp",
+            "<profile legacy>:4:8: `service.user` is above the ceiling of this host's policy: root",
+            "<profile legacy>:10:12: `rootfs.writable` is above the ceiling of this host's policy: ephemeral",
+        ]
+    );
+    let found = &loaded.broken[&name("port")][0];
+    assert_eq!(found.hint.as_deref(), Some("the policy lets through 127.0.0.1:*"));
+    assert!(found.notes[0].at.to_string().ends_with("policy.toml:3:9"), "{}", found.notes[0].at);
+}
+
+#[test]
+fn what_runs_is_measured_by_the_ceiling_as_well() {
+    let (_dir, loaded) =
+        house(&[("policy.toml", "[ceiling]\nnetwork.egress = false\n"), ("services.d/a.toml", WEB)]);
+    let policy = loaded.policy.unwrap();
+    let unit = |text: &str| parse_str("web", &format!("{text}\n{WEB}"), &HostFacts::default()).unwrap();
+    assert_eq!(policy.refuses(&unit("")), None);
+    let refused = policy.refuses(&unit("network.egress = 'any'")).unwrap();
+    assert!(
+        refused.starts_with("`network.egress` is above the ceiling of ") && refused.ends_with(": any"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_policy_with_mistakes_lets_nothing_start_and_names_them_all() {
+    let (dir, loaded) = house(&[
+        (
+            "policy.toml",
+            "[ceiling]\nnetwork.egres = true\nnetwork.mode = 'veth'\nnetwork.publish = ['[']\n[owners]\nmay = ['fly']\n\
+                         [[for]]\nnetwork.mode = true\n[[for]]\nowners = ['nobody-here']\n[x]\n",
+        ),
+        ("services.d/a.toml", WEB),
+    ]);
+    assert!(loaded.units.is_empty());
+    assert!(loaded.policy.is_none());
+    let mut found = shown(&dir, &loaded);
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "policy.toml:10:11: this host has no user \"nobody-here\"",
+            "policy.toml:11:2: unknown key or table `x`",
+            "policy.toml:2:9: `network.egres` is nothing that a service can open",
+            "policy.toml:3:16: this is no ceiling",
+            "policy.toml:4:20: \"[\" is no pattern: invalid range pattern",
+            "policy.toml:6:8: \"fly\" is nothing that owners can do",
+            "policy.toml:7:1: this does not say for whom",
+        ]
+    );
+}
+
+#[test]
+fn an_empty_file_is_all_but_closed_and_a_closed_one_closed() {
+    let score = |text: &str| {
+        let text = format!("service.command = '/bin/a'\n{text}\n");
+        exposure::score_of(&parse_str("web", &text, &HostFacts::default()).unwrap())
+    };
+    assert!(score("") <= 20, "{}", score(""));
+    assert!(score("unit.profile = 'untrusted'") < score(""));
+    assert!(score("unit.profile = 'legacy'") > score(""));
+    assert!(
+        score("network.mode = 'host'\nrootfs.dev = 'host'\nservice.user = 'root'\nnamespaces.ipc = 'host'")
+            >= 50
+    );
+    assert_eq!(
+        score(
+            "rootfs.mounts = [{ src = '/', dst = '/host', ro = false }]\nrootfs.dev = 'host'\nnetwork.mode = 'host'"
+        ),
+        100
+    );
+    // However many ports: they have a most.
+    let ports: String = (1..50).map(|port| format!("'0.0.0.0:{port}:{port}',")).collect();
+    assert_eq!(score(&format!("network.publish = [{ports}]")), score("") + 10);
+}
+
+#[test]
+fn every_row_is_told_and_priced() {
+    let mut names = BTreeSet::new();
+    for row in exposure::TABLE {
+        assert!(names.insert(row.name), "{} twice", row.name);
+        assert!(row.most > 0 && row.most <= exposure::MOST, "{}", row.name);
+        for text in [row.closed, row.opens] {
+            assert!(!text.is_empty() && !text.ends_with('.') && !text.contains('\n'), "{text}");
+        }
+        assert!(!row.name.contains('['), "{}", row.name);
+    }
+}
+
+#[test]
+fn owners_are_users_and_groups_of_the_host() {
+    let host = HostFacts {
+        users: BTreeMap::from([
+            (
+                "alice".to_owned(),
+                spec::HostUser { uid: 1000, gid: 1000, home: "/".into(), shell: "/bin/sh".into() },
+            ),
+            (
+                "nobody".to_owned(),
+                spec::HostUser { uid: 65_534, gid: 65_534, home: "/".into(), shell: "/bin/sh".into() },
+            ),
+        ]),
+        groups: BTreeMap::from([("ops".to_owned(), (50, Vec::new()))]),
+        ..HostFacts::default()
+    };
+    let owners = |list: &str| parse_str("web", &format!("unit.owners = {list}\n{WEB}"), &host);
+    let some = owners("['alice', 'group:ops', '4242', '1000', 'group:7']").unwrap().owners;
+    use spec::Owner::{Group, User};
+    assert_eq!(some, [User(1000), User(4242), Group(7), Group(50)]);
+    assert!(User(1000).is(1000, &[]) && !User(1000).is(1001, &[1000]));
+    assert!(Group(50).is(1, &[7, 50]) && !Group(50).is(50, &[7]));
+    for (list, message) in [
+        ("['alcie']", "this host has no user \"alcie\""),
+        ("['group:alice']", "this host has no group \"alice\""),
+        ("['nobody']", "\"nobody\" cannot own a service"),
+        ("['0x0']", "\"0x0\" is not a user or group id"),
+        ("['4294967295']", "\"4294967295\" is not a user or group id"),
+        ("['']", "this host has no user \"\""),
+    ] {
+        assert_eq!(owners(list).unwrap_err()[0].message, message);
+    }
+}
+
 proptest! {
+    #[test]
+    fn no_text_makes_the_policy_panic(text in "[-\\[\\]{}=.,'\"a-z0-9 \n\\\\%$+é\0]{0,120}") {
+        let _ = Policy::parse(Path::new("policy.toml"), &text, &HostFacts::default());
+    }
+
     #[test]
     fn no_text_makes_the_loader_panic(text in "[-\\[\\]{}=.,'\"a-z0-9 \n\\\\%$+é\0]{0,120}") {
         let _ = parse_str("web", &text, &HostFacts::default());

@@ -5,7 +5,9 @@
 
 pub mod credential;
 pub mod defaults;
+pub mod exposure;
 pub mod limits;
+mod owner;
 mod resolve;
 pub mod security;
 
@@ -13,8 +15,9 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Durati
 
 use serde::{Deserialize, Serialize};
 
+pub use self::owner::Owner;
 pub use self::resolve::{Claims, resolve, resolve_with_claims};
-pub(crate) use self::resolve::{MOST, clash};
+pub(crate) use self::resolve::{MOST, clash, parse_owner};
 pub use self::{
     credential::Credential,
     limits::Limits,
@@ -86,6 +89,12 @@ pub struct Unit {
     pub description: String,
     /// Where to read more.
     pub documentation: Vec<String>,
+    /// What lay below its file.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// Who, beside root, may operate it.
+    #[serde(default)]
+    pub owners: Vec<Owner>,
     /// Started by the supervisor when it comes up.
     pub enabled: bool,
     /// Services without which this one is not started.

@@ -130,6 +130,8 @@ struct Supervisor {
     /// Files with errors, and their first error.
     broken: BTreeMap<UnitName, String>,
     masked: BTreeSet<UnitName>,
+    /// How far services may go; none: it has never been readable, and nothing may start.
+    policy: Option<config::Policy>,
     /// Where each service is described.
     files: BTreeMap<UnitName, PathBuf>,
     server: Server,
@@ -212,6 +214,7 @@ impl Supervisor {
             logs: BTreeMap::new(),
             broken: BTreeMap::new(),
             masked: BTreeSet::new(),
+            policy: None,
             files: BTreeMap::new(),
             server,
             clients: requests::Clients::default(),
@@ -403,7 +406,8 @@ impl Supervisor {
         let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
         self.faults.remove(name);
         let mut net = self.kept_net(name);
-        let launched = self.assign(&unit, run, net.is_some()).and_then(|assigned| {
+        let admitted = self.admit(&unit);
+        let launched = admitted.and_then(|()| self.assign(&unit, run, net.is_some())).and_then(|assigned| {
             let mut plan = plan::build(&unit, &assigned, &self.facts);
             plan.fail_at = match &self.options.fail_at {
                 Some((service, step)) if service == name.as_str() => Some(*step),
@@ -481,6 +485,15 @@ impl Supervisor {
         let text = fault.to_string();
         self.faults.insert(name.clone(), fault);
         self.report(name, Report::LaunchFailed(run, retry, text));
+    }
+
+    /// What was running when the policy forbade it runs on, but is not started again.
+    fn admit(&self, unit: &Unit) -> Result<(), Box<LaunchFault>> {
+        let refused = match &self.policy {
+            Some(policy) => policy.refuses(unit),
+            None => Some("the policy of this host cannot be read".to_owned()),
+        };
+        refused.map_or(Ok(()), |reason| Err(LaunchFault::refused("policy", &reason)))
     }
 
     /// What this run gets: ids, address, control group.
@@ -606,6 +619,11 @@ impl Supervisor {
         let loaded = config::load_all(&self.options.sources, &self.facts);
         for diagnostic in loaded.diagnostics() {
             tracing::error!("\n{}", crate::report::render(std::slice::from_ref(diagnostic), false));
+        }
+        match loaded.policy {
+            Some(policy) => self.policy = Some(policy),
+            // As with a service file: a mistake in it changes nothing.
+            None => tracing::error!("the policy cannot be read: the last one that could be holds"),
         }
         let mut units = loaded.units;
         self.broken.clear();

@@ -388,6 +388,7 @@ impl Supervisor {
     }
 
     fn respawn(&mut self, name: &UnitName, unit: &Unit, run: RunId) -> Result<(), Box<LaunchFault>> {
+        self.admit(unit)?;
         let assigned = self.assign(unit, run, true)?;
         let plan = crate::plan::build(unit, &assigned, &self.facts);
         let mut after = vec![ChildStep::Keep(vec![Fd::KeepStdout, Fd::KeepStderr])];

@@ -54,6 +54,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
     let mut diff = Diff { change: Change::None, keys: Vec::new() };
     compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network, security, limits] {
         Live: description => "unit.description", documentation => "unit.documentation",
+            profile => "unit.profile", owners => "unit.owners",
             enabled => "unit.enabled", requires => "unit.requires", after => "unit.after",
             restart => "restart", log => "log";
     });

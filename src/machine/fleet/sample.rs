@@ -46,6 +46,8 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
         name: name(text),
         description: String::new(),
         documentation: Vec::new(),
+        profile: None,
+        owners: Vec::new(),
         enabled: true,
         requires: requires.iter().map(|text| name(text)).collect(),
         after: Vec::new(),

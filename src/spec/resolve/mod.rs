@@ -7,6 +7,7 @@ mod credentials;
 mod limits;
 mod namespaces;
 mod network;
+mod owners;
 mod rootfs;
 mod seccomp;
 mod security;
@@ -15,6 +16,7 @@ mod service;
 mod tests;
 
 pub(crate) use network::clash;
+pub(crate) use owners::parse_owner;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,9 +74,10 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let mut reader = Reader::new(file, host);
     let reader = &mut reader;
     let tables = &file.tables;
-    let UnitTable { description, documentation, enabled, requires, after } = &tables.unit;
+    let UnitTable { description, documentation, profile, owners, enabled, requires, after } = &tables.unit;
     let description = description.as_ref().and_then(|text| reader.line(text));
     let documentation = documentation.iter().flatten().filter_map(|text| reader.line(text)).collect();
+    let owners = owners::owners(reader, owners);
     let requires = reader.names(requires);
     let after = after.as_ref().map(|after| reader.after(after)).unwrap_or_default();
     let namespaces = namespaces::namespaces(reader);
@@ -96,6 +99,9 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         name: file.name.clone(),
         description: description.unwrap_or_else(|| file.name.to_string()),
         documentation,
+        // It was found by this name, or that was told where it was looked for.
+        profile: profile.as_ref().map(|profile| profile.get_ref().clone()),
+        owners,
         enabled: enabled.unwrap_or(defaults::ENABLED),
         requires: unique(requires.into_iter().map(|(name, _)| name), UnitName::clone),
         after: unique(after.into_iter().map(|(after, _)| after), |after| {

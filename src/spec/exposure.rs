@@ -1,0 +1,445 @@
+//! What a service opens, what each of it costs, and what is to be said about it: the one table that `check`, `score` and
+//! the ceiling of a policy go by.
+//!
+//! Prices are tenths of a point on the scale of `systemd-analyze security`, 0 (closed) to 10 (open). They are added, up to
+//! 10, and a key costs the same whatever else a file says, so that its price can be named. A row of which much can be
+//! opened (ports, mounts) has a most that all of it costs together.
+
+use std::path::Path;
+
+use super::{
+    Base, Dev, Egress, IdSpec, Mount, Namespace, NetworkMode, Publish, Unit, UserNamespace, UserSpec,
+    Writable,
+};
+
+/// The top of the scale, in tenths of a point.
+pub const MOST: u32 = 100;
+
+/// One thing that a service can open.
+#[derive(Debug)]
+pub struct Row {
+    /// Its name in a policy and a report: the key of the service file, or that with the field that opens.
+    pub name: &'static str,
+    /// The most that it costs, in tenths of a point.
+    pub most: u32,
+    /// What holds while it is closed.
+    pub closed: &'static str,
+    /// What somebody inside has from it once it is open.
+    pub opens: &'static str,
+    /// What a unit opens of it; nothing: it is closed.
+    pub find: fn(&Unit) -> Vec<Opening>,
+}
+
+/// Something that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The path of the key in the service file: `rootfs.mounts[0].ro`.
+    pub at: String,
+    /// What is opened, as a policy can name it.
+    pub value: String,
+    /// How it came to be.
+    pub standing: Standing,
+    /// In tenths of a point.
+    pub price: u32,
+}
+
+/// How something came to be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It is the default: no policy forbids it.
+    Default,
+    /// It is what the key is for: a policy can forbid it, `check` does not name it.
+    Use,
+    /// It takes a wall away: a loosening, which `check` names.
+    Loosening,
+}
+
+/// Every row, in the order of the tables of a service file.
+pub const TABLE: &[Row] = &[
+    Row {
+        name: "service.user",
+        most: 30,
+        closed: "it is not root, not even inside",
+        opens: "root of its sandbox can do more with a hole in the kernel; under the host's ids it is the host's root",
+        find: |unit| {
+            let is_root = match &unit.service.user {
+                UserSpec::Named(IdSpec::Number(id)) => *id == 0,
+                UserSpec::Named(IdSpec::Name(name)) => name == "root",
+                UserSpec::Dynamic => false,
+            };
+            let price = if unit.namespaces.user == UserNamespace::Off { 30 } else { 3 };
+            loosening_if(is_root, "service.user", "root", price)
+        },
+    },
+    Row {
+        name: "service.nice",
+        most: 2,
+        closed: "it gets no more of the CPU than others",
+        opens: "it is scheduled before others",
+        find: |unit| {
+            let nice = unit.service.nice.unwrap_or(0);
+            loosening_if(nice < 0, "service.nice", &nice.to_string(), 2)
+        },
+    },
+    Row {
+        name: "service.oom_score_adj",
+        most: 3,
+        closed: "the kernel ends it no later than others when memory runs out",
+        opens: "when it eats the memory, others are killed in its place",
+        find: |unit| {
+            let score = unit.service.oom_score_adj.unwrap_or(0);
+            loosening_if(score < 0, "service.oom_score_adj", &score.to_string(), 3)
+        },
+    },
+    Row {
+        name: "namespaces.pid",
+        most: 12,
+        closed: "it sees its own processes alone",
+        opens: "it sees the processes of others, and may signal and trace those whose ids it has",
+        find: |unit| namespace("namespaces.pid", &unit.namespaces.pid, 12),
+    },
+    Row {
+        name: "namespaces.uts",
+        most: 2,
+        closed: "it has a host name of its own",
+        opens: "it shares the host name of others",
+        find: |unit| namespace("namespaces.uts", &unit.namespaces.uts, 2),
+    },
+    Row {
+        name: "namespaces.ipc",
+        most: 6,
+        closed: "it has System V IPC and message queues of its own",
+        opens: "it reaches the shared memory, semaphores and message queues of others",
+        find: |unit| namespace("namespaces.ipc", &unit.namespaces.ipc, 6),
+    },
+    Row {
+        name: "namespaces.cgroup",
+        most: 3,
+        closed: "it sees the control group tree from its own group on",
+        opens: "it sees the control groups of others",
+        find: |unit| namespace("namespaces.cgroup", &unit.namespaces.cgroup, 3),
+    },
+    Row {
+        name: "namespaces.user",
+        most: 25,
+        closed: "its ids are its own: root inside is nobody outside",
+        opens: "it has ids that others have as well: whatever they may read and write, it may",
+        find: |unit| match &unit.namespaces.user {
+            UserNamespace::Auto => Vec::new(),
+            UserNamespace::Shared(name) => loosening("namespaces.user", &format!("shared:{name}"), 5),
+            UserNamespace::Off => loosening("namespaces.user", "off", 25),
+        },
+    },
+    Row {
+        name: "rootfs.base",
+        most: 1,
+        closed: "it sees nothing of the host's /usr",
+        opens: "it reads and runs the programs of the host's /usr",
+        find: |unit| match unit.rootfs.base {
+            Base::Host => default("rootfs.base", "host", 1),
+            Base::Dir(_) | Base::None => Vec::new(),
+        },
+    },
+    Row {
+        name: "rootfs.writable",
+        most: 3,
+        closed: "its root is read-only",
+        opens: "it can change the programs that it runs; a persistent root keeps what an intruder leaves there",
+        find: |unit| match unit.rootfs.writable {
+            Writable::No => Vec::new(),
+            Writable::Ephemeral => loosening("rootfs.writable", "ephemeral", 2),
+            Writable::Persistent => loosening("rootfs.writable", "persistent", 3),
+        },
+    },
+    Row {
+        name: "rootfs.mounts",
+        most: 40,
+        closed: "it sees no file of the host beside its root",
+        opens: "it sees files of the host; a socket among them is a way to who listens there",
+        find: |unit| {
+            mounts(unit, "", |mount| {
+                match named_price(&mount.src, SOCKETS).max(named_price(&mount.src, SIGHTS)) {
+                    0 => Some((Standing::Use, 0)),
+                    price => Some((Standing::Loosening, price)),
+                }
+            })
+        },
+    },
+    Row {
+        name: "rootfs.mounts_rw",
+        most: 40,
+        closed: "what it sees of the host is read-only",
+        opens: "it writes into the host's files: whoever reads those outside reads what an intruder wrote",
+        find: |unit| {
+            mounts(unit, ".ro", |mount| (!mount.ro).then(|| (Standing::Loosening, written_price(&mount.src))))
+        },
+    },
+    Row {
+        name: "rootfs.mounts_exec",
+        most: 4,
+        closed: "it runs programs of its root alone",
+        opens: "it runs programs from a mount; from a writable one, also those that it has written itself",
+        find: |unit| {
+            mounts(unit, ".exec", |mount| match (mount.exec, mount.ro) {
+                (false, _) => None,
+                (true, true) => Some((Standing::Use, 0)),
+                (true, false) => Some((Standing::Loosening, 2)),
+            })
+        },
+    },
+    Row {
+        name: "rootfs.mounts_unshifted",
+        most: 6,
+        closed: "of what it writes nothing belongs to an id of the host",
+        opens: "it writes files that belong to ids as they are outside",
+        find: |unit| {
+            let is_shifted = unit.namespaces.user != UserNamespace::Off;
+            mounts(unit, ".idmap", |mount| {
+                (is_shifted && !mount.idmap && !mount.ro).then_some((Standing::Loosening, 3))
+            })
+        },
+    },
+    Row {
+        name: "rootfs.tmpfs_exec",
+        most: 2,
+        closed: "nothing in a memory file system can be executed",
+        opens: "it runs programs that it has written or downloaded itself",
+        find: |unit| {
+            let all = unit.rootfs.tmpfs.iter().filter(|tmpfs| tmpfs.exec);
+            all.map(|tmpfs| opening("rootfs.tmpfs", &shown(&tmpfs.dst), Standing::Loosening, 2)).collect()
+        },
+    },
+    Row {
+        name: "rootfs.dev",
+        most: 40,
+        closed: "it has /dev/null and its like, no device",
+        opens: "it speaks to drivers of the host; a disk is every file on it, a memory device is the kernel",
+        find: |unit| match &unit.rootfs.dev {
+            Dev::Host => loosening("rootfs.dev", "host", 40),
+            Dev::Minimal(nodes) => nodes.iter().map(|node| device("rootfs.dev", node)).collect(),
+        },
+    },
+    Row {
+        name: "rootfs.proc",
+        most: 1,
+        closed: "it has no /proc",
+        opens: "it reads what the kernel tells everybody about the machine",
+        find: |unit| if unit.rootfs.proc { default("rootfs.proc", "own", 1) } else { Vec::new() },
+    },
+    Row {
+        name: "rootfs.sys",
+        most: 1,
+        closed: "it has no /sys",
+        opens: "it reads what the kernel tells everybody about the hardware",
+        find: |unit| if unit.rootfs.sys { default("rootfs.sys", "own", 1) } else { Vec::new() },
+    },
+    Row {
+        name: "network.mode",
+        most: 20,
+        closed: "it has no network but its own loopback",
+        opens: "with a link it is reached on its published ports; on the host's network nothing separates it from anybody",
+        find: |unit| match unit.network.mode {
+            NetworkMode::None => Vec::new(),
+            NetworkMode::Veth => default("network.mode", "veth", 2),
+            NetworkMode::Host => loosening("network.mode", "host", 20),
+        },
+    },
+    Row {
+        name: "network.publish",
+        most: 10,
+        closed: "nobody outside reaches it",
+        opens: "whoever reaches the port talks to it: this host on 127.0.0.1, everybody else elsewhere",
+        find: |unit| unit.network.publish.iter().enumerate().map(published).collect(),
+    },
+    Row {
+        name: "network.egress",
+        most: 5,
+        closed: "it begins no conversation with the outside",
+        opens: "it can fetch what an intruder needs, and send what an intruder finds",
+        find: |unit| match unit.network.egress {
+            Egress::None => Vec::new(),
+            Egress::Any => loosening("network.egress", "any", 5),
+        },
+    },
+    Row {
+        name: "security.no_new_privs",
+        most: 10,
+        closed: "nothing that it executes gains privileges",
+        opens: "set-user-ID programs and file capabilities of its root work",
+        find: |unit| loosening_if(!unit.security.no_new_privs, "security.no_new_privs", "false", 10),
+    },
+];
+
+/// The row of that name.
+pub fn row(name: &str) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.name == name)
+}
+
+/// What all of it costs, in tenths of a point.
+pub fn score<'a>(opened: impl IntoIterator<Item = (&'a Row, &'a Opening)>) -> u32 {
+    let mut sums: Vec<(&str, u32, u32)> = Vec::new();
+    for (row, opening) in opened {
+        match sums.iter_mut().find(|(name, ..)| *name == row.name) {
+            Some((_, sum, _)) => *sum += opening.price,
+            None => sums.push((row.name, opening.price, row.most)),
+        }
+    }
+    sums.iter().map(|(_, sum, most)| sum.min(most)).sum::<u32>().min(MOST)
+}
+
+/// What a unit costs.
+pub fn score_of(unit: &Unit) -> u32 {
+    let opened: Vec<(&Row, Opening)> = TABLE
+        .iter()
+        .flat_map(|row| (row.find)(unit).into_iter().map(move |opening| (row, opening)))
+        .collect();
+    score(opened.iter().map(|(row, opening)| (*row, opening)))
+}
+
+/// The word for a score, as `systemd-analyze security` has it.
+pub fn word(score: u32) -> &'static str {
+    match score {
+        100.. => "DANGEROUS",
+        90.. => "UNSAFE",
+        75.. => "EXPOSED",
+        50.. => "MEDIUM",
+        10.. => "OK",
+        1.. => "SAFE",
+        0 => "PERFECT",
+    }
+}
+
+fn opening(at: &str, value: &str, standing: Standing, price: u32) -> Opening {
+    Opening { at: at.to_owned(), value: value.to_owned(), standing, price }
+}
+
+fn default(at: &str, value: &str, price: u32) -> Vec<Opening> {
+    vec![opening(at, value, Standing::Default, price)]
+}
+
+fn loosening(at: &str, value: &str, price: u32) -> Vec<Opening> {
+    vec![opening(at, value, Standing::Loosening, price)]
+}
+
+fn loosening_if(open: bool, at: &str, value: &str, price: u32) -> Vec<Opening> {
+    if open { loosening(at, value, price) } else { Vec::new() }
+}
+
+/// The host's costs all, that of another service a third.
+fn namespace(at: &str, namespace: &Namespace, price: u32) -> Vec<Opening> {
+    match namespace {
+        Namespace::Own => Vec::new(),
+        Namespace::Join(name) => loosening(at, &format!("join:{name}"), price.div_ceil(3)),
+        Namespace::Host => loosening(at, "host", price),
+    }
+}
+
+/// Sockets whose other end does what it is told, with rights of its own.
+const SOCKETS: &[(&str, u32)] = &[
+    ("/run/docker.sock", 40),
+    ("/var/run/docker.sock", 40),
+    ("/run/containerd", 40),
+    ("/run/podman", 40),
+    ("/run/crio", 40),
+    ("/run/libvirt", 40),
+    ("/run/palisade", 10),
+    ("/run/systemd", 10),
+    ("/run/dbus", 10),
+];
+
+/// Trees in which a reader finds more than a service should know.
+const SIGHTS: &[(&str, u32)] = &[
+    ("/root", 5),
+    ("/home", 3),
+    ("/etc/shadow", 5),
+    ("/etc/ssl/private", 3),
+    ("/proc", 5),
+    ("/sys", 3),
+    ("/dev", 5),
+];
+
+/// Trees whose writer has the host; what lies in one of them and is not named itself is a quarter of that.
+const SYSTEM: &[(&str, u32)] = &[
+    ("/etc", 40),
+    ("/etc/cron.d", 40),
+    ("/etc/ld.so.conf.d", 40),
+    ("/etc/palisade", 40),
+    ("/etc/pam.d", 40),
+    ("/etc/profile.d", 40),
+    ("/etc/sudoers.d", 40),
+    ("/etc/systemd", 40),
+    ("/etc/udev", 40),
+    ("/usr", 40),
+    ("/boot", 40),
+    ("/root", 40),
+    ("/bin", 40),
+    ("/sbin", 40),
+    ("/lib", 40),
+    ("/lib64", 40),
+    ("/proc", 40),
+    ("/sys", 40),
+    ("/dev", 40),
+    ("/run", 20),
+    ("/var/run", 20),
+    ("/var/lib/palisade", 40),
+    ("/var/spool/cron", 40),
+    ("/home", 10),
+    ("/opt", 10),
+];
+
+/// The dearest of the named paths that a mount of `src` shows: one that it lies in, or that lies in it.
+fn named_price(src: &Path, named: &[(&str, u32)]) -> u32 {
+    let shows = |path: &str| src.starts_with(path) || Path::new(path).starts_with(src);
+    named.iter().filter(|(path, _)| shows(path)).map(|(_, price)| *price).max().unwrap_or(0)
+}
+
+/// What it costs to write to `src`.
+fn written_price(src: &Path) -> u32 {
+    let price = |(path, price): &(&str, u32)| match (Path::new(path).starts_with(src), src.starts_with(path))
+    {
+        (true, _) => *price,
+        (false, true) => *price / 4,
+        (false, false) => 0,
+    };
+    SYSTEM.iter().map(price).max().unwrap_or(0).max(3)
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn mounts(unit: &Unit, field: &str, price: impl Fn(&Mount) -> Option<(Standing, u32)>) -> Vec<Opening> {
+    let entry = |(index, mount): (usize, &Mount)| {
+        let (standing, price) = price(mount)?;
+        Some(opening(&format!("rootfs.mounts[{index}]{field}"), &shown(&mount.src), standing, price))
+    };
+    unit.rootfs.mounts.iter().enumerate().filter_map(entry).collect()
+}
+
+/// A device node by what its driver can do.
+fn device(at: &str, node: &Path) -> Opening {
+    let name = node.strip_prefix("/dev").unwrap_or(node).display().to_string();
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    let price = match name.as_str() {
+        "mem" | "kmem" | "port" | "kmsg" => 40,
+        _ if begins(&[
+            "sd", "vd", "xvd", "hd", "nvme", "mmcblk", "dm-", "mapper/", "md", "loop", "disk/", "sg", "nbd",
+        ]) =>
+        {
+            30
+        }
+        "fuse" | "kvm" | "uinput" | "snapshot" => 5,
+        _ => 3,
+    };
+    let node = shown(node);
+    opening(&format!("{at}[{node:?}]"), &node, Standing::Loosening, price)
+}
+
+fn published((index, publish): (usize, &Publish)) -> Opening {
+    let (standing, price) = match publish.address {
+        address if address.is_loopback() => (Standing::Use, 1),
+        address if address.is_unspecified() => (Standing::Loosening, 3),
+        _ => (Standing::Loosening, 2),
+    };
+    opening(&format!("network.publish[{index}]"), &publish.to_string(), standing, price)
+}
