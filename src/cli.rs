@@ -206,6 +206,9 @@ pub enum Verb {
         /// How many lines of the past
         #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
         lines: u32,
+        /// As it was written: without the time, and with everything that a terminal would obey
+        #[arg(long, conflicts_with = "json")]
+        raw: bool,
         /// See there.
         #[command(flatten)]
         names: Names,

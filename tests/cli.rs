@@ -230,7 +230,8 @@ fn others_are_kept_out_and_the_group_may_look_but_not_touch() {
     assert_eq!(run(&open, &["logs", "web"]).0, 0);
     for touch in [["restart", "web"].as_slice(), &["daemon-reload"], &["kill", "web"]] {
         let (code, _, errors) = run(&open, touch);
-        let expected = "palisade: not allowed: only root and the user who runs the supervisor may do this\n";
+        let expected =
+            "palisade: not allowed: only root, and who is let by `unit.owners` and the policy, may do this\n";
         assert_eq!((code, errors.as_str()), (1, expected));
     }
     assert_eq!(run(&open, &["exec", "web", "true"]).0, 125);

@@ -42,6 +42,16 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Prints what a service has written as it is: somebody has asked for that by name.
+pub(super) fn raw(text: &str, is_line: bool) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    if is_line {
+        stdout.write_all(b"\n")?;
+    }
+    stdout.flush()
+}
+
 /// Says what went wrong.
 pub(super) fn error(text: &str) {
     let text = text.lines().map(escape).collect::<Vec<_>>().join("\n");

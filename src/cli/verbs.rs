@@ -67,8 +67,8 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
             change(&mut client, &Method::Kill(Kill { names: names.names, signal }), json)
         }
         Verb::DaemonReload => change(&mut client, &Method::DaemonReload, json),
-        Verb::Logs { follow, lines, names } => {
-            logs(&mut client, Logs { names: names.names, lines, follow }, json)
+        Verb::Logs { follow, lines, raw, names } => {
+            logs(&mut client, Logs { names: names.names, lines, follow }, json, raw)
         }
         Verb::Events => events(&mut client, json),
         Verb::Exec { tty, user, env, name, command } => {
@@ -129,13 +129,14 @@ fn change(client: &mut Client, method: &Method, json: bool) -> Result<Exit, Call
     }
 }
 
-fn logs(client: &mut Client, logs: Logs, json: bool) -> Result<Exit, CallError> {
+fn logs(client: &mut Client, logs: Logs, json: bool, raw: bool) -> Result<Exit, CallError> {
     let is_plain_name = |name: &String| !name.contains(['*', '?', '[']);
     let with_name = logs.names.len() > 1 || !logs.names.iter().all(is_plain_name);
     let mut shown = Ok(());
     client.call_more(&Method::Logs(logs), |LogEntries { entries }| {
         shown = entries.iter().try_for_each(|entry| match json {
             true => output::json_line(entry),
+            false if raw => output::raw(&entry.text, !entry.partial),
             false => output::print(&show::log_line(entry, with_name)),
         });
         go_on(&shown)

@@ -119,6 +119,11 @@ impl Frames {
         Ok(Some(Message { text, fds }))
     }
 
+    /// Whether a message is complete.
+    pub fn has_message(&self) -> bool {
+        self.head < self.last
+    }
+
     /// Whether a message has begun that is not complete.
     pub fn is_mid_message(&self) -> bool {
         self.last < self.bytes.len()

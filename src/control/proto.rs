@@ -36,14 +36,25 @@ const NAMES_MAX: usize = 4096;
 const PATTERNS_MAX: usize = 64;
 
 /// Who is calling, in the kernel's words at the time of connect(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Effective user id.
     pub uid: u32,
-    /// Effective group id.
-    pub gid: u32,
+    /// Effective group id, then the supplementary ones.
+    pub gids: Vec<u32>,
     /// Process id; not to be trusted for long, it may be used again.
     pub pid: i32,
+}
+
+/// How far somebody may go, before any single service is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Everything: root, and the user who runs the supervisor.
+    pub all: bool,
+    /// See every service: the group of the control socket.
+    pub looks: bool,
+    /// Operate some services, which is then decided for each: their owners.
+    pub owns: bool,
 }
 
 /// Services by name or pattern.
@@ -168,16 +179,23 @@ impl Method {
         }
     }
 
-    /// Whether `peer` may ask this of a supervisor that runs as `owner`.
+    /// Whether somebody with this access may ask for this at all.
     ///
-    /// The superuser and the supervisor's own user may do everything. Anybody else who could connect is in the group that
-    /// the socket belongs to, and may look.
-    pub fn is_allowed(&self, peer: Peer, owner: u32) -> bool {
-        let looks = matches!(
-            self,
-            Method::Ping | Method::List | Method::Status(_) | Method::Logs(_) | Method::Events
-        );
-        looks || peer.uid == 0 || peer.uid == owner
+    /// Of somebody who only owns services, every name has to be looked at before anything is done.
+    pub fn is_allowed(&self, access: Access) -> bool {
+        match self {
+            _ if access.all => true,
+            Method::Ping | Method::List | Method::Status(_) | Method::Logs(_) | Method::Events => {
+                access.looks || access.owns
+            }
+            Method::Start(_)
+            | Method::Stop(_)
+            | Method::Restart(_)
+            | Method::Reload(_)
+            | Method::Kill(_)
+            | Method::Exec(_) => access.owns,
+            Method::DaemonReload => false,
+        }
     }
 
     /// The message that asks for it, NUL included.
@@ -383,8 +401,8 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// The caller may look, but not touch.
-    #[error("not allowed: only root and the user who runs the supervisor may do this")]
+    /// The caller may not do this, or not with this service.
+    #[error("not allowed: only root, and who is let by `unit.owners` and the policy, may do this")]
     NotAllowed,
     /// There is nothing to do it to.
     #[error("{name} is not running")]

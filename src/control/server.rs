@@ -8,9 +8,11 @@
 //! Whoever connects is bounded in everything: the length of a request (1 MiB), the time that half a request may take
 //! (10 s), the descriptors that it may pass, the output that it does not read (4 MiB, 30 s), and the number of connections:
 //! when all are taken, the one that has been silent for longest makes room, so that idle connections cannot lock root out.
+//! Users who may not do everything have less: 64 KiB, 32 connections each, and 50 connections and requests a second
+//! together; what is more than that waits.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, DirBuilder, File, OpenOptions},
     io,
     os::{
@@ -22,6 +24,7 @@ use std::{
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::{
+    fs::{FileType, OFlags},
     io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType},
 };
@@ -30,16 +33,28 @@ use serde::Serialize;
 use super::{
     SOCKET_NAME,
     frame::{FrameError, Frames, MESSAGE_MAX, Message},
-    proto::{self, Call, Error, Method, Peer},
+    proto::{self, Access, Call, Error, Method, Peer},
     wire,
 };
-use crate::{machine::Mono, sys::SysError};
+use crate::{
+    machine::Mono,
+    spec::Owner,
+    sys::{self, SysError},
+};
 
 /// Name of the group whose members may look.
 pub const GROUP: &str = "palisade";
 
 /// The most connections at a time.
 const CLIENTS_MAX: usize = 256;
+/// The most connections of one user who may not do everything.
+const CLIENTS_OF_USER: usize = 32;
+/// The longest request of such a user, its NUL included.
+const MESSAGE_OF_USER: usize = 64 << 10;
+/// Connections and requests of such a user that are dealt with at once, and the milliseconds after which there is
+/// another.
+const BURST: u64 = 100;
+const PAUSE: u64 = 20;
 /// Milliseconds from the first byte of a request to its last.
 const REQUEST_TIMEOUT: u64 = 10_000;
 /// Milliseconds that a caller may read nothing while there is something to read.
@@ -126,6 +141,8 @@ pub struct Request {
     pub client: ClientId,
     /// Who asks.
     pub peer: Peer,
+    /// How far that one may go; of somebody who may not do everything, each service has to be looked at.
+    pub access: Access,
     /// What for.
     pub method: Method,
     /// The descriptors of an `Exec`: three without a terminal, none with one.
@@ -140,6 +157,14 @@ pub struct Server {
     /// Locked as long as this supervisor lives.
     lock: (File, PathBuf),
     owner: u32,
+    /// Whose members may look at everything.
+    group: Option<u32>,
+    /// Everybody who owns a service.
+    owners: BTreeSet<Owner>,
+    /// The time of the last tick.
+    now: Mono,
+    /// What users who may not do everything have left to ask.
+    budgets: BTreeMap<u32, Budget>,
     /// Given up for a moment when the process has no descriptor left; otherwise the waiting caller would keep poll(2) awake.
     reserve: Option<File>,
     clients: BTreeMap<ClientId, Connection>,
@@ -149,10 +174,30 @@ pub struct Server {
     incoming: VecDeque<Incoming>,
 }
 
+/// What a user may still ask for: a token for each connection and request.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    tokens: u64,
+    /// Up to when they were counted.
+    since: Mono,
+}
+
+impl Budget {
+    /// Adds the tokens of the time that has passed.
+    fn refill(&mut self, now: Mono) {
+        let earned = now.0.saturating_sub(self.since.0) / PAUSE;
+        self.tokens = self.tokens.saturating_add(earned).min(BURST);
+        self.since = if self.tokens == BURST { now } else { Mono(self.since.0 + earned * PAUSE) };
+    }
+}
+
 #[derive(Debug)]
 struct Connection {
     socket: OwnedFd,
     peer: Peer,
+    access: Access,
+    /// Its user has asked for too much: what it sends waits.
+    is_throttled: bool,
     frames: Frames,
     call: Option<Outstanding>,
     output: VecDeque<Outgoing>,
@@ -218,12 +263,57 @@ impl Server {
             path,
             lock,
             owner,
+            group: group.map(rustix::fs::Gid::as_raw),
+            owners: BTreeSet::new(),
+            now: Mono(0),
+            budgets: BTreeMap::new(),
             reserve: File::open("/dev/null").ok(),
             clients: BTreeMap::new(),
             next_id: 0,
             turn: 0,
             incoming: VecDeque::new(),
         })
+    }
+
+    /// Says who owns services: they may connect as well, and are handed on with what they ask for. Whoever has lost the
+    /// right to be connected by that is disconnected.
+    ///
+    /// # Errors
+    /// The file system has no access lists: only owners in the socket's group can connect.
+    pub fn set_owners(&mut self, owners: BTreeSet<Owner>) -> Result<(), SysError> {
+        if owners == self.owners {
+            return Ok(());
+        }
+        self.owners = owners;
+        let access: Vec<(ClientId, Access)> =
+            self.clients.iter().map(|(id, client)| (*id, self.access(&client.peer))).collect();
+        for (id, access) in access {
+            match access == Access::default() {
+                true => self.drop_client(id),
+                false => drop(self.clients.get_mut(&id).map(|client| client.access = access)),
+            }
+        }
+        let list = access_list(&self.owners);
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::lsetxattr(&self.path, "system.posix_acl_access", &list, flags)
+            .map_err(|errno| SysError::new("setxattr", format!("{:?}", self.path.display()), errno))
+    }
+
+    fn access(&self, peer: &Peer) -> Access {
+        Access {
+            all: peer.uid == 0 || peer.uid == self.owner,
+            looks: self.group.is_some_and(|group| peer.gids.contains(&group)),
+            owns: self.owners.iter().any(|owner| owner.is(peer.uid, &peer.gids)),
+        }
+    }
+
+    /// Takes a token of a user; false: there is none left for now.
+    fn spend(&mut self, uid: u32) -> bool {
+        let budget = self.budgets.entry(uid).or_insert(Budget { tokens: BURST, since: self.now });
+        budget.refill(self.now);
+        let has_some = budget.tokens > 0;
+        budget.tokens = budget.tokens.saturating_sub(1);
+        has_some
     }
 
     /// Everything to poll.
@@ -242,6 +332,7 @@ impl Server {
     ///
     /// To be called once in each turn of the loop.
     pub fn tick(&mut self, now: Mono) -> Option<Mono> {
+        self.now = now;
         let mut nearest = None;
         let mut overdue = Vec::new();
         for (&id, client) in &mut self.clients {
@@ -254,7 +345,31 @@ impl Server {
         for id in overdue {
             self.drop_client(id);
         }
-        nearest
+        match (self.release(now), nearest) {
+            (Some(next), Some(nearest)) => Some(next.min(nearest)),
+            (next, nearest) => next.or(nearest),
+        }
+    }
+
+    /// Goes on with those whose user may ask again; when the next one may.
+    fn release(&mut self, now: Mono) -> Option<Mono> {
+        self.budgets.retain(|_, budget| {
+            budget.refill(now);
+            budget.tokens < BURST
+        });
+        let waiting: Vec<ClientId> =
+            self.clients.iter().filter(|(_, client)| client.is_throttled).map(|(id, _)| *id).collect();
+        for id in waiting {
+            if let Some(client) = self.clients.get_mut(&id) {
+                client.is_throttled = false;
+            }
+            if self.advance(id).is_err() {
+                self.drop_client(id);
+            }
+        }
+        // Those that still wait do so for a token of their user.
+        let still = self.clients.values().filter(|client| client.is_throttled);
+        still.filter_map(|client| self.budgets.get(&client.peer.uid)).map(|b| Mono(b.since.0 + PAUSE)).min()
     }
 
     /// Does what poll(2) says can be done; what comes of it is to be had from [`Server::next`].
@@ -353,8 +468,14 @@ impl Server {
     fn admit(&mut self, socket: OwnedFd) {
         // nix, because rustix has no room for the pid 0 of a caller from another pid namespace.
         let Ok(credentials) = getsockopt(&socket, PeerCredentials) else { return };
-        let peer = Peer { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
-        if self.clients.len() >= CLIENTS_MAX && !self.make_room(peer) {
+        let Ok(groups) = sys::socket::peer_groups(socket.as_fd()) else { return };
+        let gids = std::iter::once(credentials.gid()).chain(groups).collect();
+        let peer = Peer { uid: credentials.uid(), gids, pid: credentials.pid() };
+        let access = self.access(&peer);
+        if !access.all && !self.has_room_for(peer.uid) {
+            return;
+        }
+        if self.clients.len() >= CLIENTS_MAX && !self.make_room(access) {
             return;
         }
         self.turn += 1;
@@ -362,7 +483,9 @@ impl Server {
         let connection = Connection {
             socket,
             peer,
-            frames: Frames::default(),
+            access,
+            is_throttled: false,
+            frames: if access.all { Frames::default() } else { Frames::with_max(MESSAGE_OF_USER) },
             call: None,
             output: VecDeque::new(),
             queued: 0,
@@ -373,18 +496,35 @@ impl Server {
         self.clients.insert(ClientId(self.next_id), connection);
     }
 
-    /// Disconnects one caller in favour of `peer`: an idle one, or, for who may do everything, one who may only look.
-    fn make_room(&mut self, peer: Peer) -> bool {
-        let is_trusted = |peer: Peer| peer.uid == 0 || peer.uid == self.owner;
+    /// Whether another connection of a user who may not do everything is let in; its oldest idle one may have to go.
+    fn has_room_for(&mut self, uid: u32) -> bool {
+        if !self.spend(uid) {
+            return false;
+        }
+        let own = self.clients.iter().filter(|(_, client)| client.peer.uid == uid);
+        let idle = own.clone().filter(|(_, client)| client.call.is_none());
+        let oldest = idle.min_by_key(|(_, client)| client.last_active).map(|(id, _)| *id);
+        match (own.count() < CLIENTS_OF_USER, oldest) {
+            (true, _) => true,
+            (false, Some(oldest)) => {
+                self.drop_client(oldest);
+                true
+            }
+            (false, None) => false,
+        }
+    }
+
+    /// Disconnects one caller in favour of another: an idle one, or, for who may do everything, one who may not.
+    fn make_room(&mut self, access: Access) -> bool {
         let least = self
             .clients
             .iter()
-            .filter(|(_, client)| client.call.is_none() || (is_trusted(peer) && !is_trusted(client.peer)))
-            .min_by_key(|(_, client)| (client.call.is_some(), is_trusted(client.peer), client.last_active))
+            .filter(|(_, client)| client.call.is_none() || (access.all && !client.access.all))
+            .min_by_key(|(_, client)| (client.call.is_some(), client.access.all, client.last_active))
             .map(|(&id, _)| id);
         match least {
-            // Who may only look does not push out who may do everything.
-            Some(id) if is_trusted(peer) || !is_trusted(self.clients[&id].peer) => {
+            // Who may not do everything does not push out who may.
+            Some(id) if access.all || !self.clients[&id].access.all => {
                 self.drop_client(id);
                 true
             }
@@ -415,14 +555,26 @@ impl Server {
 
     /// Takes the next requests of a caller, until one has to be dealt with outside.
     fn advance(&mut self, id: ClientId) -> Result<(), Closed> {
-        let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
-        while client.call.is_none() && client.queued < OUTPUT_PAUSE {
+        loop {
+            let Some(client) = self.clients.get(&id) else { return Ok(()) };
+            if client.call.is_some() || client.queued >= OUTPUT_PAUSE || !client.frames.has_message() {
+                break;
+            }
+            let is_free = client.access.all;
+            let uid = client.peer.uid;
+            let may = is_free || self.spend(uid);
+            let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
+            client.is_throttled = !may;
+            if !may {
+                return Ok(());
+            }
             let Some(message) = client.frames.take().map_err(|_: FrameError| Closed)? else { break };
             client.wait = None;
-            if let Some(request) = client.take(id, message, self.owner)? {
+            if let Some(request) = client.take(id, message)? {
                 self.incoming.push_back(Incoming::Request(request));
             }
         }
+        let Some(client) = self.clients.get(&id) else { return Ok(()) };
         match client.is_finished && client.call.is_none() && client.output.is_empty() {
             true => Err(Closed),
             false => Ok(()),
@@ -446,7 +598,10 @@ impl Drop for Server {
 
 impl Connection {
     fn wants_input(&self) -> bool {
-        !self.is_finished && self.frames.len() < MESSAGE_MAX + READ_SIZE && self.queued < OUTPUT_PAUSE
+        !self.is_finished
+            && !self.is_throttled
+            && self.frames.len() < MESSAGE_MAX + READ_SIZE
+            && self.queued < OUTPUT_PAUSE
     }
 
     /// Reads once; false: there is nothing more for now.
@@ -464,18 +619,24 @@ impl Connection {
     }
 
     /// Reads one message; a request that others have to answer comes back.
-    fn take(&mut self, id: ClientId, message: Message, owner: u32) -> Result<Option<Request>, Closed> {
+    fn take(&mut self, id: ClientId, message: Message) -> Result<Option<Request>, Closed> {
         let Message { text, mut fds } = message;
         let parsed = proto::parse_call(&text).map_err(|_| Closed)?;
         let answer = match parsed.call {
-            Ok(Call::Palisade(method)) if !method.is_allowed(self.peer, owner) => Err(Error::NotAllowed),
+            Ok(Call::Palisade(method)) if !method.is_allowed(self.access) => Err(Error::NotAllowed),
             Ok(Call::Palisade(method)) if fds.len() < method.fd_count() => {
                 Err(Error::InvalidParameter { parameter: "three descriptors go with this call".to_owned() })
             }
             Ok(Call::Palisade(method)) => {
                 fds.truncate(method.fd_count());
-                self.call = Some(Outstanding { oneway: parsed.oneway });
-                return Ok(Some(Request { client: id, peer: self.peer, method, fds }));
+                match fds.iter().all(is_stream) {
+                    true => {
+                        self.call = Some(Outstanding { oneway: parsed.oneway });
+                        let (peer, access) = (self.peer.clone(), self.access);
+                        return Ok(Some(Request { client: id, peer, access, method, fds }));
+                    }
+                    false => Err(Error::InvalidParameter { parameter: NO_STREAM.to_owned() }),
+                }
             }
             Ok(Call::Answered(value)) => Ok(value),
             Err(error) => Err(error),
@@ -539,6 +700,48 @@ impl Connection {
         self.wait = Some((wait, since));
         Some(Mono(since.0 + patience))
     }
+}
+
+/// What is said of a descriptor that is a way to more than itself.
+const NO_STREAM: &str = "a directory, a disk or a mere path (O_PATH) is no standard input, output or error";
+
+/// Whether a descriptor can be somebody's standard input. A directory would be a way out of the sandbox: one openat(2)
+/// from it, and the mounts around it are those of who passed it (CVE-2024-21626).
+fn is_stream(fd: &OwnedFd) -> bool {
+    let kind = rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    let is_path = rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH));
+    let streams = [FileType::RegularFile, FileType::Fifo, FileType::Socket, FileType::CharacterDevice];
+    kind.is_ok_and(|kind| streams.contains(&kind)) && !is_path
+}
+
+/// An access list as the kernel keeps it, acl(5): what mode 0660 says, and reading and writing for each owner.
+fn access_list(owners: &BTreeSet<Owner>) -> Vec<u8> {
+    const NOBODY: u32 = u32::MAX;
+    const READ_WRITE: u16 = 6;
+    let named = |of: fn(&Owner) -> Option<u32>, tag| {
+        owners.iter().filter_map(of).map(move |id| (tag, READ_WRITE, id))
+    };
+    let user = |owner: &Owner| match owner {
+        Owner::User(uid) => Some(*uid),
+        Owner::Group(_) => None,
+    };
+    let group = |owner: &Owner| match owner {
+        Owner::User(_) => None,
+        Owner::Group(gid) => Some(*gid),
+    };
+    // The kernel wants them in this order: owner, users by id, group, groups by id, mask, others.
+    let entries = std::iter::once((0x01, READ_WRITE, NOBODY))
+        .chain(named(user, 0x02))
+        .chain([(0x04, READ_WRITE, NOBODY)])
+        .chain(named(group, 0x08))
+        .chain([(0x10, READ_WRITE, NOBODY), (0x20, 0, NOBODY)]);
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        list.extend(u16::to_le_bytes(tag));
+        list.extend(u16::to_le_bytes(rights));
+        list.extend(u32::to_le_bytes(id));
+    }
+    list
 }
 
 /// Makes the directory, and sees to it that nobody but its owner could put another socket in our place.

@@ -54,7 +54,7 @@ use crate::{
     },
     net::link::LinkPlan,
     plan,
-    spec::{HostFacts, NetworkMode, Unit, UnitName, UserNamespace},
+    spec::{HostFacts, NetworkMode, Owner, Unit, UnitName, UserNamespace},
     sys::SysError,
 };
 use keeper::Keeper;
@@ -637,6 +637,15 @@ impl Supervisor {
         }
         self.masked = loaded.masked;
         self.files = loaded.files;
+        let owners: BTreeSet<Owner> = units.values().flat_map(|unit| unit.owners.iter().cloned()).collect();
+        let has_owners = !owners.is_empty();
+        match self.server.set_owners(owners) {
+            Err(error) if has_owners => tracing::warn!(
+                "{error}: of the services' owners only members of the group {} can connect",
+                crate::control::server::GROUP
+            ),
+            Ok(()) | Err(_) => {}
+        }
         for (name, unit) in &units {
             if let Some(log) = self.logs.get_mut(name) {
                 log.set_policy(unit.log.clone());

@@ -7,8 +7,9 @@ use std::{
 
 use super::{Supervisor, now, sessions::Purpose};
 use crate::{
+    config::policy::Verb as Right,
     control::{
-        proto::{self, Error, Method},
+        proto::{self, Access, Error, Method, Peer},
         server::{ClientId, Request},
         types::{
             Change, Changes, Event, Events, ExitRecord, Fault, LogEntries, Moment, Pong, ServiceState,
@@ -29,11 +30,18 @@ const UNREAD: usize = 0;
 /// Those who wait for something.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
-    events: Vec<ClientId>,
+    events: Vec<(ClientId, Caller)>,
     followers: BTreeMap<ClientId, (Follower, bool)>,
     /// Followers for whom something was written.
     behind: BTreeSet<ClientId>,
     pending: Vec<Pending>,
+}
+
+/// Who asks, and how far that one may go.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    peer: Peer,
+    access: Access,
 }
 
 /// A verb that is answered when the services that it named have settled.
@@ -73,56 +81,104 @@ impl Clients {
 impl Supervisor {
     pub(super) fn request(&mut self, request: Request) {
         let client = request.client;
+        let caller = Caller { peer: request.peer.clone(), access: request.access };
         match request.method.clone() {
             Method::Ping => {
                 let pid = std::process::id();
                 self.server.reply(client, &Pong { version: env!("CARGO_PKG_VERSION").into(), pid }, false);
             }
-            Method::List => self.list(client, &[], false),
-            Method::Status(names) => self.list(client, &names.names, true),
-            Method::Start(names) => self.verb(client, Verb::Start, &names.names),
-            Method::Stop(names) => self.verb(client, Verb::Stop, &names.names),
-            Method::Restart(names) => self.verb(client, Verb::Restart, &names.names),
-            Method::Reload(names) => self.reload(client, &names.names),
-            Method::Kill(kill) => self.kill(client, &kill),
-            Method::Logs(logs) => self.follow(client, &logs),
-            Method::Events => self.clients.events.push(client),
-            Method::Exec(exec) => self.exec(request, &exec),
+            Method::List => self.list(client, &caller, &[], false),
+            Method::Status(names) => self.list(client, &caller, &names.names, true),
+            Method::Start(names) => self.verb(client, &caller, Verb::Start, &names.names),
+            Method::Stop(names) => self.verb(client, &caller, Verb::Stop, &names.names),
+            Method::Restart(names) => self.verb(client, &caller, Verb::Restart, &names.names),
+            Method::Reload(names) => self.reload(client, &caller, &names.names),
+            Method::Kill(kill) => self.kill(client, &caller, &kill),
+            Method::Logs(logs) => self.follow(client, &caller, &logs),
+            Method::Events => self.clients.events.push((client, caller)),
+            Method::Exec(exec) => match self.may_exec(&caller, &exec) {
+                Ok(()) => self.exec(request, &exec),
+                Err(error) => self.server.error(client, &error),
+            },
+            // Only who may do everything comes so far.
             Method::DaemonReload => self.daemon_reload(client),
         }
     }
 
+    /// Whether a service is one of those that somebody owns.
+    fn owns(&self, caller: &Caller, name: &UnitName) -> bool {
+        let Peer { uid, gids, .. } = &caller.peer;
+        self.fleet.entry(name).is_some_and(|entry| entry.unit.owners.iter().any(|owner| owner.is(*uid, gids)))
+    }
+
+    /// Whether somebody may know that there is such a service.
+    fn may_see(&self, caller: &Caller, name: &UnitName) -> bool {
+        caller.access.all || caller.access.looks || self.owns(caller, name)
+    }
+
+    /// Whether somebody may do this with a service.
+    fn may(&self, caller: &Caller, name: &UnitName, right: Right) -> bool {
+        let looks = matches!(right, Right::Status | Right::Logs) && caller.access.looks;
+        let allowed = self.policy.as_ref().is_some_and(|policy| policy.owners_may(right));
+        caller.access.all || looks || (allowed && self.owns(caller, name))
+    }
+
+    /// An owner runs what the service itself could run, as whom the service runs.
+    fn may_exec(&self, caller: &Caller, exec: &proto::Exec) -> Result<(), Error> {
+        let name = UnitName::new(&exec.name).ok().filter(|name| self.may_see(caller, name));
+        let Some(name) = name else {
+            return Err(Error::NoSuchService { names: vec![exec.name.clone()] });
+        };
+        match self.may(caller, &name, Right::Exec) && (exec.user.is_none() || caller.access.all) {
+            true => Ok(()),
+            false => Err(Error::NotAllowed),
+        }
+    }
+
     pub(super) fn client_gone(&mut self, client: ClientId) {
-        self.clients.events.retain(|other| *other != client);
+        self.clients.events.retain(|(other, _)| *other != client);
         self.clients.followers.remove(&client);
         self.clients.behind.remove(&client);
         self.clients.pending.retain(|pending| pending.client != client);
         self.end_sessions_of(client);
     }
 
-    /// The services that names and patterns mean; every one of them must mean some.
-    fn expand(&self, names: &[String]) -> Result<Vec<UnitName>, Error> {
-        let known: Vec<&UnitName> =
-            self.fleet.entries().keys().chain(self.broken.keys()).chain(&self.masked).collect();
+    /// The services that names and patterns mean; every one of them must mean some. A pattern means those with which the
+    /// caller may do this; a name that he may not know is as good as none.
+    fn expand(&self, caller: &Caller, right: Right, names: &[String]) -> Result<Vec<UnitName>, Error> {
+        let known: Vec<&UnitName> = self
+            .fleet
+            .entries()
+            .keys()
+            .chain(self.broken.keys())
+            .chain(&self.masked)
+            .filter(|name| self.may_see(caller, name))
+            .collect();
         let is_known = |name: &UnitName| {
             self.fleet.entry(name).is_some() || self.broken.contains_key(name) || self.masked.contains(name)
         };
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for name in names {
-            if !proto::is_pattern(name) {
-                match UnitName::new(name).ok().filter(is_known) {
-                    Some(name) => found.push(name),
-                    None => missing.push(name.clone()),
+            let meant: Vec<UnitName> = match proto::is_pattern(name) {
+                true => {
+                    let pattern = glob::Pattern::new(name).ok();
+                    let matches = |known: &&&UnitName| {
+                        pattern.as_ref().is_some_and(|pattern| pattern.matches(known.as_str()))
+                    };
+                    known.iter().filter(matches).map(|name| (*name).clone()).collect()
                 }
-                continue;
-            }
-            let pattern = glob::Pattern::new(name).ok();
-            let matches =
-                |known: &&UnitName| pattern.as_ref().is_some_and(|pattern| pattern.matches(known.as_str()));
+                false => {
+                    let name = UnitName::new(name).ok();
+                    name.filter(|name| is_known(name) && self.may_see(caller, name)).into_iter().collect()
+                }
+            };
             let before = found.len();
-            found.extend(known.iter().copied().filter(matches).cloned());
-            if found.len() == before {
-                missing.push(name.clone());
+            let is_unknown = meant.is_empty();
+            found.extend(meant.into_iter().filter(|name| self.may(caller, name, right)));
+            match found.len() == before {
+                true if is_unknown => missing.push(name.clone()),
+                true => return Err(Error::NotAllowed),
+                false => {}
             }
         }
         found.sort();
@@ -133,11 +189,11 @@ impl Supervisor {
         }
     }
 
-    fn list(&mut self, client: ClientId, names: &[String], is_detailed: bool) {
+    fn list(&mut self, client: ClientId, caller: &Caller, names: &[String], is_detailed: bool) {
         let all = ["*".to_owned()];
         let names = match names.is_empty() {
-            true => self.expand(&all).or(Ok(Vec::new())),
-            false => self.expand(names),
+            true => self.expand(caller, Right::Status, &all).or(Ok(Vec::new())),
+            false => self.expand(caller, Right::Status, names),
         };
         match names {
             Ok(names) => {
@@ -222,8 +278,13 @@ impl Supervisor {
         }
     }
 
-    fn verb(&mut self, client: ClientId, verb: Verb, names: &[String]) {
-        let names = match self.expand(names) {
+    fn verb(&mut self, client: ClientId, caller: &Caller, verb: Verb, names: &[String]) {
+        let right = match verb {
+            Verb::Start => Right::Start,
+            Verb::Stop => Right::Stop,
+            Verb::Restart => Right::Restart,
+        };
+        let names = match self.expand(caller, right, names) {
             Ok(names) => names,
             Err(error) => return self.server.error(client, &error),
         };
@@ -301,8 +362,8 @@ impl Supervisor {
         }
     }
 
-    fn reload(&mut self, client: ClientId, names: &[String]) {
-        let names = match self.expand(names) {
+    fn reload(&mut self, client: ClientId, caller: &Caller, names: &[String]) {
+        let names = match self.expand(caller, Right::Reload, names) {
             Ok(names) => names,
             Err(error) => return self.server.error(client, &error),
         };
@@ -331,8 +392,8 @@ impl Supervisor {
         self.server.reply(client, &Changes { changes }, false);
     }
 
-    fn kill(&mut self, client: ClientId, kill: &proto::Kill) {
-        let names = match self.expand(&kill.names) {
+    fn kill(&mut self, client: ClientId, caller: &Caller, kill: &proto::Kill) {
+        let names = match self.expand(caller, Right::Kill, &kill.names) {
             Ok(names) => names,
             Err(error) => return self.server.error(client, &error),
         };
@@ -388,8 +449,8 @@ impl Supervisor {
         changes
     }
 
-    fn follow(&mut self, client: ClientId, wanted: &proto::Logs) {
-        let names = match self.expand(&wanted.names) {
+    fn follow(&mut self, client: ClientId, caller: &Caller, wanted: &proto::Logs) {
+        let names = match self.expand(caller, Right::Logs, &wanted.names) {
             Ok(names) => names,
             Err(error) => return self.server.error(client, &error),
         };
@@ -491,7 +552,10 @@ impl Supervisor {
         };
         let fault = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
         tracing::info!(unit = %name, run = event.run, "{} {}{fault}", event.kind, event.text);
-        for client in self.clients.events.clone() {
+        let listeners = self.clients.events.iter();
+        let told = listeners.filter(|(_, caller)| self.may(caller, name, Right::Status));
+        let told: Vec<ClientId> = told.map(|(client, _)| *client).collect();
+        for client in told {
             self.server.reply(client, &Events { events: vec![event.clone()] }, true);
         }
     }

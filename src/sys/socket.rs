@@ -74,6 +74,41 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> Result<Received, SysErro
     Ok(received)
 }
 
+/// The supplementary groups of who is at the other end of a connected Unix socket, as they were at connect(2): unix(7),
+/// SO_PEERGROUPS.
+///
+/// # Errors
+/// getsockopt(2).
+#[allow(unsafe_code)]
+pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, SysError> {
+    let failed = || SysError::new("getsockopt", "SO_PEERGROUPS", std::io::Error::last_os_error());
+    let mut groups: Vec<libc::gid_t> = vec![0; 32];
+    loop {
+        let room = std::mem::size_of_val(groups.as_slice());
+        let mut length = libc::socklen_t::try_from(room).unwrap_or(libc::socklen_t::MAX);
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+        // SAFETY: the kernel writes at most `length` bytes, which is how large the vector is, and then sets `length`.
+        let result = unsafe {
+            libc::getsockopt(socket.as_raw_fd(), level, option, groups.as_mut_ptr().cast(), &raw mut length)
+        };
+        let count = usize::try_from(length).unwrap_or_default() / size_of::<libc::gid_t>();
+        match result {
+            0 => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // ERANGE says how much room it takes; there are at most NGROUPS_MAX.
+            _ if std::io::Error::last_os_error().raw_os_error() == Some(libc::ERANGE)
+                && count > groups.len()
+                && count <= 65_536 =>
+            {
+                groups.resize(count, 0);
+            }
+            _ => return Err(failed()),
+        }
+    }
+}
+
 #[allow(unsafe_code)]
 fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made this descriptor for us (SCM_RIGHTS) and nothing else knows its number.

@@ -249,13 +249,15 @@ fn what_is_no_call_is_told_apart() {
 
 #[test]
 fn those_who_may_look_may_not_touch() {
-    let root = Peer { uid: 0, gid: 0, pid: 1 };
-    let member = Peer { uid: 1000, gid: 1000, pid: 1 };
-    let looks: Vec<&str> =
-        all_methods().iter().filter(|method| method.is_allowed(member, 0)).map(Method::name).collect();
-    assert_eq!(looks, ["Ping", "List", "Status", "Logs", "Events"]);
-    assert!(all_methods().iter().all(|method| method.is_allowed(root, 1000)));
-    assert!(all_methods().iter().all(|method| method.is_allowed(member, 1000)));
+    let allowed = |access: Access| -> Vec<&str> {
+        all_methods().iter().filter(|method| method.is_allowed(access)).map(Method::name).collect()
+    };
+    let none = Access::default();
+    assert_eq!(allowed(none), [""; 0]);
+    assert_eq!(allowed(Access { looks: true, ..none }), ["Ping", "List", "Status", "Logs", "Events"]);
+    assert!(!allowed(Access { looks: true, owns: true, ..none }).contains(&"DaemonReload"));
+    assert_eq!(allowed(Access { owns: true, ..none }).len(), all_methods().len() - 1);
+    assert_eq!(allowed(Access { all: true, ..none }).len(), all_methods().len());
 }
 
 proptest! {

@@ -172,14 +172,17 @@ fn the_peer_is_who_the_kernel_says() {
         move || ping(&path).unwrap(),
         |server, incoming| {
             if let Incoming::Request(request) = &incoming {
-                seen = Some(request.peer);
+                seen = Some(request.peer.clone());
             }
             pong(server, incoming);
         },
     );
     let own = Peer {
         uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
+        gids: std::iter::once(rustix::process::getgid())
+            .chain(rustix::process::getgroups().unwrap())
+            .map(rustix::fs::Gid::as_raw)
+            .collect(),
         pid: std::process::id().try_into().unwrap(),
     };
     assert_eq!(seen, Some(own));
@@ -464,4 +467,127 @@ fn who_does_not_read_is_disconnected_and_who_reads_slowly_is_told_of() {
     )
     .unwrap();
     assert_eq!((read, lost), (500, true));
+}
+
+#[test]
+fn the_kernels_word_decides_how_far_somebody_may_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::bind(dir.path(), Some(rustix::process::getgid().as_raw())).unwrap();
+    (server.owner, server.group) = (1000, Some(50));
+    let owners = BTreeSet::from([Owner::User(4242), Owner::Group(60)]);
+    // Not every file system has access lists; whoever comes by another way is known all the same.
+    let _ = server.set_owners(owners);
+    let access = |uid, gids: &[u32]| {
+        let Access { all, looks, owns } = server.access(&Peer { uid, gids: gids.to_vec(), pid: 1 });
+        (all, looks, owns)
+    };
+    assert_eq!(access(0, &[0]), (true, false, false));
+    assert_eq!(access(1000, &[7]), (true, false, false));
+    assert_eq!(access(7, &[7, 50]), (false, true, false));
+    assert_eq!(access(4242, &[50]), (false, true, true));
+    assert_eq!(access(7, &[7, 60]), (false, false, true));
+    assert_eq!(access(60, &[4242]), (false, false, false));
+}
+
+#[test]
+fn an_access_list_is_in_the_order_that_the_kernel_takes() {
+    let owners = BTreeSet::from([Owner::Group(9), Owner::User(4242), Owner::User(7)]);
+    let list = access_list(&owners);
+    let entries: Vec<(u16, u16, u32)> = list[4..]
+        .chunks(8)
+        .map(|entry| {
+            let short = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
+            (short(0), short(2), u32::from_le_bytes(entry[4..8].try_into().unwrap()))
+        })
+        .collect();
+    let none = u32::MAX;
+    assert_eq!(list[..4], [2, 0, 0, 0]);
+    assert_eq!(
+        entries,
+        [(1, 6, none), (2, 6, 7), (2, 6, 4242), (4, 6, none), (8, 6, 9), (16, 6, none), (32, 0, none)]
+    );
+}
+
+#[test]
+fn a_user_has_so_many_requests_a_second_and_no_more() {
+    let (_dir, mut server) = bound();
+    server.tick(Mono(1_000));
+    assert_eq!((0..1000).filter(|_| server.spend(4242)).count(), 100);
+    // Others have their own.
+    assert!(server.spend(4243));
+    server.tick(Mono(1_059));
+    assert_eq!((0..1000).filter(|_| server.spend(4242)).count(), 2);
+    server.tick(Mono(1_060));
+    assert_eq!((0..1000).filter(|_| server.spend(4242)).count(), 1);
+    server.tick(Mono(1_000_000));
+    assert!(server.budgets.is_empty(), "who has been silent is forgotten");
+}
+
+#[test]
+fn what_is_too_much_for_now_waits_and_is_answered_later() {
+    let (dir, mut server) = bound();
+    let stream = raw(dir.path());
+    let waker = File::open("/dev/null").unwrap();
+    while server.clients.is_empty() {
+        turn(&mut server, waker.as_fd(), &mut pong);
+    }
+    for client in server.clients.values_mut() {
+        client.access = Access { looks: true, ..Access::default() };
+    }
+    let calls: Vec<u8> = (0..103).flat_map(|_| Method::Ping.to_message()).collect();
+    (&stream).write_all(&calls).unwrap();
+    (&stream).shutdown(std::net::Shutdown::Write).unwrap();
+    let is_throttled = |server: &Server| server.clients.values().any(|client| client.is_throttled);
+    while !is_throttled(&server) {
+        turn(&mut server, waker.as_fd(), &mut pong);
+    }
+    assert_eq!(server.tick(Mono(5)), Some(Mono(20)));
+    assert!(is_throttled(&server), "no token yet");
+    let mut now = 0;
+    while !server.clients.is_empty() {
+        now += 20;
+        server.tick(Mono(now));
+        while let Some(incoming) = server.next() {
+            pong(&mut server, incoming);
+        }
+        // For the end of the stream.
+        turn(&mut server, waker.as_fd(), &mut pong);
+    }
+    let answers = rest(&stream);
+    assert_eq!(answers.iter().filter(|byte| **byte == 0).count(), 103);
+    assert_eq!(now, 60, "three were too many");
+}
+
+#[test]
+fn a_directory_is_no_standard_input() {
+    let (dir, mut server) = bound();
+    let path = dir.path().to_owned();
+    let exec = Method::Exec(Exec {
+        name: "web".into(),
+        command: vec!["cat".into()],
+        tty: false,
+        cols: None,
+        rows: None,
+        env: vec![],
+        user: None,
+    });
+    let errors = beside(
+        &mut server,
+        move || {
+            let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+            let path_only = |of: &str| {
+                rustix::fs::open(of, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap()
+            };
+            let bad = [File::open("/").unwrap().into(), path_only("/"), path_only("/dev/null")];
+            bad.map(|bad| {
+                let mut client = Client::connect(&path).unwrap();
+                client.send(&exec, &[null(), bad, null()]).unwrap();
+                client.receive::<Session>().unwrap_err().to_string()
+            })
+        },
+        |_, incoming| assert!(!matches!(incoming, Incoming::Request(_)), "{incoming:?}"),
+    );
+    for error in errors {
+        assert_eq!(error, format!("invalid parameter: {NO_STREAM}"));
+    }
 }
