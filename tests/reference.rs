@@ -115,6 +115,14 @@ fn the_page_about_policies_has_the_table_of_exposures() {
         let (points, tenths) = (row.most / 10, row.most % 10);
         let _ = writeln!(table, "| `{}` | {points}.{tenths} | {} | {} |", row.name, row.closed, row.opens);
     }
+    table.push_str("\n| measured | a ceiling is |\n|---|---|\n");
+    for measure in palisade::spec::exposure::MEASURES {
+        let kind = match measure.kind {
+            palisade::spec::exposure::Kind::Size => "a size",
+            palisade::spec::exposure::Kind::Number => "a number",
+        };
+        let _ = writeln!(table, "| `{}` | {kind} |", measure.name);
+    }
     let wanted = format!("{head}{BEGIN}{table}{END}{tail}");
     if std::env::var_os("PALISADE_WRITE_DOCS").is_some() {
         fs::write(&path, &wanted).unwrap();

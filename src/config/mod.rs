@@ -176,7 +176,7 @@ pub fn secret(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, value::Refus
 /// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests and
 /// fuzzing.
 /// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Only the built-in profiles
-/// are there. Pure, for tests and fuzzing.
+/// are there. Pure, for tests.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -195,8 +195,6 @@ pub fn parse_texts(name: &str, texts: &[&str], host: &HostFacts) -> Result<Unit,
     for (n, text) in texts.iter().enumerate() {
         sources.add(if n == 0 { file.clone() } else { format!("{file}.d/{n}.toml") }, *text);
     }
-    resolve(load::parse(&name, sources), host).map(|checked| checked.unit)
-    sources.add(file, text);
     let (common, mut found) = (Common::default(), Vec::new());
     common.lay(&mut sources, &mut found);
     let (file, more) = load::parse(&name, sources);
@@ -222,7 +220,9 @@ fn resolve(read: Read, host: &HostFacts, policy: Option<&Policy>) -> Result<Chec
     match spec::resolve_with_claims(&file, host) {
         Ok((unit, claims)) => {
             let opened = opened(&unit, &file);
-            found.extend(policy.into_iter().flat_map(|policy| policy.check(&unit, &opened)));
+            let whole = || Location { file: file.sources.first_path(), place: None };
+            let at = |key: &str| file.places.find(key).map_or_else(whole, |span| file.sources.locate(span));
+            found.extend(policy.into_iter().flat_map(|policy| policy.check(&unit, &opened, at)));
             match found.is_empty() && policy.is_some() {
                 true => Ok(Checked { unit, claims, sources: file.sources, opened }),
                 false => Err(in_order(found)),

@@ -18,11 +18,12 @@ use toml::{
 use super::{
     Opened,
     diagnostic::{Diagnostic, Location, SourceMap},
-    value::{Refusal, nearest},
+    schema::Scalar,
+    value::{self, Refusal, nearest},
 };
 use crate::spec::{
     self, HostFacts, MOST, Owner, Unit,
-    exposure::{self, Opening, Standing},
+    exposure::{self, Kind, Measure, Opening, Standing},
 };
 
 /// What the owners of a service may do with it, unless the policy says otherwise.
@@ -84,6 +85,16 @@ struct Ceiling {
     /// For the keys that no rule speaks of; none: the ceilings before this one say.
     otherwise: Option<Rule>,
     rules: BTreeMap<&'static str, Rule>,
+    most: BTreeMap<&'static str, Most>,
+}
+
+/// The most that a service may take of something, and where that is said.
+#[derive(Clone, Debug)]
+struct Most {
+    amount: u64,
+    /// As it is written.
+    text: String,
+    at: Location,
 }
 
 #[derive(Clone, Debug)]
@@ -133,8 +144,9 @@ impl Policy {
         }
     }
 
-    /// What of `opened` lies above the ceiling, as mistakes in the files of the service.
-    pub fn check(&self, unit: &Unit, opened: &[Opened]) -> Vec<Diagnostic> {
+    /// What of `opened`, and of what is measured, lies above the ceiling, as mistakes in the files of the service; `at`
+    /// knows where a key stands there.
+    pub fn check(&self, unit: &Unit, opened: &[Opened], at: impl Fn(&str) -> Location) -> Vec<Diagnostic> {
         let above = |opened: &Opened| {
             let rule = self.forbids(unit, opened.row.name, &opened.opening)?;
             let (name, value) = (opened.row.name, &opened.opening.value);
@@ -149,7 +161,15 @@ impl Policy {
             let at = opened.at.clone().unwrap_or_else(|| rule.at.clone());
             Some(Diagnostic::at(at, message).hint(hint).note(rule.at.clone(), "forbidden here"))
         };
-        opened.iter().filter_map(above).take(MOST).collect()
+        let too_much = |measure: &Measure| {
+            let (most, has) = self.exceeds(unit, measure)?;
+            let message =
+                format!("`{}` is above the ceiling of this host's policy: {}", measure.name, told(has));
+            let hint = format!("write {} or less, here or in a profile", most.text);
+            Some(Diagnostic::at(at(measure.at), message).hint(hint).note(most.at.clone(), "forbidden here"))
+        };
+        let measured = exposure::MEASURES.iter().filter_map(too_much);
+        opened.iter().filter_map(above).chain(measured).take(MOST).collect()
     }
 
     /// What of a unit lies above the ceiling, in one line: for those that run since before the policy was as it is.
@@ -157,6 +177,14 @@ impl Policy {
         if self.ceilings.is_empty() {
             return None;
         }
+        let too_much = exposure::MEASURES.iter().find_map(|measure| {
+            let (most, has) = self.exceeds(unit, measure)?;
+            Some(format!("`{}` is above the ceiling of {}: {}", measure.name, most.at, told(has)))
+        });
+        too_much.or_else(|| self.forbidden(unit))
+    }
+
+    fn forbidden(&self, unit: &Unit) -> Option<String> {
         exposure::TABLE.iter().find_map(|row| {
             let opening = (row.find)(unit).into_iter().find(|o| self.forbids(unit, row.name, o).is_some())?;
             let rule = self.forbids(unit, row.name, &opening)?;
@@ -167,6 +195,14 @@ impl Policy {
     /// Whether somebody who owns a service may do this with it.
     pub fn owners_may(&self, verb: Verb) -> bool {
         self.owners_may.contains(&verb)
+    }
+
+    /// The bound that a unit goes beyond, and how far it goes; no bound at all goes beyond every one.
+    fn exceeds(&self, unit: &Unit, measure: &Measure) -> Option<(&Most, Option<u64>)> {
+        let mut meant = self.ceilings.iter().rev().filter(|ceiling| ceiling.whom.includes(unit));
+        let most = meant.find_map(|ceiling| ceiling.most.get(measure.name))?;
+        let has = (measure.find)(unit);
+        has.is_none_or(|has| has > most.amount).then_some((most, has))
     }
 
     /// The rule that keeps an opening out.
@@ -190,6 +226,10 @@ impl Whom {
             }
         }
     }
+}
+
+fn told(amount: Option<u64>) -> String {
+    amount.map_or_else(|| "no bound".to_owned(), |amount| amount.to_string())
 }
 
 struct Reader<'a> {
@@ -253,7 +293,7 @@ impl Reader<'_> {
     }
 
     fn ceiling(&mut self, whom: Whom, table: &DeTable<'_>) -> Ceiling {
-        let mut ceiling = Ceiling { whom, otherwise: None, rules: BTreeMap::new() };
+        let mut ceiling = Ceiling { whom, otherwise: None, rules: BTreeMap::new(), most: BTreeMap::new() };
         self.rules(&mut ceiling, "", table);
         ceiling
     }
@@ -266,9 +306,17 @@ impl Reader<'_> {
                 self.rules(ceiling, &format!("{name}."), below);
                 continue;
             }
+            if let Some(measure) = exposure::MEASURES.iter().find(|measure| measure.name == name) {
+                if let Some((amount, text)) = self.amount(measure.kind, value) {
+                    let at = self.sources.locate(&key.span());
+                    ceiling.most.insert(measure.name, Most { amount, text, at });
+                }
+                continue;
+            }
             let row = exposure::row(&name);
             if row.is_none() && name != "otherwise" {
-                let names = exposure::TABLE.iter().map(|row| row.name);
+                let measures = exposure::MEASURES.iter().map(|measure| measure.name);
+                let names = exposure::TABLE.iter().map(|row| row.name).chain(measures);
                 let refusal = Refusal::new(format!("`{name}` is nothing that a service can open"));
                 self.refuse(
                     key.span(),
@@ -287,6 +335,30 @@ impl Reader<'_> {
                 None => ceiling.otherwise = Some(rule),
             }
         }
+    }
+
+    fn amount(&mut self, kind: Kind, value: &Spanned<DeValue<'_>>) -> Option<(u64, String)> {
+        let scalar = match value.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => {
+                number.as_str().replace('_', "").parse().ok().map(Scalar::Int)
+            }
+            DeValue::String(text) => Some(Scalar::Text(text.to_string())),
+            _ => None,
+        };
+        let hint = match kind {
+            Kind::Size => "write a size, such as \"4G\"",
+            Kind::Number => "write a whole number",
+        };
+        let amount = match (kind, scalar) {
+            (Kind::Size, Some(scalar)) => {
+                value::parse_size(&scalar, None).map(|amount| (amount, scalar.to_string()))
+            }
+            (Kind::Number, Some(Scalar::Int(number))) => u64::try_from(number)
+                .map(|amount| (amount, number.to_string()))
+                .map_err(|_| Refusal::new(format!("{number} is negative")).hint(hint)),
+            _ => Err(Refusal::new("this is no amount").hint(hint)),
+        };
+        amount.map_err(|refusal| self.refuse(value.span(), refusal)).ok()
     }
 
     fn limit(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Limit> {

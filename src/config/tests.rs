@@ -449,6 +449,36 @@ fn what_runs_is_measured_by_the_ceiling_as_well() {
 }
 
 #[test]
+fn a_ceiling_is_a_most_where_something_is_counted() {
+    let policy = "[ceiling]\nrootfs.tmpfs_size = '256M'\n[[for]]\nservices = ['big']\nrootfs.tmpfs_size = '1G'\n\
+                  [[for]]\nservices = ['quiet']\nlog.size = '1M'\n";
+    let large = "service.command = '/bin/a'\n[[rootfs.tmpfs]]\ndst = '/tmp'\nsize = '300M'\n";
+    let (dir, loaded) = house(&[
+        ("policy.toml", policy),
+        ("services.d/a.toml", WEB),
+        ("services.d/b.toml", large),
+        ("services.d/big.toml", large),
+        ("services.d/quiet.toml", WEB),
+    ]);
+    assert_eq!(names(&loaded.units), ["a", "big"]);
+    assert_eq!(
+        shown(&dir, &loaded),
+        [
+            "services.d/b.toml:2:1: `rootfs.tmpfs_size` is above the ceiling of this host's policy: 398458880",
+            "services.d/quiet.toml: `log.size` is above the ceiling of this host's policy: 52428800",
+        ]
+    );
+    assert_eq!(
+        loaded.broken[&name("b")][0].hint.as_deref(),
+        Some("write 256M or less, here or in a profile")
+    );
+    let (dir, loaded) = house(&[("policy.toml", "[ceiling]\nlog.size = true\nrootfs.tmpfs_size = '1MB'\n")]);
+    let found = shown(&dir, &loaded);
+    assert_eq!(found[0], "policy.toml:2:12: this is no amount");
+    assert!(found.len() == 2 && found[1].starts_with("policy.toml:3:21: "), "{found:?}");
+}
+
+#[test]
 fn a_policy_with_mistakes_lets_nothing_start_and_names_them_all() {
     let (dir, loaded) = house(&[
         (

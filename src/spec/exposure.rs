@@ -8,8 +8,8 @@
 use std::path::Path;
 
 use super::{
-    Base, Dev, Egress, IdSpec, Mount, Namespace, NetworkMode, Publish, Unit, UserNamespace, UserSpec,
-    Writable,
+    Base, Capability, Dev, Egress, IdSpec, Mount, Namespace, NetworkMode, Publish, Unit, UserNamespace,
+    UserSpec, Writable,
 };
 
 /// The top of the scale, in tenths of a point.
@@ -268,6 +268,80 @@ pub const TABLE: &[Row] = &[
         opens: "set-user-ID programs and file capabilities of its root work",
         find: |unit| loosening_if(!unit.security.no_new_privs, "security.no_new_privs", "false", 10),
     },
+    Row {
+        name: "security.capabilities",
+        most: 60,
+        closed: "it has no capability, and root inside has none either",
+        opens: "root inside has it over what the sandbox owns, and the kernel code behind it; under the host's ids over the host",
+        find: |unit| {
+            let is_host = unit.namespaces.user == UserNamespace::Off;
+            let each = |capability: &Capability| {
+                let at = format!("security.capabilities[{:?}]", capability.name());
+                opening(&at, capability.name(), Standing::Loosening, capability_price(*capability, is_host))
+            };
+            unit.security.capabilities.iter().map(each).collect()
+        },
+    },
+    Row {
+        name: "security.ambient",
+        most: 5,
+        closed: "a user other than root has no capability",
+        opens: "it has the capability without being root",
+        find: |unit| {
+            let each = |capability: &Capability| {
+                let at = format!("security.ambient[{:?}]", capability.name());
+                opening(&at, capability.name(), Standing::Loosening, 1)
+            };
+            unit.security.ambient.iter().map(each).collect()
+        },
+    },
+    Row {
+        name: "security.devices",
+        most: 40,
+        closed: "no device of the host belongs to it",
+        opens: "it speaks to drivers of the host; a disk is every file on it, a memory device is the kernel",
+        find: |unit| {
+            unit.security.devices.iter().map(|entry| device("security.devices", &entry.path)).collect()
+        },
+    },
+];
+
+/// How much a service may take of something: a policy can say the most.
+#[derive(Debug)]
+pub struct Measure {
+    /// Its name in a policy.
+    pub name: &'static str,
+    /// The path of the key in the service file.
+    pub at: &'static str,
+    /// In what it is counted.
+    pub kind: Kind,
+    /// What a unit takes at most; none: there is no bound.
+    pub find: fn(&Unit) -> Option<u64>,
+}
+
+/// In what something is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes.
+    Size,
+    /// Pieces.
+    Number,
+}
+
+/// Every measure.
+pub const MEASURES: &[Measure] = &[
+    Measure {
+        name: "rootfs.tmpfs_size",
+        at: "rootfs.tmpfs",
+        kind: Kind::Size,
+        find: |unit| Some(unit.rootfs.tmpfs.iter().fold(0, |sum: u64, tmpfs| sum.saturating_add(tmpfs.size))),
+    },
+    Measure {
+        name: "log.size",
+        at: "log.max_size",
+        kind: Kind::Size,
+        find: |unit| Some(unit.log.max_size.saturating_mul(unit.log.files.into())),
+    },
 ];
 
 /// The row of that name.
@@ -414,6 +488,38 @@ fn mounts(unit: &Unit, field: &str, price: impl Fn(&Mount) -> Option<(Standing, 
         Some(opening(&format!("rootfs.mounts[{index}]{field}"), &shown(&mount.src), standing, price))
     };
     unit.rootfs.mounts.iter().enumerate().filter_map(entry).collect()
+}
+
+/// What a capability costs: over the sandbox's own user namespace it is a way to more of the kernel's code, over the
+/// host's it is what its name says.
+fn capability_price(capability: Capability, is_host: bool) -> u32 {
+    match (capability.name(), is_host) {
+        ("CAP_SYS_MODULE" | "CAP_SYS_RAWIO" | "CAP_SYS_ADMIN", true) => 60,
+        ("CAP_SYS_PTRACE" | "CAP_BPF" | "CAP_PERFMON" | "CAP_MKNOD" | "CAP_CHECKPOINT_RESTORE", true) => 30,
+        (
+            "CAP_DAC_OVERRIDE"
+            | "CAP_DAC_READ_SEARCH"
+            | "CAP_CHOWN"
+            | "CAP_FOWNER"
+            | "CAP_FSETID"
+            | "CAP_SETUID"
+            | "CAP_SETGID"
+            | "CAP_SETPCAP"
+            | "CAP_SETFCAP"
+            | "CAP_MAC_OVERRIDE"
+            | "CAP_MAC_ADMIN",
+            true,
+        ) => 20,
+        ("CAP_NET_ADMIN" | "CAP_SYS_BOOT" | "CAP_SYS_TIME" | "CAP_SYSLOG", true) => 10,
+        ("CAP_NET_BIND_SERVICE", _) => 1,
+        (_, true) => 5,
+        (_, false) if capability.is_only_the_hosts() => 1,
+        ("CAP_SYS_ADMIN", false) => 15,
+        ("CAP_NET_ADMIN", false) => 8,
+        ("CAP_NET_RAW" | "CAP_SYS_PTRACE" | "CAP_CHECKPOINT_RESTORE", false) => 4,
+        ("CAP_DAC_OVERRIDE" | "CAP_DAC_READ_SEARCH" | "CAP_SYS_CHROOT" | "CAP_SYS_RESOURCE", false) => 2,
+        (_, false) => 1,
+    }
 }
 
 /// A device node by what its driver can do.
