@@ -84,3 +84,16 @@ fn the_json_form_has_the_same_steps() {
         }
     }
 }
+
+#[test]
+fn every_file_that_we_hand_out_is_all_but_closed() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for dir in ["examples", "services.d"] {
+        for file in fs::read_dir(here.join(dir)).unwrap().map(|e| e.unwrap().path()) {
+            if file.extension().is_some_and(|e| e == "toml") {
+                let score = palisade::spec::exposure::score_of(&build(&file).0);
+                assert!(score <= 20, "{} scores {score} tenths", file.display());
+            }
+        }
+    }
+}

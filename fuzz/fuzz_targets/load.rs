@@ -1,4 +1,4 @@
-//! Service files, drop-ins and `palisade.toml` that nobody wrote: a unit or a list of mistakes, never a panic; and whatever
+//! Service files, drop-ins, `palisade.toml` and `policy.toml` that nobody wrote: a unit or a list of mistakes, never a panic; and whatever
 //! is a unit can be planned, lowered and kept in the state as it is.
 //!
 //! A form feed on a line of its own begins the next drop-in.
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use palisade::{
-    config::{self, Diagnostic, Settings},
+    config::{self, Diagnostic, Policy, Settings},
     report,
     spec::Unit,
 };
@@ -22,6 +22,9 @@ fuzz_target!(|text: &str| {
         Err(found) => show(&found),
     }
     if let Err(found) = Settings::parse(Path::new("palisade.toml"), text) {
+        show(&found);
+    }
+    if let Err(found) = Policy::parse(Path::new("policy.toml"), text, &facts) {
         show(&found);
     }
 });

@@ -119,6 +119,11 @@ impl Frames {
         Ok(Some(Message { text, fds }))
     }
 
+    /// The longest message, its NUL included.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     /// Whether a message is complete.
     pub fn has_message(&self) -> bool {
         self.head < self.last

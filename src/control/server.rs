@@ -8,8 +8,8 @@
 //! Whoever connects is bounded in everything: the length of a request (1 MiB), the time that half a request may take
 //! (10 s), the descriptors that it may pass, the output that it does not read (4 MiB, 30 s), and the number of connections:
 //! when all are taken, the one that has been silent for longest makes room, so that idle connections cannot lock root out.
-//! Users who may not do everything have less: 64 KiB, 32 connections each, and 50 connections and requests a second
-//! together; what is more than that waits.
+//! Users who may not do everything have less: 64 KiB, 256 KiB, 32 connections each, and 50 connections and requests
+//! a second together; what is more than that waits.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -32,7 +32,7 @@ use serde::Serialize;
 
 use super::{
     SOCKET_NAME,
-    frame::{FrameError, Frames, MESSAGE_MAX, Message},
+    frame::{FrameError, Frames, Message},
     proto::{self, Access, Call, Error, Method, Peer},
     wire,
 };
@@ -61,6 +61,8 @@ const REQUEST_TIMEOUT: u64 = 10_000;
 const REPLY_TIMEOUT: u64 = 30_000;
 /// Bytes that may wait for a caller to read them; who lets more pile up is disconnected.
 const OUTPUT_MAX: usize = 4 << 20;
+/// The same for a user who may not do everything.
+const OUTPUT_OF_USER: usize = 256 << 10;
 /// With so many bytes waiting, no further request of this caller is looked at.
 const OUTPUT_PAUSE: usize = 64 << 10;
 /// Connections accepted, and bytes read from each, in one turn of the loop.
@@ -600,7 +602,7 @@ impl Connection {
     fn wants_input(&self) -> bool {
         !self.is_finished
             && !self.is_throttled
-            && self.frames.len() < MESSAGE_MAX + READ_SIZE
+            && self.frames.len() < self.frames.max() + READ_SIZE
             && self.queued < OUTPUT_PAUSE
     }
 
@@ -654,7 +656,7 @@ impl Connection {
     /// Queues a message and sends what can be sent.
     fn send(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Closed> {
         // What is queued already counts, not the message: a single long answer always fits.
-        if self.queued > OUTPUT_MAX {
+        if self.queued > if self.access.all { OUTPUT_MAX } else { OUTPUT_OF_USER } {
             return Err(Closed);
         }
         self.queued += bytes.len();

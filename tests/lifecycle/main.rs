@@ -69,6 +69,7 @@ fn main() -> ExitCode {
         owners::a_policy_says_what_owners_may_do: Root CgroupV2 UserNs;
         owners::what_is_above_the_ceiling_runs_on_but_does_not_start: Root CgroupV2 UserNs;
         owners::a_profile_is_read_again_with_the_files: Root CgroupV2 UserNs;
+        owners::every_built_in_profile_runs_a_service: Root CgroupV2 UserNs;
         owners::half_open_clients_and_passed_descriptors_hold_nobody_up: Root CgroupV2 UserNs;
         owners::nothing_that_a_service_says_is_obeyed_by_a_terminal: Root CgroupV2 UserNs;
         refuse::three_mistakes_are_three_messages_and_the_others_go_on: Root CgroupV2 UserNs;
