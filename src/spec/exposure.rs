@@ -8,8 +8,8 @@
 use std::path::Path;
 
 use super::{
-    Base, Capability, Dev, Egress, IdSpec, Mount, Namespace, NetworkMode, Publish, Unit, UserNamespace,
-    UserSpec, Writable,
+    Base, Capability, Credential, Dev, Egress, IdSpec, Mount, Namespace, NetworkMode, Publish, Unit,
+    UserNamespace, UserSpec, Writable, credential::Source,
 };
 
 /// The top of the scale, in tenths of a point.
@@ -302,6 +302,23 @@ pub const TABLE: &[Row] = &[
         opens: "it speaks to drivers of the host; a disk is every file on it, a memory device is the kernel",
         find: |unit| {
             unit.security.devices.iter().map(|entry| device("security.devices", &entry.path)).collect()
+        },
+    },
+    Row {
+        name: "security.credentials",
+        most: 2,
+        closed: "it is given no secret",
+        opens: "it has secrets that an intruder can read; a command that fetches one is run by Palisade, outside",
+        find: |unit| {
+            let each = |(index, credential): (usize, &Credential)| {
+                let (value, price) = match &credential.source {
+                    Source::File(path) => (format!("file:{}", shown(path)), 0),
+                    Source::Command(argv) => (format!("command:{}", argv.join(" ")), 1),
+                    Source::Env(name) => (format!("env:{name}"), 0),
+                };
+                opening(&format!("security.credentials[{index}]"), &value, Standing::Use, price)
+            };
+            unit.security.credentials.iter().enumerate().map(each).collect()
         },
     },
 ];
