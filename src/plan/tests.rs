@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Files that between them reach every step.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "",
     "rootfs.base = 'none'\nrootfs.proc = 'none'\nrootfs.sys = 'none'\nnetwork.mode = 'none'",
     "rootfs.base = 'dir'\nrootfs.dir = '/srv/root'\nrootfs.writable = 'persistent'\nservice.user = 'web'\n\
@@ -20,6 +20,8 @@ const FILES: [&str; 6] = [
     "service.tty = true\nservice.user = 'root'",
     "rootfs.mounts = [{ src = '/srv/a', dst = '/a', ro = false }]\nrootfs.dev = ['/dev/fuse']\nservice.stdin = 'file:/srv/in'\n\
      security.credentials = [{ name = 'token', file = '/srv/token' }]",
+    "limits = { memory = { max = '64M', low = '1M' }, cpu = { max = 1.5, weight = 50, pin = '0-1' }, io = { weight = 50, \
+     max = [{ device = '/dev/vda', rbps = '1MB/s' }] }, pids = { max = 10 }, rlimits = { nofile = 100 } }",
 ];
 
 fn unit(keys: &str) -> Unit {
@@ -72,7 +74,11 @@ fn host_steps_stand_in_the_order_that_the_kernel_demands() {
             ordered(&host, step, "clone");
         }
         for (first, second) in [
-            ("cgroup.create", "clone"),
+            ("cgroup.create", "cgroup.limit"),
+            // There is no moment without a bound.
+            ("cgroup.limit", "clone"),
+            ("clone", "rlimits.raise"),
+            ("rlimits.raise", "go"),
             ("netns.create", "publish"),
             ("publish", "veth.create"),
             ("veth.create", "egress"),
@@ -121,7 +127,8 @@ fn child_steps_stand_in_the_order_that_the_kernel_demands() {
             ("close_fds", "hello"),
             // Each takes away the right to do the one before it.
             ("bounding_set", "user"),
-            ("user", "capabilities"),
+            ("user", "rlimits"),
+            ("rlimits", "capabilities"),
             ("capabilities", "no_new_privs"),
             // With the rights of the user alone.
             ("capabilities", "working_dir"),

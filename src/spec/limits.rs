@@ -358,6 +358,6 @@ mod tests {
     fn every_rlimit_has_a_number_of_its_own() {
         let numbers: BTreeSet<u32> = Rlimit::ALL.iter().map(|(limit, ..)| limit.number()).collect();
         assert_eq!(numbers, (0..16).collect());
-        assert_eq!(Rlimit::Nofile.number(), u32::try_from(libc::RLIMIT_NOFILE).unwrap());
+        assert_eq!(Rlimit::Nofile.number(), 7);
     }
 }
