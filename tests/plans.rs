@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 use palisade::{
     config,
     net::{addr::NetworkSettings, link::LinkPlan},
-    plan::{self, Assigned, LaunchPlan},
+    plan::{
+        self, Assigned, LaunchPlan,
+        unprivileged::{self, Caller, Carrier},
+    },
     spec::{HostFacts, HostUser, NetworkMode, Unit, limits},
 };
 
@@ -26,7 +29,7 @@ fn host() -> HostFacts {
     }
 }
 
-fn build(path: &Path) -> (Unit, LaunchPlan) {
+fn unit(path: &Path) -> (Unit, Assigned) {
     let name = path.file_stem().unwrap().to_str().unwrap();
     let facts = host();
     let unit = config::parse_str(name, &fs::read_to_string(path).unwrap(), &facts)
@@ -47,8 +50,38 @@ fn build(path: &Path) -> (Unit, LaunchPlan) {
         ends_with_launcher: false,
         unprivileged: None,
     };
-    let plan = plan::build(&unit, &assigned, &facts);
+    (unit, assigned)
+}
+
+fn build(path: &Path) -> (Unit, LaunchPlan) {
+    let (unit, assigned) = unit(path);
+    let plan = plan::build(&unit, &assigned, &host());
     (unit, plan)
+}
+
+/// The same file, run by an ordinary user.
+fn build_for(caller: &Caller, path: &Path) -> LaunchPlan {
+    let (unit, assigned) = unit(path);
+    let made = unprivileged::decide(&unit, caller, &host()).unwrap();
+    let assigned = Assigned { cgroup: None, link: None, unprivileged: Some(made), ..assigned };
+    plan::build(&unit, &assigned, &host())
+}
+
+#[test]
+fn an_ordinary_users_plans_are_as_they_were_reviewed() {
+    let single = Caller { uid: 1000, gid: 1000, first_port: 1024, ..Caller::default() };
+    let carrier = Some((Carrier::Pasta, "/usr/bin/pasta".into()));
+    let range = Caller { subordinate: Some((100_000, 100_000)), carrier, ..single.clone() };
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (name, caller, file) in [
+        ("single", single, "tests/data/plans/empty.toml"),
+        ("range", range.clone(), "tests/data/plans/empty.toml"),
+        ("link", range, "services.d/web.toml"),
+    ] {
+        let plan = build_for(&caller, &here.join(file));
+        plan::lower::lower(&plan);
+        insta::assert_snapshot!(format!("unprivileged__{name}"), plan::render::text(&plan));
+    }
 }
 
 #[test]

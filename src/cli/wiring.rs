@@ -20,6 +20,10 @@ use crate::{
 
 pub(super) fn supervise(options: &SuperviseOptions) -> Exit {
     trace();
+    if !rustix::process::geteuid().is_root() {
+        output::error("supervise is for root; an ordinary user runs one service with `palisade run FILE`");
+        return Exit::Failed;
+    }
     let settings = match settings(&options.global.config) {
         Ok(settings) => settings,
         Err(found) => return refuse(&found, options.global.json),
@@ -271,6 +275,8 @@ fn as_user(
     let made = plan::unprivileged::decide(unit, &unprivileged::caller(facts, tree.as_ref()), facts)?;
     Ok(plan::Assigned {
         cgroup: tree.map(|tree| tree.group(unit.name.as_str(), 1)),
+        root: unprivileged::run_dir().map_or(assigned.root, |dir| dir.join("run-0/init/root")),
+        state: unprivileged::state_dir(),
         link: None,
         unprivileged: Some(made),
         ..assigned

@@ -11,6 +11,7 @@ pub mod limits;
 mod network;
 pub mod run;
 pub mod unprivileged;
+mod user_link;
 
 use std::{
     collections::BTreeSet,
@@ -301,7 +302,7 @@ impl Launcher {
             }
             HostStep::Join { kind, of } => launch.joins.add(*kind, of, &launch.given.peers)?,
             // Done before there was anything of a launch: whoever is in the namespaces of others cannot come back.
-            HostStep::Unprivileged(_) | HostStep::Pasta(_) => {}
+            HostStep::Unprivileged(_) | HostStep::UserLink(_) => {}
             HostStep::NetNs if launch.assigned.unprivileged.is_some() => {}
             HostStep::NetNs => {
                 *launch.net = Some(Net::new(NetNs::create()?));

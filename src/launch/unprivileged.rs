@@ -5,36 +5,31 @@
 //! dies, however it dies, both end: the holder with its channel, the program by a signal of the kernel's.
 
 use std::{
-    io::Read,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::{DirBuilderExt, MetadataExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, setns};
 
-use super::{LaunchFault, channel, reap};
+use super::{LaunchFault, channel, reap, user_link};
 use crate::{
     cgroup,
     config::Settings,
     init,
-    net::{self, addr::Prefix4, link, netlink::Netlink, netns, nft, reserve},
-    plan::unprivileged::{Caller, Pasta, Unprivileged},
+    net::{self, addr::Prefix4, link, netlink::Netlink, netns, nft},
+    plan::unprivileged::{Caller, Carrier, Unprivileged, UserLink},
     rootfs::{IdRange, write_id_maps},
-    spec::{HostFacts, Proto},
+    spec::HostFacts,
     sys::{
         SysError,
         clone::{self, Spawn},
         file,
     },
 };
-
-/// How long the program that carries packets has to come up.
-const PASTA_TIME: Duration = Duration::from_secs(10);
 
 /// Whether we are less than root of the host: by id, or in a user namespace of somebody's.
 pub fn is_unprivileged() -> bool {
@@ -58,12 +53,16 @@ pub fn caller(facts: &HostFacts, tree: Option<&cgroup::Tree>) -> Caller {
         uid,
         gid,
         subordinate: first("/etc/subuid").zip(first("/etc/subgid")).filter(|_| has_maps),
-        pasta: program("pasta"),
+        carrier: [Carrier::Pasta, Carrier::Slirp4netns]
+            .into_iter()
+            .find_map(|carrier| Some((carrier, program(carrier.name())?))),
         first_port: net::sysctl::get("ipv4/ip_unprivileged_port_start")
             .ok()
             .and_then(|port| port.parse().ok())
             .unwrap_or(1024),
         has_cgroup: tree.is_some(),
+        has_groups: rustix::process::getgroups()
+            .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() != gid)),
     }
 }
 
@@ -124,16 +123,12 @@ pub fn state_dir() -> PathBuf {
 pub struct Entered {
     holder: clone::Child,
     channel: Option<OwnedFd>,
-    pasta: Option<std::process::Child>,
+    carrier: Option<user_link::Running>,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if let Some(pasta) = &mut self.pasta {
-            // It may have ended by itself; then there is only its status left to take.
-            let _ = pasta.kill();
-            let _ = pasta.wait();
-        }
+        self.carrier = None;
         self.channel = None;
         reap(&self.holder.pidfd);
     }
@@ -147,7 +142,7 @@ pub fn enter(made: &Unprivileged, dir: &Path, services: Prefix4) -> Result<Enter
     let sys = |error: SysError| refused(&error);
     let (ours, theirs) = channel().map_err(sys)?;
     // While we still see them.
-    let closed = closed(services).map_err(|error| LaunchFault::refused("pasta", &error.to_string()))?;
+    let closed = closed(services).map_err(|error| LaunchFault::refused("user.link", &error.to_string()))?;
     let program = file::sealed("palisade-init", init::PID1).map_err(sys)?;
     let mut namespaces = libc::CLONE_NEWUSER;
     if made.has_netns {
@@ -159,10 +154,10 @@ pub fn enter(made: &Unprivileged, dir: &Path, services: Prefix4) -> Result<Enter
     let holder = clone::spawn(&spawn).map_err(sys)?;
     drop(theirs);
     let pid = holder.pid;
-    let mut entered = Entered { holder, channel: Some(ours), pasta: None };
+    let mut entered = Entered { holder, channel: Some(ours), carrier: None };
     map_ids(pid, made)?;
-    if let Some(pasta) = &made.pasta {
-        entered.pasta = Some(start(pasta, pid, dir)?);
+    if let Some(link) = &made.link {
+        entered.carrier = Some(user_link::start(link, pid, dir)?);
     }
     let has_netns = made.has_netns.then_some(("net", CloneFlags::CLONE_NEWNET));
     let kinds = [("user", CloneFlags::CLONE_NEWUSER)].into_iter().chain(has_netns);
@@ -184,9 +179,9 @@ pub fn enter(made: &Unprivileged, dir: &Path, services: Prefix4) -> Result<Enter
             with_hint("netns.create", &error.to_string(), error.errno().unwrap_or(libc::EPERM))
         })?;
     }
-    if let Some(pasta) = made.pasta.as_ref().filter(|pasta| pasta.has_link()) {
-        nft::load(TABLE, &rules(pasta, &closed))
-            .map_err(|error| LaunchFault::refused("pasta", &error.to_string()))?;
+    if let Some(link) = made.link.as_ref().filter(|link| link.has_address()) {
+        nft::load(TABLE, &rules(link, &closed))
+            .map_err(|error| LaunchFault::refused("user.link", &error.to_string()))?;
     }
     Ok(entered)
 }
@@ -248,107 +243,6 @@ fn map_by(name: &str, pid: u32, ranges: &[IdRange]) -> Result<(), String> {
     }
 }
 
-/// Starts pasta(1) on the namespaces of `pid` and waits until its ports are bound. It confines itself (namespaces, seccomp)
-/// and is killed by the kernel should we die.
-fn start(pasta: &Pasta, pid: u32, dir: &Path) -> Result<std::process::Child, Box<LaunchFault>> {
-    let failed = |reason: String| LaunchFault::refused("pasta", &reason);
-    let tun = rustix::fs::accessat(
-        rustix::fs::CWD,
-        "/dev/net/tun",
-        rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK,
-        rustix::fs::AtFlags::empty(),
-    );
-    tun.map_err(|errno| {
-        failed(format!(
-            "/dev/net/tun: {errno}: have root load the module tun, or let you read and write the node"
-        ))
-    })?;
-    for publish in &pasta.publish {
-        // For a message that names who has the port; pasta binds it a moment later.
-        reserve::reserve(publish).map_err(|error| failed(error.to_string()))?;
-    }
-    std::fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
-    let pid_file = dir.join("pasta.pid");
-    let (said, stderr) = pipe().map_err(|error| failed(error.to_string()))?;
-    let mut command = Command::new(&pasta.program);
-    command.args(arguments(pasta, pid)).arg("--pid").arg(&pid_file);
-    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-    let mut child = clone::spawn_bound(&mut command)
-        .map_err(|error| failed(format!("{}: {error}", pasta.program.display())))?;
-    // The write end goes with it: what pasta said can be read to its end.
-    drop(command);
-    let deadline = Instant::now() + PASTA_TIME;
-    loop {
-        if std::fs::read(&pid_file).is_ok_and(|text| !text.is_empty()) {
-            return Ok(child);
-        }
-        let ended = child.try_wait().map_err(|error| failed(error.to_string()))?;
-        if ended.is_none() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-            continue;
-        }
-        let _ = child.kill();
-        let _ = child.wait();
-        let mut text = String::new();
-        let _ = std::fs::File::from(said).read_to_string(&mut text);
-        let text = text.lines().filter(|line| !line.contains("syslog")).collect::<Vec<_>>().join("; ");
-        let how = ended.map_or("did not come up".to_owned(), |status| status.to_string());
-        return Err(failed(format!("{} {how}: {text}", pasta.program.display())));
-    }
-}
-
-/// A pipe for what a program has to say that must never wait for a reader.
-fn pipe() -> Result<(OwnedFd, OwnedFd), SysError> {
-    let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
-    rustix::pipe::pipe_with(flags).map_err(|errno| SysError::new("pipe2", "", errno))
-}
-
-fn arguments(pasta: &Pasta, pid: u32) -> Vec<String> {
-    let mut arguments = vec!["--foreground".to_owned(), "--quiet".into(), "--ipv4-only".into()];
-    let mut push = |name: &str, value: &str| arguments.extend([name.to_owned(), value.to_owned()]);
-    push("--userns", &format!("/proc/{pid}/ns/user"));
-    push("--netns", &format!("/proc/{pid}/ns/net"));
-    push("--ns-ifname", "eth0");
-    // An address of its own: with the host's, the host would be out of reach by accident instead of by rule.
-    push("--address", ADDRESS);
-    push("--netmask", "24");
-    push("--gateway", GATEWAY);
-    if let Some(mtu) = pasta.mtu {
-        push("--mtu", &mtu.to_string());
-    }
-    // Never the other way: what listens on the host's loopback is none of the service's business.
-    push("--tcp-ns", "none");
-    push("--udp-ns", "none");
-    for (name, proto) in [("--tcp-ports", Proto::Tcp), ("--udp-ports", Proto::Udp)] {
-        let ports: Vec<String> = pasta
-            .publish
-            .iter()
-            .filter(|publish| publish.proto == proto)
-            .map(|publish| match publish.address.is_unspecified() {
-                true => format!("{}:{}", publish.host_port, publish.port),
-                false => format!("{}/{}:{}", publish.address, publish.host_port, publish.port),
-            })
-            .collect();
-        if ports.is_empty() {
-            push(name, "none");
-        }
-        for spec in ports {
-            push(name, &spec);
-        }
-    }
-    for flag in ["--no-map-gw", "--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra"] {
-        arguments.push(flag.to_owned());
-    }
-    if pasta.has_link() {
-        arguments.push("--config-net".to_owned());
-    }
-    arguments
-}
-
-/// Of the service, and of who carries its packets.
-const ADDRESS: &str = "10.83.0.2";
-const GATEWAY: &str = "10.83.0.1";
-
 /// The packet filter of the service's network namespace.
 const TABLE: &str = "palisade";
 
@@ -365,8 +259,8 @@ fn closed(services: Prefix4) -> Result<Vec<String>, net::NetError> {
 }
 
 /// Nobody inside has power over it. What comes in was published; out goes only what answers it, or what `egress` allows.
-fn rules(pasta: &Pasta, closed: &[String]) -> String {
-    let egress = match pasta.egress {
+fn rules(link: &UserLink, closed: &[String]) -> String {
+    let egress = match link.egress {
         // Rule by rule: the elements of a set must not overlap.
         true => {
             let drops: String = closed.iter().map(|to| format!("\t\tip daddr {to} drop\n")).collect();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     Assigned, etc, has_user_namespace,
-    unprivileged::{Pasta, Unprivileged},
+    unprivileged::{Unprivileged, UserLink},
 };
 use crate::{
     net::link::LinkPlan,
@@ -68,7 +68,7 @@ pub enum HostStep {
     /// Palisade becomes root of a user namespace of its own; done before everything else.
     Unprivileged(Box<Unprivileged>),
     /// A program of the user's carries packets into the network namespace and out of it; started before that is entered.
-    Pasta(Pasta),
+    UserLink(UserLink),
     /// Makes the network namespace, with loopback up.
     NetNs,
     /// Uses the network namespace that the service had before; what earlier runs left on its ports was swept out.
@@ -209,7 +209,7 @@ fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
         return;
     }
     steps.push(HostStep::NetNs);
-    steps.extend(assigned.unprivileged.as_ref().and_then(|made| made.pasta.clone()).map(HostStep::Pasta));
+    steps.extend(assigned.unprivileged.as_ref().and_then(|made| made.link.clone()).map(HostStep::UserLink));
     if let Some(link) = &assigned.link {
         steps.extend(unit.network.publish.iter().copied().map(HostStep::Publish));
         steps.push(HostStep::Veth(link.clone()));

@@ -45,12 +45,9 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
             let missing: String = made.missing.iter().map(|missing| format!("; {missing}")).collect();
             ("user.enter", format!("{}{missing}", ranges(&made.uids)))
         }
-        HostStep::Pasta(pasta) => {
-            let publish = pasta.publish.iter().map(|publish| format!("{publish} "));
-            (
-                "pasta",
-                format!("{}{}", publish.collect::<String>(), flag(pasta.egress, "egress")).trim_end().into(),
-            )
+        HostStep::UserLink(link) => {
+            let publish: String = link.publish.iter().map(|publish| format!(" {publish}")).collect();
+            ("user.link", format!("{}{publish}{}", link.carrier.name(), flag(link.egress, " egress")))
         }
         HostStep::Veth(link) => {
             let mtu = link.mtu.map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();

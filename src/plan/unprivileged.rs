@@ -27,11 +27,13 @@ pub struct Caller {
     /// First of 65536 subordinate user ids, and of as many group ids, that newuidmap(1) and newgidmap(1) map for him.
     pub subordinate: Option<(u32, u32)>,
     /// The program that carries packets between a network namespace and a user's sockets.
-    pub pasta: Option<PathBuf>,
+    pub carrier: Option<(Carrier, PathBuf)>,
     /// The first port that he may bind.
     pub first_port: u16,
     /// His share of the control groups was given to him.
     pub has_cgroup: bool,
+    /// He is a member of other groups than his primary one.
+    pub has_groups: bool,
 }
 
 /// What a run of his is given.
@@ -48,15 +50,17 @@ pub struct Unprivileged {
     /// Palisade gets a network namespace of its own, which the sandbox shares.
     pub has_netns: bool,
     /// What leads into it.
-    pub pasta: Option<Pasta>,
+    pub link: Option<UserLink>,
     /// What is missing of the sandbox that root would have made, in a few words each.
     pub missing: Vec<String>,
 }
 
-/// How packets get to a service and from it.
+/// How packets get to a service and from it: a program of the user's that has one end in each network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pasta {
-    /// The program.
+pub struct UserLink {
+    /// Which.
+    pub carrier: Carrier,
+    /// Where it is.
     pub program: PathBuf,
     /// Ports of the host.
     pub publish: Vec<Publish>,
@@ -66,10 +70,32 @@ pub struct Pasta {
     pub mtu: Option<u32>,
 }
 
-impl Pasta {
-    /// Whether there is more than connections of the host to itself, which need no address inside.
-    pub fn has_link(&self) -> bool {
-        self.egress || self.publish.iter().any(|publish| !publish.address.is_loopback())
+/// The programs that can do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carrier {
+    /// pasta(1), of passt.
+    Pasta,
+    /// slirp4netns(1).
+    Slirp4netns,
+}
+
+impl Carrier {
+    /// Its program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Carrier::Pasta => "pasta",
+            Carrier::Slirp4netns => "slirp4netns",
+        }
+    }
+}
+
+impl UserLink {
+    /// Whether the service has an address. For connections of the host to itself pasta needs none inside.
+    pub fn has_address(&self) -> bool {
+        self.carrier == Carrier::Slirp4netns
+            || self.egress
+            || self.publish.iter().any(|publish| !publish.address.is_loopback())
     }
 }
 
@@ -116,7 +142,7 @@ pub fn decide(unit: &Unit, caller: &Caller, facts: &HostFacts) -> Result<Unprivi
     namespaces(unit, caller)?;
     let mut missing = Vec::new();
     let has_netns = unit.network.mode != NetworkMode::Host;
-    let pasta = network(unit, caller, &mut missing)?;
+    let link = network(unit, caller, &mut missing)?;
     let Some((uid, gid)) = service_ids(unit, 0, facts) else {
         let reason = "the user's number is only known to the root's own files: write `user` and `group` as numbers, \
                       or run this as root";
@@ -140,7 +166,7 @@ pub fn decide(unit: &Unit, caller: &Caller, facts: &HostFacts) -> Result<Unprivi
         inner_uids,
         inner_gids,
         has_netns,
-        pasta,
+        link,
         missing,
     })
 }
@@ -179,7 +205,7 @@ fn namespaces(unit: &Unit, caller: &Caller) -> Result<(), Refused> {
     Ok(())
 }
 
-fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Option<Pasta>, Refused> {
+fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Option<UserLink>, Refused> {
     let network = &unit.network;
     if network.mode != NetworkMode::Veth {
         return Ok(None);
@@ -203,14 +229,14 @@ fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Op
         );
         return Err(refused("network.publish", reason));
     }
-    let Some(program) = caller.pasta.clone() else {
+    let Some((carrier, program)) = caller.carrier.clone() else {
         let key = if egress { "network.egress" } else { "network.publish" };
-        let reason = "without root this needs the program pasta: install the package passt, or write \
-                      network.mode = \"none\"";
+        let reason = "without root this needs the program pasta or slirp4netns: install the package passt or \
+                      slirp4netns, or write network.mode = \"none\"";
         return Err(refused(key, reason));
     };
     missing.push("a user-mode link in place of a veth".to_owned());
-    Ok(Some(Pasta { program, publish: network.publish.clone(), egress, mtu: network.mtu }))
+    Ok(Some(UserLink { carrier, program, publish: network.publish.clone(), egress, mtu: network.mtu }))
 }
 
 const NEEDS_IDS: &str = "without root this needs a range of ids: install the package uidmap and have root say \
@@ -230,10 +256,10 @@ fn ids(
         if !unit.service.extra_groups.is_empty() {
             return Err(refused("service.extra_groups", format!("these are further ids: {NEEDS_IDS}")));
         }
-        missing.push(
-            "the service has your own id (no newuidmap, or no range in /etc/subuid and /etc/subgid)"
-                .to_owned(),
-        );
+        let groups = if caller.has_groups { " and your groups" } else { "" };
+        missing.push(format!(
+            "the service has your own id{groups} (no newuidmap, or no range in /etc/subuid and /etc/subgid)"
+        ));
         let one = |inside| vec![IdRange { inside, outside: 0, count: 1 }];
         return Ok((one(uid), one(gid)));
     }
@@ -292,9 +318,10 @@ mod tests {
             uid: 1000,
             gid: 100,
             subordinate: Some((100_000, 200_000)),
-            pasta: Some("/usr/bin/pasta".into()),
+            carrier: Some((Carrier::Pasta, "/usr/bin/pasta".into())),
             first_port: 1024,
             has_cgroup: false,
+            has_groups: false,
         }
     }
 
@@ -312,7 +339,7 @@ mod tests {
         assert_eq!(made.uids, [range(0, 1000, 1), range(1, 100_000, 65_536)]);
         assert_eq!(made.gids, [range(0, 100, 1), range(1, 200_000, 65_536)]);
         assert_eq!(made.inner_uids, [range(0, 1, 65_536)]);
-        assert_eq!((made.owner(), made.is_single(), made.pasta), (1, false, None));
+        assert_eq!((made.owner(), made.is_single(), made.link), (1, false, None));
     }
 
     #[test]
@@ -334,7 +361,7 @@ mod tests {
     #[test]
     fn what_only_root_can_have_is_refused_by_key() {
         let single = Caller { subordinate: None, ..caller() };
-        let poor = Caller { pasta: None, ..caller() };
+        let poor = Caller { carrier: None, ..caller() };
         for (keys, caller, key) in [
             ("namespaces.user = 'off'\nservice.user = 33", caller(), "namespaces.user"),
             ("namespaces.pid = 'host'", caller(), "namespaces.pid"),
@@ -356,10 +383,10 @@ mod tests {
     #[test]
     fn only_what_is_asked_for_leads_in_or_out() {
         let made = decided("network.publish = ['8080:80', '0.0.0.0:8081:81/udp']", &caller()).unwrap();
-        let pasta = made.pasta.expect("ports are published");
-        assert_eq!((pasta.publish.len(), pasta.egress, pasta.has_link()), (2, false, true));
+        let link = made.link.expect("ports are published");
+        assert_eq!((link.publish.len(), link.egress, link.has_address()), (2, false, true));
         let made = decided("network.publish = ['8080:80']", &caller()).unwrap();
-        assert!(!made.pasta.expect("a port is published").has_link());
+        assert!(!made.link.expect("a port is published").has_address());
         assert!(!decided("network.mode = 'host'", &caller()).unwrap().has_netns);
     }
 }

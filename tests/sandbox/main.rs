@@ -106,10 +106,11 @@ fn main() -> ExitCode {
         unprivileged::a_tree_of_the_users_is_a_root: Root UserNs Program("newuidmap");
         unprivileged::a_users_credentials_are_read_before_he_is_root_of_anything: Root UserNs;
         unprivileged::a_users_port_is_answered_and_nothing_else_leads_out: Root UserNs Nft Program("pasta");
+        unprivileged::where_there_is_no_pasta_slirp4netns_does_the_same: Root UserNs Nft Program("pasta") Program("slirp4netns");
         unprivileged::what_only_root_can_have_is_refused_by_key_and_remedy: Root UserNs;
         unprivileged::a_host_without_user_namespaces_names_the_knob: Root UserNs;
         unprivileged::a_sandbox_inside_of_one_says_what_it_lacks: Root UserNs;
-        unprivileged::a_killed_run_of_a_user_takes_everything_along: Root UserNs Nft Program("pasta");
+        unprivileged::a_killed_run_of_a_user_takes_everything_along: Root UserNs Nft Program("pasta") Program("slirp4netns");
         unprivileged::a_user_may_check_and_plan: Root UserNs;
         unprivileged::a_group_that_was_given_to_the_user_is_used: Root UserNs CgroupV2;
         filter::what_no_server_needs_is_denied_and_the_rest_is_not: Root CgroupV2 UserNs;

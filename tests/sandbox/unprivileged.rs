@@ -347,6 +347,23 @@ fn open_tun(user: &mut User<'_>) {
 pub fn a_users_port_is_answered_and_nothing_else_leads_out(world: &mut World) {
     let mut user = User::new(world);
     open_tun(&mut user);
+    leads_where_it_should(world, &user);
+}
+
+pub fn where_there_is_no_pasta_slirp4netns_does_the_same(world: &mut World) {
+    let mut user = User::new(world);
+    open_tun(&mut user);
+    hide_pasta(&mut user);
+    leads_where_it_should(world, &user);
+}
+
+/// As on a machine that does not have it.
+fn hide_pasta(user: &mut User<'_>) {
+    let real = fs::canonicalize("/usr/bin/pasta").expect("declared as a need");
+    user.bind(Path::new("/dev/null"), &real.display().to_string());
+}
+
+fn leads_where_it_should(world: &World, user: &User<'_>) {
     let holder = uplink();
     let pid = holder.id().to_string();
     let far = Command::new("nsenter")
@@ -456,16 +473,27 @@ pub fn a_killed_run_of_a_user_takes_everything_along(world: &mut World) {
     let mut user = User::new(world);
     open_tun(&mut user);
     let holder = uplink();
-    let mut run = user.start(&world.probe_toml(&["http", "80"], "network.publish = [\"18080:80\"]"));
-    wait_http("127.0.0.1:18080", "/");
-    run.kill().and_then(|()| run.wait()).expect("our child");
-    let own = |pid: &i32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|data| data.uid() == UID);
-    wait_until("nothing of the user's runs", LONG, || {
-        world.reap();
-        !crate::support::world::pids().iter().any(own)
-    });
-    // The next one clears up what lies in the run-time directory.
-    assert_eq!(user.says("echo next", ""), "next\n");
+    for carrier in ["pasta", "slirp4netns"] {
+        if carrier == "slirp4netns" {
+            hide_pasta(&mut user);
+        }
+        let mut run = user.start(&world.probe_toml(&["http", "80"], "network.publish = [\"18080:80\"]"));
+        wait_http("127.0.0.1:18080", "/");
+        let lines =
+            crate::support::world::pids().into_iter().map(|pid| fs::read(format!("/proc/{pid}/cmdline")));
+        let is_it = |line: std::io::Result<Vec<u8>>| {
+            line.is_ok_and(|line| line.starts_with(format!("/usr/bin/{carrier}\0").as_bytes()))
+        };
+        assert!(lines.into_iter().any(is_it), "{carrier} runs");
+        run.kill().and_then(|()| run.wait()).expect("our child");
+        let own = |pid: &i32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|data| data.uid() == UID);
+        wait_until("nothing of the user's runs", LONG, || {
+            world.reap();
+            !crate::support::world::pids().iter().any(own)
+        });
+        // The next one clears up what lies in the run-time directory.
+        assert_eq!(user.says("echo next", ""), "next\n");
+    }
     down(holder);
 }
 
