@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    io::Write,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -282,6 +281,10 @@ struct Foreground<'a> {
     raw: Option<terminal::Raw>,
     /// Outputs that have come to their end.
     silent: [bool; 2],
+    /// Of each output, what was read and waits for our own to take it.
+    pending: [Vec<u8>; 2],
+    /// A signal wants an end of it: a reader who does not read is not waited for any longer than [`PATIENCE`].
+    stopping: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -289,6 +292,12 @@ enum Due {
     TimeOut,
     Kill,
 }
+
+/// How long a reader may take none of what is left of the output, once a signal has asked for the end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a pipe takes without blocking once poll(2) says that it takes something: PIPE_BUF, pipe(7).
+const PIECE: usize = 4096;
 
 const RELAYED: [i32; 4] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH];
 const STOPPING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
@@ -321,6 +330,8 @@ impl<'a> Foreground<'a> {
             terminal: None,
             raw: None,
             silent: [false; 2],
+            pending: [Vec::new(), Vec::new()],
+            stopping: false,
         })
     }
 
@@ -388,16 +399,23 @@ impl<'a> Foreground<'a> {
     fn watch(&mut self, run: &Run, plan: &plan::LaunchPlan) -> Result<Ended, SysError> {
         let mut channel = Some(&run.channel);
         let mut lives = true;
-        let stdin = std::io::stdin();
-        while lives || (0..2).any(|n| self.output(run, n).is_some()) {
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let ours = [stdout.as_fd(), stderr.as_fd()];
+        while lives || (0..2).any(|n| self.output(run, n).is_some() || !self.pending[n].is_empty()) {
             let mut fds = vec![(0, self.signals.as_fd(), PollFlags::IN)];
             fds.extend(lives.then_some((1, run.pidfd.as_fd(), PollFlags::IN)));
             fds.extend(channel.map(|fd| (2, fd.as_fd(), PollFlags::IN)));
-            fds.extend((0..2).filter_map(|n| Some((3 + n, self.output(run, n)?.as_fd(), PollFlags::IN))));
+            fds.extend((0..2).filter_map(|n| match self.pending[n].is_empty() {
+                true => Some((3 + n, self.output(run, n)?.as_fd(), PollFlags::IN)),
+                false => Some((3 + n, ours[n], PollFlags::OUT)),
+            }));
             fds.extend(
                 self.input.as_ref().map(|input| input.interest(&stdin)).map(|(fd, flags)| (5, fd, flags)),
             );
-            let ready = self.wait(&fds)?;
+            let ready = self.wait(&fds, lives)?;
+            if !lives && self.stopping && ready.is_empty() {
+                break;
+            }
             if ready.contains(&0) {
                 self.signalled(run);
             }
@@ -406,8 +424,8 @@ impl<'a> Foreground<'a> {
                 channel = None;
             }
             for n in 0..2 {
-                if ready.contains(&(3 + n)) && self.output(run, n).is_some_and(|fd| !copy(fd.as_fd(), n)) {
-                    self.silent[n] = true;
+                if ready.contains(&(3 + n)) {
+                    self.carry(run, n, ours[n]);
                 }
             }
             if ready.contains(&5) && self.input.as_mut().is_some_and(|input| !input.go_on(&stdin)) {
@@ -433,9 +451,34 @@ impl<'a> Foreground<'a> {
         piped.or(terminal).filter(|_| !self.silent[n])
     }
 
+    /// Reads a piece of output, or writes what was read: each when poll(2) says that it does not block, for a reader of
+    /// ours who does not read must not keep us from hearing signals.
+    fn carry(&mut self, run: &Run, n: usize, ours: BorrowedFd<'_>) {
+        if self.pending[n].is_empty() {
+            let Some(output) = self.output(run, n) else { return };
+            let mut bytes = [0; 65536];
+            match rustix::io::read(output, &mut bytes) {
+                Ok(read) if read > 0 => self.pending[n].extend_from_slice(&bytes[..read]),
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => self.silent[n] = true,
+            }
+            return;
+        }
+        let piece = self.pending[n].len().min(PIECE);
+        match rustix::io::write(ours, &self.pending[n][..piece]) {
+            Ok(written) => drop(self.pending[n].drain(..written)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            // A reader that went away is no reason to stop the service: as with a log that nobody reads.
+            Err(_) => self.pending[n].clear(),
+        }
+    }
+
     /// Waits; the numbers of the descriptors that are ready.
-    fn wait(&self, fds: &[(usize, BorrowedFd<'_>, PollFlags)]) -> Result<Vec<usize>, SysError> {
-        let timeout = self.deadline.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+    fn wait(&self, fds: &[(usize, BorrowedFd<'_>, PollFlags)], lives: bool) -> Result<Vec<usize>, SysError> {
+        let timeout = match lives || !self.stopping {
+            true => self.deadline.map(|(at, _)| at.saturating_duration_since(Instant::now())),
+            false => Some(PATIENCE),
+        };
         let timeout = timeout.map(|left| rustix::time::Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
@@ -512,6 +555,7 @@ impl<'a> Foreground<'a> {
             .filter(|(_, flag)| flag.swap(false, std::sync::atomic::Ordering::SeqCst))
             .map(|(signal, _)| *signal)
             .collect();
+        self.stopping |= came.iter().any(|signal| STOPPING.contains(signal));
         for signal in came {
             if let (libc::SIGWINCH, Some(master)) = (signal, &self.terminal) {
                 terminal::copy_size(master);
@@ -573,25 +617,6 @@ impl<'a> Foreground<'a> {
 fn say(run: &Run, verb: u32, a: i64, b: i64) {
     let message = wire::Message::new(verb, 0, a, b);
     let _ = socket::send(run.channel.as_fd(), &init::message_bytes(&message), &[]);
-}
-
-/// Copies what is there to our own standard output or error; false at the end.
-fn copy(from: BorrowedFd<'_>, stream: usize) -> bool {
-    let mut bytes = [0; 65536];
-    match rustix::io::read(from, &mut bytes) {
-        Ok(0) => false,
-        Ok(read) => {
-            let bytes = &bytes[..read];
-            // A reader that went away is no reason to stop the service: as with a log that nobody reads.
-            let _ = match stream {
-                0 => std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush()),
-                _ => std::io::stderr().write_all(bytes),
-            };
-            true
-        }
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => true,
-        Err(_) => false,
-    }
 }
 
 #[cfg(test)]

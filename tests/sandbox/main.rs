@@ -68,6 +68,7 @@ fn main() -> ExitCode {
         stdio::the_operators_terminal_is_mirrored_and_put_in_order: Root CgroupV2 UserNs;
         stdio::a_terminal_outlives_the_supervisor: Root CgroupV2 UserNs;
         stdio::the_supervisor_has_no_standard_input_to_give: Root CgroupV2 UserNs;
+        single::a_reader_who_does_not_read_keeps_nobody_from_ending_it: Root CgroupV2 UserNs;
         single::the_default_sandbox_has_no_hole: Root CgroupV2 UserNs Nft;
         single::a_directory_root_has_no_hole: Root CgroupV2 UserNs Nft;
         single::an_empty_root_holds_only_what_was_mounted: Root CgroupV2 UserNs;

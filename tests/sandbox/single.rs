@@ -4,13 +4,14 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, chown},
     process::{Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::Value;
 
 use crate::{
     support::{
-        World, probe,
+        World, probe, wait_until,
         world::{describe, wait_http},
     },
     walls,
@@ -45,6 +46,30 @@ fn directory_root(world: &World) -> String {
         fs::create_dir_all(root.join(place)).expect("a new name");
     }
     root.display().to_string()
+}
+
+pub fn a_reader_who_does_not_read_keeps_nobody_from_ending_it(world: &mut World) {
+    let keys = format!("service.command = [\"/usr/bin/yes\"]\n{NO_NETWORK}\n");
+    let file = world.write("single/once.toml", &keys);
+    let mut command = world.command(&["run"]);
+    command.args(world.places()).arg(file);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("palisade runs");
+    let output = run.stdout.take().expect("piped");
+    let waiting = || {
+        // FIONREAD: the pipe is full when no more comes.
+        let there = |output: &_| rustix::io::ioctl_fionread(output).expect("a pipe");
+        there(&output) >= 60 << 10
+    };
+    wait_until("the pipe is full", Duration::from_secs(20), waiting);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(run.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it lives");
+    let mut ended = None;
+    wait_until("it has ended", Duration::from_secs(20), || {
+        ended = run.try_wait().expect("our child");
+        ended.is_some()
+    });
+    assert_eq!(ended.and_then(|status| status.code()), Some(128 + 15), "the service's own end");
+    drop(output);
 }
 
 pub fn the_default_sandbox_has_no_hole(world: &mut World) {
