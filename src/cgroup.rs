@@ -19,7 +19,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    event::{PollFd, PollFlags},
+    fs::{Mode, OFlags},
+};
 
 use crate::{machine::Usage, sys::SysError};
 
@@ -382,6 +385,16 @@ impl Tree {
         Ok(())
     }
 
+    /// Kills every process of a group, waits for their end, and removes it.
+    ///
+    /// # Errors
+    /// As [`Tree::kill`] and [`Tree::remove`].
+    pub fn clear(&self, group: &Path) -> Result<(), SysError> {
+        self.kill(group)?;
+        wait_until_empty(&self.path(group));
+        self.remove(group)
+    }
+
     /// Removes the base group once nothing is left in it.
     pub fn remove_base(&self) {
         // Another supervisor may share an upper group: what is not empty stays.
@@ -447,6 +460,26 @@ pub fn disk(device: &Path) -> Result<String, SysError> {
         false => read(known.join("dev")),
     };
     disk.ok_or_else(|| SysError::new("stat", shown(), libc::ENOTBLK))
+}
+
+/// Whether processes are left in the group of this `cgroup.events`.
+pub fn is_populated(events: &OwnedFd) -> bool {
+    let mut bytes = [0; 256];
+    let read = rustix::io::pread(events, &mut bytes, 0).unwrap_or_default();
+    bytes[..read].split(|byte| *byte == b'\n').any(|line| line == b"populated 1")
+}
+
+/// Waits until the processes of a group that was killed have ended. Bounded: one in an uninterruptible sleep may never.
+pub fn wait_until_empty(group: &Path) {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(events) = rustix::fs::open(group.join("cgroup.events"), flags, Mode::empty()) else { return };
+    let patience = rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 };
+    while is_populated(&events) {
+        let mut poll = [PollFd::new(&events, PollFlags::PRI)];
+        if rustix::event::poll(&mut poll, Some(&patience)) == Ok(0) {
+            return;
+        }
+    }
 }
 
 /// Visits a directory and those below it, upper ones first. Depth is bounded by the kernel's `cgroup.max.depth`

@@ -279,7 +279,7 @@ impl Launcher {
 
     fn remove_group(&self, group: &Path) -> Result<(), String> {
         let Some(tree) = &self.tree else { return Ok(()) };
-        tree.kill(group).and_then(|()| tree.remove(group)).map_err(|error| error.to_string())
+        tree.clear(group).map_err(|error| error.to_string())
     }
 
     fn step(&mut self, launch: &mut Launch<'_>, step: &HostStep) -> Result<(), StepError> {

@@ -224,9 +224,7 @@ impl Slot {
     fn clear_left(&self, launcher: &mut Launcher, is_users: bool) {
         let Some(left) = &self.left else { return };
         let group = match (launcher.tree(), &left.group) {
-            (Some(tree), Some(group)) => {
-                tree.kill(group).and_then(|()| tree.remove(group)).map_err(StepError::from)
-            }
+            (Some(tree), Some(group)) => tree.clear(group).map_err(StepError::from),
             _ => Ok(()),
         };
         // An ordinary user's was in a namespace that went with it.

@@ -7,16 +7,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
-};
-
-use rustix::{
-    event::{PollFd, PollFlags},
-    fs::{Mode, OFlags},
+    path::PathBuf,
 };
 
 use super::{StartError, Supervisor, keeper, runs, runs::LiveRun, state::Record};
 use crate::{
+    cgroup,
     init::wire,
     launch::Net,
     logs,
@@ -188,7 +184,7 @@ impl Supervisor {
                 }
             }
             for group in &lost {
-                wait_until_empty(&tree.path(group));
+                cgroup::wait_until_empty(&tree.path(group));
                 if let Err(error) = tree.remove(group) {
                     tracing::error!("{error}");
                 }
@@ -200,19 +196,6 @@ impl Supervisor {
             .flat_map(|run| [run.traces.socket.clone(), run.traces.words.clone()])
             .collect();
         self.launcher.sweep(&files);
-    }
-}
-
-/// Waits until the processes of a group that was killed have ended. Bounded: one in an uninterruptible sleep may never.
-fn wait_until_empty(group: &Path) {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let Ok(events) = rustix::fs::open(group.join("cgroup.events"), flags, Mode::empty()) else { return };
-    let patience = rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 };
-    while runs::is_populated(&events) {
-        let mut poll = [PollFd::new(&events, PollFlags::PRI)];
-        if rustix::event::poll(&mut poll, Some(&patience)) == Ok(0) {
-            return;
-        }
     }
 }
 

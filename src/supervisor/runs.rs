@@ -14,6 +14,7 @@ use rustix::{
 
 use super::{Supervisor, state};
 use crate::{
+    cgroup,
     init::{self, wire},
     launch::{self, LaunchFault, Run, Traces},
     machine::{ExitKind, RunId, Usage, fleet::Report},
@@ -300,7 +301,7 @@ impl Supervisor {
                 run.events = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
             }
             // Opened before it is read: no change in between goes unnoticed.
-            if run.events.as_ref().is_some_and(is_populated) {
+            if run.events.as_ref().is_some_and(cgroup::is_populated) {
                 return;
             }
         }
@@ -421,13 +422,6 @@ pub(super) fn exit_kind(status: i64) -> ExitKind {
         true => ExitKind::Core(libc::WTERMSIG(status)),
         false => ExitKind::Signal(libc::WTERMSIG(status)),
     }
-}
-
-/// Whether processes are left in the group of this `cgroup.events`.
-pub(super) fn is_populated(events: &OwnedFd) -> bool {
-    let mut bytes = [0; 256];
-    let read = rustix::io::pread(events, &mut bytes, 0).unwrap_or_default();
-    bytes[..read].split(|byte| *byte == b'\n').any(|line| line == b"populated 1")
 }
 
 /// Whether this process is still the one that a record tells of.
