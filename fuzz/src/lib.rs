@@ -17,6 +17,7 @@ pub fn host() -> HostFacts {
         hostname: "alpha".to_owned(),
         resolv_conf: vec!["nameserver 192.0.2.53\n".to_owned()],
         cgroup_kill: true,
+        ..HostFacts::default()
     }
 }
 
@@ -37,6 +38,7 @@ pub fn assigned(unit: &Unit, facts: &HostFacts) -> Assigned {
         netns_kept: false,
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: false,
+        unprivileged: None,
     }
 }
 
