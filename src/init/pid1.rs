@@ -36,6 +36,14 @@ fn exit(code: u64) -> ! {
     }
 }
 
+/// Keeps the first error for when there is somebody to tell.
+fn note(first: &mut i64, result: i64) -> i64 {
+    if result < 0 && *first == 0 {
+        *first = -result;
+    }
+    result
+}
+
 const SESSIONS: usize = 32;
 const CONNECTIONS: usize = 8;
 const KEPT: usize = 4096;
@@ -95,6 +103,7 @@ const EINVAL: i64 = 22;
 
 const SIGKILL: i64 = 9;
 const SIGCHLD: i64 = 17;
+const PR_SET_TIMERSLACK: u64 = 29;
 const O_CLOEXEC: u64 = 0o2000000;
 const MSG_NOSIGNAL: u64 = 0x4000;
 const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
@@ -122,24 +131,36 @@ extern "C" fn start() -> ! {
     // SAFETY: there is one thread, and this function, which never returns, is the only one that takes the reference.
     let init = unsafe { &mut *core::ptr::addr_of_mut!(INIT) };
     let all = u64::MAX;
+    let mut wrong = 0;
     // Every signal is blocked and read from a descriptor; the service's own process gets an empty mask from its plan.
-    call(Call::SigProcMask, [0, (&raw const all) as u64, 0, 8, 0, 0]);
+    note(&mut wrong, call(Call::SigProcMask, [0, (&raw const all) as u64, 0, 8, 0, 0]));
     // And at its default: what whoever started the supervisor ignored (nohup does, a Rust program ignores SIGPIPE) stays so
     // across clone3's CLONE_CLEAR_SIGHAND and exec, and would be the service's; with SIGCHLD ignored nothing is ever reaped.
     let default = [0u64; 4];
-    for signal in 1..=64 {
-        call(Call::SigAction, [signal, default.as_ptr() as u64, 0, 8, 0, 0]);
+    // SIGKILL and SIGSTOP are nobody's to change.
+    for signal in (1..=64).filter(|signal| *signal != 9 && *signal != 19) {
+        note(&mut wrong, call(Call::SigAction, [signal, default.as_ptr() as u64, 0, 8, 0, 0]));
     }
-    init.signals = call(Call::SignalFd4, [u64::MAX, (&raw const all) as u64, 8, O_CLOEXEC, 0, 0]);
-    call(Call::Fcntl, [SETUP as u64, 2, 1, 0, 0, 0]);
+    // A terminal that the supervisor was started from speaks to everybody of its session: its hang-up, when a supervisor
+    // that leads the session dies, and a Control-C would reach this process, and be relayed to the service.
+    note(&mut wrong, call(Call::SetSid, [0; 6]));
+    // Passed on by fork and exec as well: an execution domain in which addresses are not random, and timers that are late.
+    note(&mut wrong, call(Call::Personality, [0; 6]));
+    note(&mut wrong, call(Call::PrCtl, [PR_SET_TIMERSLACK, 50_000, 0, 0, 0, 0]));
+    init.signals = note(&mut wrong, call(Call::SignalFd4, [u64::MAX, (&raw const all) as u64, 8, O_CLOEXEC, 0, 0]));
+    note(&mut wrong, call(Call::Fcntl, [SETUP as u64, 2, 1, 0, 0, 0]));
     // Zero is a descriptor like any other.
     (init.listen, init.words) = (-1, -1);
     init.connections = [-1; CONNECTIONS];
     init.connections[0] = SETUP;
     let mut fds = Descriptors::none();
     match receive(SETUP, &mut fds) {
-        Some(message) if message.verb == SAY_SETUP => init.set_up(&message, &fds),
-        _ => exit(125),
+        Some(message) if message.verb == SAY_SETUP && wrong == 0 => init.set_up(&message, &fds),
+        Some(message) => {
+            send(SETUP, &Message::new(SAY_FAULT, message.session, 0, wrong));
+            exit(125)
+        }
+        None => exit(125),
     }
     init.wait()
 }

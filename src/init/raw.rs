@@ -40,7 +40,10 @@ calls! {
     Wait4 = 61, 260;
     Kill = 62, 129;
     Fcntl = 72, 25;
+    SetSid = 112, 157;
     SetGroups = 116, 159;
+    Personality = 135, 92;
+    PrCtl = 157, 167;
     ClockGetTime = 228, 113;
     ExitGroup = 231, 94;
     OpenAt = 257, 56;

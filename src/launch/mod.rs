@@ -423,6 +423,7 @@ impl Launcher {
             .map_err(|errno| SysError::new("prlimit", "RLIMIT_NOFILE", errno))?;
         let (nice, oom_score_adj) = not_inherited();
         schedule(pid, nice, oom_score_adj)?;
+        as_usual(pid);
         if let (true, Some(tree), Some(group)) = (late, &self.tree, &launch.traces.cgroup) {
             tree.attach(group, pid)?;
         }
@@ -661,6 +662,16 @@ fn not_inherited() -> (Option<i32>, Option<i32>) {
     let score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
     let score = score.and_then(|text| text.trim().parse::<i32>().ok()).filter(|score| *score < 0).map(|_| 0);
     (nice, score)
+}
+
+/// What a supervisor that was started with less than the usual passes on as little, as far as it may: the policy of the
+/// scheduler, a niceness, a score for the OOM killer, what goes into a core file.
+fn as_usual(pid: u32) {
+    clone::usual_scheduler(pid);
+    // Each by itself: without CAP_SYS_NICE the niceness stays what it is.
+    let _ = schedule(pid, Some(0), None);
+    let _ = schedule(pid, None, Some(0));
+    let _ = std::fs::write(format!("/proc/{pid}/coredump_filter"), "0x33");
 }
 
 fn schedule(pid: u32, nice: Option<i32>, oom_score_adj: Option<i32>) -> Result<(), SysError> {
