@@ -27,15 +27,19 @@ use rustix::{
 use crate::{machine::Usage, sys::SysError};
 
 /// Where the cgroup2 file system is mounted; on a hybrid host that is a tree without controllers.
-pub fn mount_point() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts.lines().find_map(|line| {
+///
+/// # Errors
+/// Not to know is not to have none: nobody would start services without their groups and limits for that.
+pub fn mount_point() -> Result<Option<PathBuf>, SysError> {
+    let path = "/proc/self/mountinfo";
+    let mounts = fs::read_to_string(path).map_err(|error| SysError::new("read", path, error))?;
+    Ok(mounts.lines().find_map(|line| {
         // proc_pid_mountinfo(5): the file system type follows the separator.
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut mount = mount.split(' ');
         let (root, point) = (mount.nth(3)?, mount.next()?);
         (root == "/" && filesystem.starts_with("cgroup2 ")).then(|| PathBuf::from(point))
-    })
+    }))
 }
 
 /// The control group of this process, relative to the mount.
@@ -61,7 +65,7 @@ pub struct Tree {
 
 /// Controllers that services cannot have below `base`, each with what to do about it.
 pub fn missing(base: Option<&Path>) -> BTreeMap<String, String> {
-    let tree = Tree::find(base);
+    let tree = Tree::find(base).unwrap_or_default();
     let has = tree.as_ref().map(Tree::handed_down).unwrap_or_default();
     let all = tree.as_ref().map(|tree| tree.list(Path::new(""), "cgroup.controllers")).unwrap_or_default();
     let first = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -85,7 +89,7 @@ pub fn missing(base: Option<&Path>) -> BTreeMap<String, String> {
 
 /// The bytes of memory and the CPUs that a group below `base` can have at most; none where only the host bounds them.
 pub fn bounds(base: Option<&Path>) -> (Option<u64>, Option<String>) {
-    let Some(tree) = Tree::find(base) else { return (None, None) };
+    let Ok(Some(tree)) = Tree::find(base) else { return (None, None) };
     let read = |file: &str| fs::read_to_string(tree.path(&tree.top()).join(file)).ok();
     let memory = read("memory.max").and_then(|text| text.trim().parse().ok());
     (memory, read("cpuset.cpus.effective").map(|text| text.trim().to_owned()))
@@ -94,15 +98,18 @@ pub fn bounds(base: Option<&Path>) -> (Option<u64>, Option<String>) {
 impl Tree {
     /// The tree below `base`, a path relative to the mount; by default a group below that of this process, which is
     /// the one that a service manager has delegated to it. None where the host has no cgroup2 mount.
-    pub fn find(base: Option<&Path>) -> Option<Self> {
-        let mount = mount_point()?;
+    ///
+    /// # Errors
+    /// Of [`mount_point`].
+    pub fn find(base: Option<&Path>) -> Result<Option<Self>, SysError> {
+        let Some(mount) = mount_point()? else { return Ok(None) };
         let mut home = own();
         if home.file_name().is_some_and(|name| name == LEAF) {
             home.pop();
         }
         let base =
             base.map_or_else(|| default_base(&home), |base| base.strip_prefix("/").unwrap_or(base).into());
-        Some(Self { mount, base, home })
+        Ok(Some(Self { mount, base, home }))
     }
 
     /// The group from which on controllers are ours to hand down; it exists.
@@ -246,7 +253,10 @@ impl Tree {
         let path = self.path(group);
         let fault = |call, error: std::io::Error| SysError::new(call, path.display().to_string(), error);
         fs::create_dir_all(&path).map_err(|error| fault("mkdir", error))?;
-        self.open(group)
+        // Nobody knows of it yet who would take it away.
+        self.open(group).inspect_err(|_| {
+            let _ = fs::remove_dir(&path);
+        })
     }
 
     /// Writes `value` to a file of a group that is held open.

@@ -48,8 +48,8 @@ pub fn run(
 ) -> Result<Ended, SysError> {
     let is_users = unprivileged::is_unprivileged();
     let tree = match is_users {
-        true => unprivileged::tree(settings),
-        false => cgroup::Tree::find(settings.cgroup.as_deref()),
+        true => unprivileged::tree(settings)?,
+        false => cgroup::Tree::find(settings.cgroup.as_deref())?,
     };
     let made = match is_users
         .then(|| plan::unprivileged::decide(unit, &unprivileged::caller(facts, tree.as_ref()), facts))
@@ -59,17 +59,29 @@ pub fn run(
         None => None,
     };
     let slot = Slot::take(dir)?;
+    let ended = within(&slot, unit, facts, (settings, state), (tree, made));
+    // Whatever came of it: what is left here would be the next one's to clear.
+    slot.clear();
+    ended
+}
+
+/// The run itself, with a number of its own; for an ordinary user with what was `made` of its wishes.
+fn within(
+    slot: &Slot,
+    unit: &Unit,
+    facts: &HostFacts,
+    (settings, state): (&Settings, &Path),
+    (tree, made): (Option<cgroup::Tree>, Option<Unprivileged>),
+) -> Result<Ended, SysError> {
+    let is_users = made.is_some();
     let id_base = if is_users { 0 } else { id_base(settings, slot.number)? };
     let ended = match &made {
         None => Ok((None, None)),
-        Some(made) => enter(unit, made, &slot, settings),
+        Some(made) => enter(unit, made, slot, settings),
     };
     let (entered, secrets) = match ended {
         Ok(entered) => entered,
-        Err(fault) => {
-            slot.clear();
-            return Ok(Ended::Fault(fault));
-        }
+        Err(fault) => return Ok(Ended::Fault(fault)),
     };
     // Runs of this kind count from the top of every range, a supervisor counts from the bottom.
     let network = NetworkSettings {
@@ -92,8 +104,6 @@ pub fn run(
     };
     let mut launcher = match Launcher::open(&slot.dir, tree, NetworkHost::new(network), is_users) {
         Err(error) if is_users => {
-            drop(entered);
-            slot.clear();
             return Ok(Ended::Fault(unprivileged::refused(&error)));
         }
         launcher => launcher?,
@@ -112,7 +122,8 @@ pub fn run(
     };
     slot.clear_left(&mut launcher, is_users);
     slot.note(&launcher, assigned.cgroup.as_deref());
-    let ended = Foreground::new(&mut launcher, unit, &slot)?.launch(&assigned, facts, secrets);
+    let foreground = Foreground::new(&mut launcher, unit, slot);
+    let ended = foreground.and_then(|foreground| foreground.launch(&assigned, facts, secrets));
     if let Some(tree) = launcher.tree() {
         tree.remove_base();
     }
@@ -121,7 +132,6 @@ pub fn run(
     }
     drop(launcher);
     drop(entered);
-    slot.clear();
     ended
 }
 
@@ -210,12 +220,17 @@ impl Slot {
                 .open(&path)
                 .map_err(|error| SysError::new("open", path.display().to_string(), error))?;
             // Whoever had it before may have removed the file between our open and our lock.
-            if lock.try_lock().is_ok() && is_same_file(&lock, &path) {
-                let dir = dir.join(format!("run-{number}"));
-                let left = std::fs::read(dir.join("left.json")).ok();
-                let left = left.map(|text| Left::read(&text));
-                return Ok(Self { number, dir, lock: path, _held: lock, left });
+            match lock.try_lock() {
+                Ok(()) if is_same_file(&lock, &path) => {}
+                Ok(()) | Err(std::fs::TryLockError::WouldBlock) => continue,
+                Err(std::fs::TryLockError::Error(error)) => {
+                    return Err(SysError::new("flock", path.display().to_string(), error));
+                }
             }
+            let dir = dir.join(format!("run-{number}"));
+            let left = std::fs::read(dir.join("left.json")).ok();
+            let left = left.map(|text| Left::read(&text));
+            return Ok(Self { number, dir, lock: path, _held: lock, left });
         }
         Err(SysError::new("flock", dir.display().to_string(), libc::EAGAIN))
     }
@@ -350,10 +365,15 @@ impl<'a> Foreground<'a> {
             Err(fault) => return Ok(Ended::Fault(fault)),
         };
         self.slot.note(self.launcher, assigned.cgroup.as_deref());
-        rustix::io::ioctl_fionbio(&run.channel, true)
-            .map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))?;
         self.after(self.unit.service.start_timeout, Due::TimeOut);
-        let ended = self.watch(&run, &plan);
+        let ended = rustix::io::ioctl_fionbio(&run.channel, true)
+            .map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))
+            .and_then(|()| self.watch(&run, &plan));
+        if ended.is_err() {
+            // Nobody watches over it any more.
+            let _ = rustix::process::pidfd_send_signal(&run.pidfd, rustix::process::Signal::KILL);
+            super::reap(&run.pidfd);
+        }
         self.raw = None;
         if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup)
             && tree.usage(group).oom_kills > 0

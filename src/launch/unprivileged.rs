@@ -39,8 +39,11 @@ pub fn is_unprivileged() -> bool {
 }
 
 /// The control groups, where a service manager has given the running user some to make groups in.
-pub fn tree(settings: &Settings) -> Option<cgroup::Tree> {
-    cgroup::Tree::find(settings.cgroup.as_deref()).filter(cgroup::Tree::is_delegated)
+///
+/// # Errors
+/// Of [`cgroup::mount_point`].
+pub fn tree(settings: &Settings) -> Result<Option<cgroup::Tree>, SysError> {
+    Ok(cgroup::Tree::find(settings.cgroup.as_deref())?.filter(cgroup::Tree::is_delegated))
 }
 
 /// Looks at what the running user has.

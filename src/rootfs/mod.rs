@@ -289,23 +289,21 @@ impl Workshop {
         let root = self.root_fd()?;
         self.bind_host(root.as_fd(), "usr")?;
         for name in HOST_DIRS {
-            let path = Path::new("/").join(name);
-            match std::fs::read_link(&path) {
-                Ok(target) => rustix::fs::symlinkat(&target, &root, name)
+            match host_entry(&Path::new("/").join(name))? {
+                Entry::Link(target) => rustix::fs::symlinkat(&target, &root, name)
                     .map_err(|errno| SysError::new("symlink", name, errno))?,
-                Err(_) if path.is_dir() => self.bind_host(root.as_fd(), name)?,
-                Err(_) => {}
+                Entry::Other => self.bind_host(root.as_fd(), name)?,
+                Entry::None => {}
             }
         }
         for name in HOST_ETC {
             let name = format!("etc/{name}");
-            let path = Path::new("/").join(&name);
-            match std::fs::read_link(&path) {
+            match host_entry(&Path::new("/").join(&name))? {
                 // Into /usr, all of them; a link that leads elsewhere leads nowhere inside.
-                Ok(target) => rustix::fs::symlinkat(&target, &root, &*name)
+                Entry::Link(target) => rustix::fs::symlinkat(&target, &root, &*name)
                     .map_err(|errno| SysError::new("symlink", name, errno))?,
-                Err(_) if path.exists() => self.bind_host(root.as_fd(), &name)?,
-                Err(_) => {}
+                Entry::Other => self.bind_host(root.as_fd(), &name)?,
+                Entry::None => {}
             }
         }
         Ok(())
@@ -742,4 +740,22 @@ fn make_layer(path: &Path, owner: u32) -> Result<(), SysError> {
     rustix::fs::chown(path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
         .map_err(|errno| fault("chown", errno.into()))?;
     rustix::fs::chmod(path, Mode::from_raw_mode(0o755)).map_err(|errno| fault("chmod", errno.into()))
+}
+
+/// What stands at a path of the host.
+enum Entry {
+    None,
+    Link(PathBuf),
+    Other,
+}
+
+/// Only what is not there is passed over: a path that cannot be looked at is no reason for another root than usual.
+fn host_entry(path: &Path) -> Result<Entry, SysError> {
+    match std::fs::read_link(path) {
+        Ok(target) => Ok(Entry::Link(target)),
+        // readlink(2): what is no link.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Entry::Other),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Entry::None),
+        Err(error) => Err(SysError::new("readlink", path.display().to_string(), error)),
+    }
 }

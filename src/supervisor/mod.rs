@@ -192,7 +192,7 @@ impl Supervisor {
             store.save_assigned(&assigned)?;
         }
         let network = settings.network.clone();
-        let tree = cgroup::Tree::find(settings.cgroup.as_deref());
+        let tree = cgroup::Tree::find(settings.cgroup.as_deref())?;
         let launcher = Launcher::open(&options.run, tree, NetworkHost::new(network), false)?;
         // After the launcher has seen what services are to have.
         raise_descriptor_limit();

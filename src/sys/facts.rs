@@ -23,7 +23,7 @@ pub fn gather(cgroup: Option<&Path>) -> HostFacts {
         hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),
         // systemd-resolved(8)
         resolv_conf: ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"].map(read).into(),
-        cgroup_kill: cgroup::mount_point().is_some(),
+        cgroup_kill: cgroup::mount_point().is_ok_and(|mount| mount.is_some()),
         limits: limits(cgroup),
     }
 }
