@@ -31,6 +31,7 @@ const SLAVE: u8 = 52;
 const FILE: u8 = 53;
 const UID: u8 = 54;
 const GID: u8 = 55;
+const KEYRING: u8 = 56;
 
 const AT_FDCWD: u64 = (libc::AT_FDCWD as i64).cast_unsigned();
 
@@ -233,7 +234,14 @@ impl Lowering {
             ChildStep::Keyring => {
                 let join = libc::KEYCTL_JOIN_SESSION_KEYRING;
                 let args = [Arg::Value(u64::from(join)), Arg::Value(0)];
-                self.call(libc::SYS_keyctl, &args).flags = wire::ON_DENIED_GO_ON;
+                let op = self.call(libc::SYS_keyctl, &args);
+                (op.flags, op.save) = (wire::ON_DENIED_GO_ON, KEYRING);
+                // Where keyctl(2) is denied altogether, as by the filter of somebody's container, it is denied to the service
+                // too. A denial of that one call is none of those: then the answer, which is no keyring's number, is looked up in
+                // vain.
+                let get = Arg::Value(u64::from(libc::KEYCTL_GET_KEYRING_ID));
+                let op = self.call(libc::SYS_keyctl, &[get, Arg::Register(KEYRING), Arg::Value(0)]);
+                op.flags = wire::ON_DENIED_GO_ON;
             }
             ChildStep::Subreaper => self.prctl(libc::PR_SET_CHILD_SUBREAPER, 1),
             ChildStep::MountPrivate => {
@@ -692,7 +700,7 @@ const CAP_SETPCAP: u32 = 8;
 const TIOCGPTPEER: u64 = 0x5441;
 
 /// Kernel knobs of the whole machine, below /proc.
-const PROC_READ_ONLY: [&str; 5] = ["sys", "irq", "bus", "fs", "sysrq-trigger"];
+const PROC_READ_ONLY: [&str; 6] = ["sys", "irq", "bus", "fs", "sysrq-trigger", "1"];
 /// What the machine does, has and knows beyond the sandbox.
 const PROC_MASKED_FILES: [&str; 12] = [
     "kcore",
