@@ -60,9 +60,9 @@ fn names(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn set(world: &World, root: &Path, path: &str, trap: Trap) {
-    let is_dir = DIRS.contains(&path);
     let at = root.join(path);
-    let _ = if is_dir { fs::remove_dir(&at) } else { fs::remove_file(&at) };
+    let is_dir = at.is_dir();
+    let _ = if is_dir { fs::remove_dir_all(&at) } else { fs::remove_file(&at) };
     let victim = if is_dir { victim(world) } else { victim(world).join("file") };
     let ran = |program: &str, args: &[&str]| {
         let status = Command::new(program).args(args).arg(&at).status().expect("coreutils are installed");
@@ -85,20 +85,9 @@ fn set(world: &World, root: &Path, path: &str, trap: Trap) {
     }
 }
 
-/// Runs the probe on the root; SIGKILL, which shows as no exit status, is for one that hangs.
+/// Runs the probe on the root.
 fn run(world: &World, root: &Path, keys: &str) -> Output {
-    let toml = world.probe_toml(
-        &["print", "started"],
-        &format!(
-            "rootfs.base = \"dir\"\nrootfs.dir = \"{}\"\nnetwork.mode = \"none\"\n{keys}",
-            root.display()
-        ),
-    );
-    let file = world.write("single/once.toml", &toml);
-    let inner = world.command(&["run"]);
-    let mut command = Command::new("timeout");
-    command.args(["-s", "KILL", "30"]).arg(inner.get_program()).args(inner.get_args());
-    command.args(world.places()).arg(file).output().expect("coreutils are installed")
+    run_toml(world, &world.probe_toml(&["print", "started"], &format!("{}{keys}\n", dir_root(root))))
 }
 
 pub fn every_trap_at_every_mount_point_is_refused_by_name(world: &mut World) {
@@ -198,4 +187,144 @@ pub fn a_mount_point_that_is_swapped_meanwhile_leads_nowhere(world: &mut World) 
         over.store(true, Ordering::Relaxed);
     });
     assert_eq!((names(&victim), names(&victim.join("pts"))), before);
+}
+
+/// Started or refused by the path's name, and the host's directory is as it was.
+fn judge(world: &World, what: &str, path: &str, output: &Output) {
+    let victim = victim(world);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    match output.status.code() {
+        Some(0) => assert_eq!(String::from_utf8_lossy(&output.stdout), "started\n", "{what}"),
+        Some(125) => assert!(said.contains(path), "{what}: {said}"),
+        _ => panic!("{what}: {}", describe(output)),
+    }
+    assert_eq!(names(&victim), [victim.join("file"), victim.join("pts")], "{what}");
+    assert_eq!(names(&victim.join("pts")), Vec::<PathBuf>::new(), "{what}");
+    let text = fs::read_to_string(victim.join("file")).expect("it is there");
+    assert_eq!(text, "root:x:0:0::/:/bin/sh\n", "{what}");
+}
+
+pub fn what_stands_below_a_mount_point_is_nobodys_business(world: &mut World) {
+    let dirs = ["etc", "dev/pts", "dev/shm", "proc/sys", "proc/1", "sys/fs/cgroup", "sys/firmware"];
+    let files =
+        ["dev/null", "dev/console", "dev/ptmx", "dev/tty", "proc/kcore", "proc/keys", "etc/resolv.conf"];
+    for path in dirs.into_iter().chain(files) {
+        for trap in TRAPS {
+            let root = root(world);
+            let at = root.join(path);
+            if dirs.contains(&path) {
+                fs::create_dir_all(&at).expect("our own directory");
+            } else {
+                fs::write(&at, "").expect("our own directory");
+            }
+            set(world, &root, path, trap);
+            // With a node, /dev is made for this service alone.
+            let output = run(world, &root, "rootfs.dev = [\"/dev/full\"]");
+            judge(world, &format!("{path} {trap:?}"), "/etc", &output);
+        }
+    }
+}
+
+pub fn a_trap_where_a_file_wants_something_is_refused_by_name(world: &mut World) {
+    let source = world.dir().join("source");
+    fs::create_dir_all(&source).expect("our own directory");
+    let mount = |dst: &str| {
+        let (source, probe) = (source.display(), world.probe_mount());
+        format!("rootfs.mounts = [{probe}, {{ src = \"{source}\", dst = \"{dst}\" }}]")
+    };
+    for dst in ["/place", "/deep/place"] {
+        let wishes = [
+            format!("rootfs.hide = [\"{dst}\"]"),
+            format!("rootfs.read_only = [\"{dst}\"]"),
+            format!("rootfs.tmpfs = [{{ dst = \"{dst}\" }}]"),
+            mount(dst),
+        ];
+        for wish in &wishes {
+            for trap in TRAPS {
+                let root = root(world);
+                fs::create_dir_all(root.join("deep/place")).expect("our own directory");
+                fs::create_dir_all(root.join("place")).expect("our own directory");
+                let trapped = dst.trim_start_matches('/').trim_end_matches("/place");
+                set(world, &root, trapped, trap);
+                let toml = world.probe_toml(&["print", "started"], &format!("{wish}\n{}", dir_root(&root)));
+                // A list of mounts is given once.
+                let own = format!("rootfs.mounts = [{}]\n", world.probe_mount());
+                let toml = if wish.starts_with("rootfs.mounts") { toml.replacen(&own, "", 1) } else { toml };
+                let output = run_toml(world, &toml);
+                judge(world, &format!("{wish} {trap:?}"), &format!("/{trapped}"), &output);
+            }
+        }
+    }
+}
+
+pub fn a_set_id_program_of_the_root_gives_nobody_its_owner(world: &mut World) {
+    use std::os::unix::fs::PermissionsExt;
+    for (owner, group) in [(0, 0), (1_879_048_192, 1_879_048_192)] {
+        let root = root(world);
+        let program = root.join("su");
+        fs::copy(std::env::current_exe().expect("own path"), &program).expect("our own directory");
+        std::os::unix::fs::chown(&program, Some(owner), Some(group)).expect("the test needs root");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o6755)).expect("our own file");
+        for keys in ["", "security.no_new_privs = false\n"] {
+            let toml = format!(
+                "service.command = [\"/su\", \"__probe\", \"report\"]\n{}network.mode = \"none\"\n{keys}",
+                dir_root(&root)
+            );
+            let output = run_toml(world, &toml);
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+                .unwrap_or_else(|error| panic!("{error}: {}", describe(&output)));
+            for name in ["Uid", "Gid"] {
+                let ids = crate::walls::field(&report, name);
+                let ids: std::collections::BTreeSet<&str> = ids.split(' ').collect();
+                assert!(ids.len() == 1 && !ids.contains("0"), "{owner} {keys}: {name} {ids:?}");
+            }
+        }
+    }
+}
+
+pub fn a_session_is_not_held_up_by_a_trap(world: &mut World) {
+    let root = root(world);
+    let sound = "root:x:0:0::/:/bin/sh\nweb:x:1234:1234::/:/bin/sh\n";
+    fs::write(root.join("etc/passwd"), sound).expect("our own directory");
+    let keys = format!("service.user = \"web\"\n{}network.mode = \"none\"\n", dir_root(&root));
+    world.write_service("one", &world.probe_toml(&["wait"], &keys));
+    world.start();
+    world.wait_state("one", "active");
+    let session = |world: &World| {
+        let inner = world.command(&["exec", "one", "--", "/probe/probe", "__probe", "print", "started"]);
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", "30"]).arg(inner.get_program()).args(inner.get_args());
+        command.output().expect("coreutils are installed")
+    };
+    for path in ["etc/passwd", "etc/group"] {
+        for trap in TRAPS {
+            // The service is there already; its root is changed under it.
+            set(world, &root, path, trap);
+            let output = session(world);
+            judge(world, &format!("session, {path} {trap:?}"), "user", &output);
+            let at = root.join(path);
+            let _ = fs::remove_dir(&at).or_else(|_| fs::remove_file(&at));
+            fs::write(&at, if path == "etc/passwd" { sound } else { "" }).expect("our own directory");
+        }
+        let output = session(world);
+        assert!(output.status.success(), "{}", describe(&output));
+    }
+}
+
+fn dir_root(root: &Path) -> String {
+    format!("rootfs.base = \"dir\"\nrootfs.dir = \"{}\"\n", root.display())
+}
+
+/// Runs a service file; SIGKILL, which shows as no exit status, is for one that hangs.
+fn run_toml(world: &World, toml: &str) -> Output {
+    let toml = if toml.contains("network.mode") {
+        toml.to_owned()
+    } else {
+        format!("{toml}network.mode = \"none\"\n")
+    };
+    let file = world.write("single/once.toml", &toml);
+    let inner = world.command(&["run"]);
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "30"]).arg(inner.get_program()).args(inner.get_args());
+    command.args(world.places()).arg(file).output().expect("coreutils are installed")
 }

@@ -127,6 +127,10 @@ fn main() -> ExitCode {
         hostile::every_trap_at_every_file_is_passed_over: Root CgroupV2 UserNs;
         hostile::a_mount_point_that_is_swapped_meanwhile_leads_nowhere: Root CgroupV2 UserNs;
         single::a_directory_of_the_host_is_no_standard_input: Root CgroupV2 UserNs;
+        hostile::what_stands_below_a_mount_point_is_nobodys_business: Root CgroupV2 UserNs;
+        hostile::a_trap_where_a_file_wants_something_is_refused_by_name: Root CgroupV2 UserNs;
+        hostile::a_set_id_program_of_the_root_gives_nobody_its_owner: Root CgroupV2 UserNs;
+        hostile::a_session_is_not_held_up_by_a_trap: Root CgroupV2 UserNs;
         hostile::a_user_is_not_looked_up_in_a_trap: Root CgroupV2 UserNs;
         hostile::nobody_else_is_root_because_the_root_says_so: Root CgroupV2 UserNs;
         single::an_unknown_key_is_refused_with_line_and_column: Root;
