@@ -87,7 +87,7 @@ pub(super) fn run(options: &RunOptions) -> Exit {
 /// Where a run keeps its things: root's places are not an ordinary user's, who has his own unless he names others.
 fn places(options: &RunOptions) -> Result<(PathBuf, PathBuf), sys::SysError> {
     let (run, state) = (options.global.run.clone(), options.places.state.clone());
-    let is_users = unprivileged::is_unprivileged();
+    let is_users = unprivileged::is_unprivileged()?;
     let run = if is_users && run == Path::new(RUN_DIR) { unprivileged::run_dir()? } else { run };
     let state = if is_users && state == Path::new(STATE_DIR) { unprivileged::state_dir() } else { state };
     Ok((run, state))
@@ -219,7 +219,7 @@ pub(super) fn plan(options: &PlanOptions) -> Exit {
         Ok(unit) => {
             let mut assigned = assumed(&unit, &settings, &facts);
             // What a user runs is a file of his own; the services by name are those of root's supervisor.
-            if is_path(&options.target) && unprivileged::is_unprivileged() {
+            if is_path(&options.target) && unprivileged::is_unprivileged().unwrap_or_default() {
                 assigned = match as_user(&unit, &facts, &settings, assigned) {
                     Ok(assigned) => assigned,
                     Err(refused) => {

@@ -46,7 +46,7 @@ pub fn run(
     dir: &Path,
     state: &Path,
 ) -> Result<Ended, SysError> {
-    let is_users = unprivileged::is_unprivileged();
+    let is_users = unprivileged::is_unprivileged()?;
     let tree = match is_users {
         true => unprivileged::tree(settings)?,
         false => cgroup::Tree::find(settings.cgroup.as_deref())?,

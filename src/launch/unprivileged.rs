@@ -32,10 +32,16 @@ use crate::{
 };
 
 /// Whether we are less than root of the host: by id, or in a user namespace of somebody's.
-pub fn is_unprivileged() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let is_whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
-    !rustix::process::geteuid().is_root() || !is_whole
+///
+/// # Errors
+/// For root, read(2): a root who takes himself for a user would map the host's root into the sandbox.
+pub fn is_unprivileged() -> Result<bool, SysError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(true);
+    }
+    let path = "/proc/self/uid_map";
+    let map = std::fs::read_to_string(path).map_err(|error| SysError::new("read", path, error))?;
+    Ok(!map.split_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 /// The control groups, where a service manager has given the running user some to make groups in.
