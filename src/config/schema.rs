@@ -496,7 +496,7 @@ pub struct RlimitsTable {
     pub rtprio: Option<Spanned<Scalar>>,
     /// Time under realtime scheduling without a blocking call, microseconds or a duration. Default: `"infinity"`.
     pub rttime: Option<Spanned<Scalar>>,
-    /// Signals that wait. Default: the host's.
+    /// Signals that wait. Default: 4096.
     pub sigpending: Option<Spanned<Scalar>>,
     /// Stack, a size. Default: `"8M:infinity"`.
     pub stack: Option<Spanned<Scalar>>,

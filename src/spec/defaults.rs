@@ -114,6 +114,8 @@ pub const RLIMITS: &[(Rlimit, Option<u64>, Option<u64>)] = &[
     (Rlimit::Rss, None, None),
     (Rlimit::Rtprio, Some(0), Some(0)),
     (Rlimit::Rttime, None, None),
+    // Signals with a value wait in memory of the kernel; its own number grows with the memory of the host.
+    (Rlimit::Sigpending, Some(4096), Some(4096)),
     (Rlimit::Stack, Some(8 << 20), None),
 ];
 

@@ -176,7 +176,7 @@ pub fn a_failing_call_of_the_service_weakens_nothing(world: &mut World) {
 }
 
 /// Of many of the same call in a row, such as one for each signal, the first and the last.
-fn without_repetitions(calls: Vec<Call>) -> Vec<Call> {
+fn without_repetitions(calls: &[Call]) -> Vec<Call> {
     let is_same = |n: usize, m: usize| calls.get(n).zip(calls.get(m)).is_some_and(|(a, b)| a.nr == b.nr);
     let inner = |n: usize| n > 1 && is_same(n - 2, n) && is_same(n - 1, n) && is_same(n + 1, n);
     (0..calls.len()).filter(|n| !inner(*n)).map(|n| calls[n].clone()).collect()
@@ -201,7 +201,8 @@ fn fail_each(world: &mut World, which: fn(&Call) -> bool, errnos: &[Errno]) {
     let (output, trace) = traced(world, "none", Errno::EPERM);
     assert!(output.status.success(), "{}", describe(&output));
     let whole = confinement(&serde_json::from_slice(&output.stdout).expect("JSON"), &outside);
-    let all: Vec<Call> = without_repetitions(calls(&trace).into_iter().filter(which).collect());
+    let all: Vec<Call> = calls(&trace).into_iter().filter(which).collect();
+    let all = without_repetitions(&all);
     let step = (all.len() / points()).max(1);
     let chosen: Vec<&Call> = all.iter().step_by(step).collect();
     println!("{} calls, {} let fail", all.len(), chosen.len());
@@ -222,7 +223,9 @@ fn fail_each(world: &mut World, which: fn(&Call) -> bool, errnos: &[Errno]) {
         }
         let mut left = before.wait_until_again(world);
         // A lock that could not be taken, or not be looked at, may be somebody else's: it is not removed, and the next run takes it.
-        left.retain(|line| !(line.ends_with(".lock") && [libc::SYS_flock, libc::SYS_statx].contains(&call.nr)));
+        left.retain(|line| {
+            !(line.ends_with(".lock") && [libc::SYS_flock, libc::SYS_statx].contains(&call.nr))
+        });
         if !left.is_empty() {
             trouble(format!("left behind {left:?}"));
             // The next one begins with what this one left, as it would on a real host.

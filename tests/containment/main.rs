@@ -1,6 +1,7 @@
 //! Whether anything gets out: known ways of breaking out, tried from inside; and launches whose system calls fail.
 
 #![allow(unreachable_pub, reason = "a test program exports nothing")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test and a probe report by printing")]
 
 #[path = "../support/mod.rs"]
 #[macro_use]

@@ -39,7 +39,7 @@ pub fn getpid_i386() -> i64 {
     let mut result: i64 = 20;
     // SAFETY: the gate takes its number in eax and answers there; getpid has no argument and writes no memory.
     unsafe {
-        std::arch::asm!("int 0x80", inout("rax") result, out("r8") _, out("r9") _, out("r10") _, out("r11") _)
+        std::arch::asm!("int 0x80", inout("rax") result, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
     };
     result
 }
