@@ -276,7 +276,8 @@ fn house(texts: &[(&str, &str)]) -> (tempfile::TempDir, Loaded) {
 
 fn load_house(dir: &Path) -> Loaded {
     let sources = Sources::only(dir.join("services.d")).around(&dir.join("palisade.toml"));
-    load_all(&sources, &HostFacts::default())
+    let limits = spec::limits::HostLimits { memory: 8 << 30, ..Default::default() };
+    load_all(&sources, &HostFacts { limits, ..HostFacts::default() })
 }
 
 fn shown(dir: &tempfile::TempDir, loaded: &Loaded) -> Vec<String> {
@@ -396,7 +397,7 @@ fn a_profile_is_masked_by_a_link_to_dev_null() {
 #[test]
 fn nothing_lies_above_the_ceiling() {
     let policy = "[ceiling]\notherwise = false\nnetwork.publish = ['127.0.0.1:*']\nrootfs.mounts_rw = ['/srv/*']\n\
-                  rootfs.mounts = true\n\n[[for]]\nservices = ['monitor', 'x-*']\nnetwork.mode = ['host']\n\
+                  rootfs.mounts = true\nsecurity.capabilities = true\n\n[[for]]\nservices = ['monitor', 'x-*']\nnetwork.mode = ['host']\n\
                   [[for]]\nowners = ['4242']\nnetwork.egress = true\n";
     let file = |text: &str| format!("service.command = '/bin/a'\n{text}");
     let (dir, loaded) = house(&[

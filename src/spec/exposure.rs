@@ -5,12 +5,13 @@
 //! 10, and a key costs the same whatever else a file says, so that its price can be named. A row of which much can be
 //! opened (ports, mounts) has a most that all of it costs together.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Base, Capability, Credential, Dev, Egress, IdSpec, Mount, Namespace, NetworkMode, Publish, Unit,
-    UserNamespace, UserSpec, Writable, credential::Source,
+    Base, Capability, Credential, Denial, Dev, Egress, Families, IdSpec, Mount, Namespace, NetworkMode,
+    Publish, Seccomp, Unit, UserNamespace, UserSpec, Writable, credential::Source, limits::Rlimit,
 };
+use crate::seccomp;
 
 /// The top of the scale, in tenths of a point.
 pub const MOST: u32 = 100;
@@ -305,6 +306,114 @@ pub const TABLE: &[Row] = &[
         },
     },
     Row {
+        name: "security.seccomp",
+        most: 40,
+        closed: "it makes no system call",
+        opens: "what the kernel does for a system call can be tried for holes; the fewer calls, the fewer holes",
+        find: system_calls,
+    },
+    Row {
+        name: "security.native_abi_only",
+        most: 5,
+        closed: "it makes system calls in one way only",
+        opens: "it makes the calls of the machine's other architecture, whose code fewer have looked at",
+        find: |unit| switched_off(unit.security.native_abi_only, "security.native_abi_only", 5),
+    },
+    Row {
+        name: "security.lock_personality",
+        most: 2,
+        closed: "the kernel treats it as what it is",
+        opens: "it has itself treated as another kind of program, without address randomisation if it likes",
+        find: |unit| switched_off(unit.security.lock_personality, "security.lock_personality", 2),
+    },
+    Row {
+        name: "security.no_realtime",
+        most: 2,
+        closed: "it cannot take a CPU for itself",
+        opens: "it can take a CPU for itself by realtime scheduling, where its limits let it",
+        find: |unit| switched_off(unit.security.no_realtime, "security.no_realtime", 2),
+    },
+    Row {
+        name: "security.no_suid",
+        most: 3,
+        closed: "it makes no file whose caller becomes its owner",
+        opens: "it makes files whose caller becomes their owner",
+        find: |unit| switched_off(unit.security.no_suid, "security.no_suid", 3),
+    },
+    Row {
+        name: "security.no_namespaces",
+        most: 10,
+        closed: "it makes no namespace, in which it would be root again",
+        opens: "it makes namespaces: root in one of its own, it reaches kernel code that is for root alone",
+        find: |unit| switched_off(unit.security.no_namespaces, "security.no_namespaces", 10),
+    },
+    Row {
+        name: "security.no_wx",
+        most: 2,
+        closed: "no memory that it has written can be executed",
+        opens: "it executes what it has written into its memory, as interpreters do that compile",
+        find: |unit| if unit.security.no_wx { Vec::new() } else { default("security.no_wx", "false", 2) },
+    },
+    Row {
+        name: "network.address_families",
+        most: 10,
+        closed: "it speaks the Internet's protocols and those of Unix sockets, no others",
+        opens: "it speaks protocols whose kernel code few have looked at",
+        find: |unit| match &unit.network.address_families {
+            Families::Default => Vec::new(),
+            Families::Any => loosening("network.address_families", "any", 10),
+            Families::Only(names) => {
+                let strange = names.iter().filter(|name| !["unix", "inet", "inet6"].contains(&name.as_str()));
+                let each = |name: &String| {
+                    let at = format!("network.address_families[{name:?}]");
+                    opening(&at, name, Standing::Loosening, 2)
+                };
+                strange.map(each).collect()
+            }
+        },
+    },
+    Row {
+        name: "limits.memory.max",
+        most: 3,
+        closed: "its memory has a bound",
+        opens: "it can take all memory there is",
+        find: |unit| unbounded(unit, unit.limits.memory.max, "limits.memory.max"),
+    },
+    Row {
+        name: "limits.pids.max",
+        most: 3,
+        closed: "the number of its processes has a bound",
+        opens: "it can make processes until no one else can",
+        find: |unit| {
+            let nproc = unit.limits.rlimits.get(&Rlimit::Nproc).and_then(|bounds| bounds.hard);
+            unbounded(unit, unit.limits.pids.or(nproc), "limits.pids.max")
+        },
+    },
+    Row {
+        name: "limits.best_effort",
+        most: 2,
+        closed: "a limit that cannot be enforced keeps it from starting",
+        opens: "it starts without the limits that this host cannot enforce",
+        find: |unit| loosening_if(unit.limits.best_effort, "limits.best_effort", "true", 2),
+    },
+    Row {
+        name: "limits.rlimits.core",
+        most: 2,
+        closed: "its crashes start no program of the host",
+        opens: "its crashes start the host's core dump handler, on data that an intruder has chosen",
+        find: |unit| {
+            let core = unit.limits.rlimits.get(&Rlimit::Core).map_or(Some(0), |bounds| bounds.hard);
+            // core(5): with a limit of 1 the handler is not started.
+            let is_open = core.is_none_or(|core| core > 1);
+            loosening_if(
+                is_open,
+                "limits.rlimits.core",
+                &core.map_or("infinity".to_owned(), |c| c.to_string()),
+                2,
+            )
+        },
+    },
+    Row {
         name: "security.credentials",
         most: 2,
         closed: "it is given no secret",
@@ -352,6 +461,21 @@ pub const MEASURES: &[Measure] = &[
         at: "rootfs.tmpfs",
         kind: Kind::Size,
         find: |unit| Some(unit.rootfs.tmpfs.iter().fold(0, |sum: u64, tmpfs| sum.saturating_add(tmpfs.size))),
+    },
+    Measure {
+        name: "limits.memory.max",
+        at: "limits.memory.max",
+        kind: Kind::Size,
+        find: |unit| unit.limits.memory.max,
+    },
+    Measure {
+        name: "limits.pids.max",
+        at: "limits.pids.max",
+        kind: Kind::Number,
+        find: |unit| {
+            let nproc = unit.limits.rlimits.get(&Rlimit::Nproc).and_then(|bounds| bounds.hard);
+            unit.limits.pids.or(nproc)
+        },
     },
     Measure {
         name: "log.size",
@@ -414,6 +538,61 @@ fn loosening(at: &str, value: &str, price: u32) -> Vec<Opening> {
 
 fn loosening_if(open: bool, at: &str, value: &str, price: u32) -> Vec<Opening> {
     if open { loosening(at, value, price) } else { Vec::new() }
+}
+
+/// A switch that is on unless a file says otherwise.
+fn switched_off(is_on: bool, at: &str, price: u32) -> Vec<Opening> {
+    loosening_if(!is_on, at, "false", price)
+}
+
+/// No bound: by the file's word a loosening, for want of what the host would need no doing of the file's.
+fn unbounded(unit: &Unit, bound: Option<u64>, key: &str) -> Vec<Opening> {
+    let standing = match unit.limits.bent.iter().any(|bent| bent.key == key) {
+        true => Standing::Default,
+        false => Standing::Loosening,
+    };
+    match bound {
+        Some(_) => Vec::new(),
+        None => vec![opening(key, "infinity", standing, 3)],
+    }
+}
+
+/// What is allowed beyond the default, word by word, and what is left of that.
+fn system_calls(unit: &Unit) -> Vec<Opening> {
+    const KEY: &str = "security.seccomp";
+    let Seccomp { allow, log, action, .. } = &unit.security.seccomp;
+    let calls = |words: &[String]| seccomp::listed(words, &BTreeSet::new());
+    let usual = calls(&[]);
+    // A word that takes calls out opens nothing, and stands for the default as the first of a list.
+    let added = |word: &String| -> Vec<&str> {
+        match word.starts_with('~') {
+            true => Vec::new(),
+            false => calls(std::slice::from_ref(word)).difference(&usual).copied().collect(),
+        }
+    };
+    let is_all = calls(allow).is_superset(&usual);
+    let mut all =
+        default(KEY, if is_all { "@service" } else { "less than @service" }, if is_all { 2 } else { 1 });
+    for word in allow.iter().chain(log) {
+        let price = added(word).into_iter().map(call_price).sum::<u32>().min(20);
+        if price > 0 {
+            all.push(opening(KEY, word, Standing::Loosening, price));
+        }
+    }
+    if *action == Denial::Log {
+        all.push(opening(KEY, "action:log", Standing::Loosening, 20));
+    }
+    all
+}
+
+/// What a system call costs that is not allowed by default.
+fn call_price(call: &str) -> u32 {
+    match call {
+        "bpf" | "init_module" | "finit_module" | "kexec_load" | "kexec_file_load" | "open_by_handle_at" => 10,
+        "io_uring_setup" | "userfaultfd" | "perf_event_open" | "keyctl" | "add_key" | "request_key"
+        | "mount" | "ptrace" | "process_vm_writev" | "iopl" | "ioperm" => 4,
+        _ => 1,
+    }
 }
 
 /// The host's costs all, that of another service a third.
