@@ -111,7 +111,8 @@ impl Return {
 impl Drop for Return {
     fn drop(&mut self) {
         for (kind, home) in &self.0 {
-            if setns(home.as_fd(), flag(*kind)).is_err() {
+            if let Err(errno) = setns(home.as_fd(), flag(*kind)) {
+                tracing::error!("there is no way back into the host's {kind:?} namespace: {errno}");
                 process::abort();
             }
         }

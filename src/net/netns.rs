@@ -121,7 +121,8 @@ impl Return {
 
 impl Drop for Return {
     fn drop(&mut self) {
-        if setns(&self.0, CloneFlags::CLONE_NEWNET).is_err() {
+        if let Err(errno) = setns(&self.0, CloneFlags::CLONE_NEWNET) {
+            tracing::error!("there is no way back into the host's network namespace: {errno}");
             process::abort();
         }
     }
