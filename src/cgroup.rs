@@ -66,13 +66,17 @@ pub struct Tree {
 /// Controllers that services cannot have below `base`, each with what to do about it.
 pub fn missing(base: Option<&Path>) -> BTreeMap<String, String> {
     let tree = Tree::find(base).unwrap_or_default();
-    let has = tree.as_ref().map(Tree::handed_down).unwrap_or_default();
+    let may = tree.as_ref().is_some_and(Tree::is_usable);
+    let has = tree.as_ref().filter(|_| may).map(Tree::handed_down).unwrap_or_default();
     let all = tree.as_ref().map(|tree| tree.list(Path::new(""), "cgroup.controllers")).unwrap_or_default();
     let first = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let remedy = |controller: &str| {
         let in_first =
             |line: &str| line.split(':').nth(1).is_some_and(|c| c.split(',').any(|c| c == controller));
-        if all.contains(controller) {
+        if all.contains(controller) && tree.is_some() && !may {
+            "run it as root, or in a group that was given to you: `systemd-run --user --scope -p Delegate=yes palisade \
+             run FILE`"
+        } else if all.contains(controller) {
             "hand it down to Palisade's group: `Delegate=yes` in its unit, `systemd-run --scope -p Delegate=yes` for \
              `palisade run`, or a group of its own as `[cgroup] path`"
         } else if first.lines().any(in_first) {
@@ -216,6 +220,11 @@ impl Tree {
         if self.attach(&self.home, std::process::id()).is_ok() {
             let _ = fs::remove_dir(self.path(&self.home.join(LEAF)));
         }
+    }
+
+    /// Whether this process may make groups in it at all.
+    pub fn is_usable(&self) -> bool {
+        rustix::process::geteuid().is_root() || self.is_delegated()
     }
 
     /// Whether an ordinary user may make groups in it: the group that he is in was given to him, with the right to move

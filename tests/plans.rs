@@ -63,13 +63,13 @@ fn build(path: &Path) -> (Unit, LaunchPlan) {
 fn build_for(caller: &Caller, path: &Path) -> LaunchPlan {
     let (unit, assigned) = unit(path);
     let made = unprivileged::decide(&unit, caller, &host()).unwrap();
-    let assigned = Assigned { cgroup: None, link: None, unprivileged: Some(made), ..assigned };
+    let assigned = Assigned { link: None, unprivileged: Some(made), ..assigned };
     plan::build(&unit, &assigned, &host())
 }
 
 #[test]
 fn an_ordinary_users_plans_are_as_they_were_reviewed() {
-    let single = Caller { uid: 1000, gid: 1000, first_port: 1024, ..Caller::default() };
+    let single = Caller { uid: 1000, gid: 1000, first_port: 1024, has_cgroup: true, ..Caller::default() };
     let carrier = Some((Carrier::Pasta, "/usr/bin/pasta".into()));
     let range = Caller { subordinate: Some((100_000, 100_000)), carrier, ..single.clone() };
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

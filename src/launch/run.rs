@@ -124,6 +124,8 @@ fn within(
     slot.note(&launcher, assigned.cgroup.as_deref());
     let foreground = Foreground::new(&mut launcher, unit, slot);
     let ended = foreground.and_then(|foreground| foreground.launch(&assigned, facts, secrets));
+    // Before the groups: what ends with it is in one of them.
+    drop(entered);
     if let Some(tree) = launcher.tree() {
         tree.remove_base();
     }
@@ -131,7 +133,6 @@ fn within(
         tracing::warn!("{}: {error}", unit.name);
     }
     drop(launcher);
-    drop(entered);
     ended
 }
 

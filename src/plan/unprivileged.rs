@@ -195,6 +195,16 @@ fn namespaces(unit: &Unit, caller: &Caller) -> Result<(), Refused> {
         );
         return Err(refused("security.capabilities", reason));
     }
+    if !caller.has_cgroup
+        && let Some(knob) = unit.limits.knobs().first()
+    {
+        let reason = format!(
+            "{} needs a control group that was given to you: `systemd-run --user --scope -p Delegate=yes palisade run \
+             FILE`, or run this as root",
+            knob.file
+        );
+        return Err(refused("limits", reason));
+    }
     let credential = |owner: Option<u32>| caller.subordinate.is_none() && owner.is_some();
     if unit.security.credentials.iter().any(|one| credential(one.owner)) {
         return Err(refused(
@@ -320,7 +330,7 @@ mod tests {
             subordinate: Some((100_000, 200_000)),
             carrier: Some((Carrier::Pasta, "/usr/bin/pasta".into())),
             first_port: 1024,
-            has_cgroup: false,
+            has_cgroup: true,
             has_groups: false,
         }
     }
@@ -367,6 +377,7 @@ mod tests {
             ("namespaces.pid = 'host'", caller(), "namespaces.pid"),
             ("security.devices = ['/dev/fuse']", caller(), "security.devices"),
             ("security.capabilities = ['CAP_NET_RAW']", caller(), "security.capabilities"),
+            ("limits.memory.max = '1G'", Caller { has_cgroup: false, ..caller() }, "limits"),
             ("network.address = '10.83.0.9'", caller(), "network.address"),
             ("network.publish = ['80:80']", caller(), "network.publish"),
             ("network.publish = ['8080:80']", poor.clone(), "network.publish"),
