@@ -442,9 +442,9 @@ impl<'a> Foreground<'a> {
             if (ready.contains(&2) || ready.contains(&1)) && channel.is_some() && !self.messages(run, plan)? {
                 channel = None;
             }
-            for n in 0..2 {
+            for (n, ours) in ours.iter().enumerate() {
                 if ready.contains(&(3 + n)) {
-                    self.carry(run, n, ours[n]);
+                    self.carry(run, n, *ours);
                 }
             }
             if ready.contains(&5) && self.input.as_mut().is_some_and(|input| !input.go_on(&stdin)) {
