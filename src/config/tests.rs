@@ -436,6 +436,22 @@ fn nothing_lies_above_the_ceiling() {
 }
 
 #[test]
+fn a_file_of_the_host_is_no_standard_input_above_the_ceiling() {
+    let file = |path: &str| format!("service.command = '/bin/a'\nservice.stdin = 'file:{path}'\n");
+    let (dir, loaded) = house(&[
+        ("policy.toml", "[ceiling]\nservice.stdin = ['/srv/*']\n"),
+        ("services.d/good.toml", &file("/srv/words")),
+        ("services.d/shadow.toml", &file("/etc/shadow")),
+    ]);
+    assert_eq!(
+        shown(&dir, &loaded),
+        [
+            "services.d/shadow.toml:2:17: `service.stdin` is above the ceiling of this host's policy: /etc/shadow"
+        ]
+    );
+}
+
+#[test]
 fn what_runs_is_measured_by_the_ceiling_as_well() {
     let (_dir, loaded) =
         house(&[("policy.toml", "[ceiling]\nnetwork.egress = false\n"), ("services.d/a.toml", WEB)]);

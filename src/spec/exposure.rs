@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use super::{
     Base, Capability, Credential, Denial, Dev, Egress, Families, IdSpec, Mount, Namespace, NetworkMode,
-    Publish, Seccomp, Unit, UserNamespace, UserSpec, Writable, credential::Source, limits::Rlimit,
+    Publish, Seccomp, Stdin, Unit, UserNamespace, UserSpec, Writable, credential::Source, limits::Rlimit,
 };
 use crate::seccomp;
 
@@ -90,6 +90,19 @@ pub const TABLE: &[Row] = &[
         find: |unit| {
             let score = unit.service.oom_score_adj.unwrap_or(0);
             loosening_if(score < 0, "service.oom_score_adj", &score.to_string(), 3)
+        },
+    },
+    Row {
+        name: "service.stdin",
+        most: 5,
+        closed: "its standard input is nobody's file",
+        opens: "it reads a file of the host, whoever may read that outside",
+        find: |unit| match &unit.service.stdin {
+            Stdin::File(path) => match named_price(path, SIGHTS) {
+                0 => vec![opening("service.stdin", &shown(path), Standing::Use, 0)],
+                price => vec![opening("service.stdin", &shown(path), Standing::Loosening, price)],
+            },
+            Stdin::Null | Stdin::Inherit => Vec::new(),
         },
     },
     Row {
