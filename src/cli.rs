@@ -289,11 +289,17 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     }
 }
 
-/// `web:host:3`: the third host step of web.
+/// `web:host:3`: the third host step of web. `web:child:9.2`: the second thing that the ninth child step reads back.
 fn fail_at(text: &str) -> Result<(String, FailAt), String> {
     let mut parts = text.rsplitn(3, ':');
-    let number = parts.next().and_then(|number| number.parse().ok());
+    let number = parts.next().unwrap_or_default();
+    let (number, item) = number.split_once('.').map_or((number, None), |(number, item)| (number, Some(item)));
+    let (number, item) = (number.parse().ok(), item.map(str::parse));
     match (number, parts.next(), parts.next()) {
+        (Some(number), Some("child"), Some(name)) if item.is_some() => match item {
+            Some(Ok(item)) => Ok((name.to_owned(), FailAt::Attested(number, item))),
+            _ => Err("NAME:child:STEP.ITEM is wanted".to_owned()),
+        },
         (Some(number), Some("host"), Some(name)) => Ok((name.to_owned(), FailAt::Host(number))),
         (Some(number), Some("child"), Some(name)) => Ok((name.to_owned(), FailAt::Child(number))),
         _ => Err("NAME:host:STEP or NAME:child:STEP is wanted".to_owned()),

@@ -26,6 +26,9 @@ fn host() -> HostFacts {
         hostname: "alpha".to_owned(),
         cgroup_kill: true,
         limits: limits::HostLimits { memory: 8 << 30, ..limits::HostLimits::default() },
+        landlock: 7,
+        apparmor: true,
+        selinux: false,
     }
 }
 
@@ -79,7 +82,7 @@ fn an_ordinary_users_plans_are_as_they_were_reviewed() {
         ("link", range, "services.d/web.toml"),
     ] {
         let plan = build_for(&caller, &here.join(file));
-        plan::lower::lower(&plan);
+        plan::lower::lower(&plan, &plan::Seen::default());
         insta::assert_snapshot!(format!("unprivileged__{name}"), plan::render::text(&plan));
     }
 }
@@ -94,7 +97,7 @@ fn every_plan_is_as_it_was_reviewed() {
         for file in files.into_iter().filter(|file| file.extension().is_some_and(|e| e == "toml")) {
             let (unit, plan) = build(&file);
             // What the init understands can be made of each.
-            plan::lower::lower(&plan);
+            plan::lower::lower(&plan, &plan::Seen::default());
             let name = format!("{}__{}", dir.rsplit('/').next().unwrap().replace('.', "_"), unit.name);
             insta::assert_snapshot!(name, plan::render::text(&plan));
             seen += 1;

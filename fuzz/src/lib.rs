@@ -47,7 +47,7 @@ pub fn plan(unit: &Unit, facts: &HostFacts) -> LaunchPlan {
     let plan = plan::build(unit, &assigned(unit, facts), facts);
     plan::render::text(&plan);
     plan::render::json(&plan);
-    check_lowered(&lower::lower(&plan));
+    check_lowered(&lower::lower(&plan, &lower::Seen::default()));
     session(unit, &unit.service.command);
     plan
 }
@@ -56,7 +56,10 @@ pub fn plan(unit: &Unit, facts: &HostFacts) -> LaunchPlan {
 pub fn session(unit: &Unit, command: &[String]) {
     for stdio in [plan::ChildStep::Stdio, plan::ChildStep::Terminal { columns: 80, rows: 24 }] {
         let steps = plan::session(unit, command, stdio);
-        check_lowered(&lower::lower_session(&Session { number: 9, steps, after: Vec::new(), flags: 0 }));
+        check_lowered(&lower::lower_session(
+            &Session { number: 9, steps, after: Vec::new(), flags: 0 },
+            &lower::Seen::default(),
+        ));
     }
 }
 

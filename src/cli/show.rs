@@ -113,6 +113,9 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
         let why = why.as_deref().unwrap_or_default();
         line("Bent", &escape(&format!("{key} {asked}: {enforced} ({why})")));
     }
+    for attested in folded(&service.attested) {
+        line("Attested", &escape(&attested));
+    }
     if let Some(fault) = &service.fault {
         let object = if fault.object.is_empty() { String::new() } else { format!(" {}", fault.object) };
         line("Fault", &Colour::Red.paint(&escape(&format!("{}{object}: {}", fault.step, fault.error))));
@@ -124,6 +127,19 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
         line("Ended", &format!("run {} {}, {} ago", exit.run, ended(exit), span(now - exit.ended.unix)));
     }
     text
+}
+
+/// Short texts, as many on a line as a terminal shows.
+fn folded(texts: &[String]) -> Vec<String> {
+    const WIDTH: usize = 90;
+    let mut lines: Vec<String> = Vec::new();
+    for text in texts {
+        match lines.last_mut() {
+            Some(line) if line.len() + text.len() < WIDTH => *line += &format!("; {text}"),
+            _ => lines.push(text.clone()),
+        }
+    }
+    lines
 }
 
 /// A line of output of a service.

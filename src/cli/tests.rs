@@ -24,6 +24,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         failures: 0,
         pid: None,
         init_pid: None,
+        attested: Vec::new(),
         addresses: vec![],
         ports: vec![],
         since: None,
@@ -45,6 +46,7 @@ fn web() -> ServiceStatus {
         restarts: 6,
         pid: Some(4242),
         init_pid: Some(4240),
+        attested: vec!["namespaces mnt pid".into(), "user".into()],
         description: "Front\u{1b}[2Jpage".into(),
         addresses: vec![[10, 99, 0, 2].into()],
         ports: vec![port(8080, Proto::Tcp), port(8081, Proto::Udp)],
@@ -196,6 +198,7 @@ fn the_status_of_a_running_service_fits_on_a_screen() {
       Port: 127.0.0.1:8080->80/tcp
       Port: 127.0.0.1:8081->80/udp
       File: /etc/palisade/services.d/web.toml
+  Attested: namespaces mnt pid; user
 ";
     assert_eq!(plain(&show::status(&web(), NOW)), expected);
 }

@@ -217,6 +217,10 @@ pub struct NamespacesTable {
     /// By which its monotonic and boot-time clocks are ahead, whole seconds or a duration, negative for behind.
     /// Default: 0s.
     pub clock_offset: Option<Spanned<Scalar>>,
+    /// The service may make sandboxes of its own, as a CI runner does: user namespaces, mounts, its own /proc. It has no
+    /// Landlock domain and nothing of its /proc is masked then. A user other than root needs no capability for it, root
+    /// CAP_SETFCAP. Default: false.
+    pub nested: Option<Spanned<bool>>,
     /// What `hostname` prints. Default: the service's name.
     pub hostname: Option<Text>,
     /// The NIS domain name. Default: empty.
@@ -340,6 +344,13 @@ pub struct SecurityTable {
     /// No memory is writable and executable at once, or becomes executable, and there is no memfd_create(2); compilers at
     /// run time do not work. Default: false.
     pub no_wx: Option<bool>,
+    /// A second wall inside the first: a Landlock domain that allows below each mount what the mount allows. `auto`: where
+    /// the kernel has it; `require`: or the service does not start; `off`. Default: `auto`.
+    pub landlock: Option<Text>,
+    /// The AppArmor profile that the program is executed under; it must be loaded. Default: what the supervisor's implies.
+    pub apparmor: Option<Text>,
+    /// The SELinux label (`user:role:type:level`) that the program is executed under. Default: what the policy says.
+    pub selinux: Option<Text>,
 }
 
 /// `[security.seccomp]`; in place of a list: what is allowed, and what becomes of the rest.

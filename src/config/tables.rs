@@ -57,13 +57,11 @@ const LATER: &[(&str, &[&str])] = &[
         ],
     ),
     ("service.reload", &["watch"]),
-    ("namespaces", &["nested"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
     (
         "network",
         &["mac", "interface", "bridge", "allow_to", "allow_from", "dns", "hosts", "firewall", "bandwidth"],
     ),
-    ("security", &["landlock", "apparmor", "selinux"]),
     ("limits", &["disk", "pressure"]),
     ("log", &["target", "full", "max_age", "rate", "format"]),
 ];

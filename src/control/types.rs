@@ -195,6 +195,9 @@ pub struct ServiceStatus {
     /// PID 1 of the sandbox, as the host sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_pid: Option<i32>,
+    /// What was read back from the kernel before its program was executed, and agreed.
+    #[serde(default)]
+    pub attested: Vec<String>,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
     /// What of it is published on the host.

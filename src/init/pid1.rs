@@ -253,8 +253,9 @@ impl Init {
             let allowed = op.flags & ON_ERROR_GO_ON != 0 && (op.want == 0 || op.want == result);
             let denied = op.flags & ON_DENIED_GO_ON != 0 && (result == -EPERM || result == -ENOSYS);
             if wrong && !allowed && !denied {
-                let fault =
-                    Fault { step: i64::from(op.step), errno: if result < 0 { -result } else { EPROTO } };
+                let item = i64::from(op.flags >> ITEM_SHIFT) << FAULT_ITEM_SHIFT;
+                let step = i64::from(op.step) | item;
+                let fault = Fault { step, errno: if result < 0 { -result } else { EPROTO } };
                 if report >= 0 {
                     // In the forked process: the init reads this and tells the supervisor.
                     write(report, &fault);
@@ -370,6 +371,18 @@ impl Init {
                 if same { 0 } else { -EPROTO }
             }
             OP_LOAD => args[0] as i64,
+            OP_STORE => {
+                // SAFETY: addresses in a plan point into the mapped plan, which is ours to write to.
+                unsafe { (args[0] as *mut u32).write_unaligned(args[1] as u32) };
+                0
+            }
+            OP_MASKED => {
+                // SAFETY: as above.
+                let word = unsafe { (args[0] as *const u64).read_unaligned() };
+                if word & args[1] == args[2] { 0 } else { -EPROTO }
+            }
+            OP_HAS_GROUPS => self.has_groups(),
+            OP_HAS_BITS => has_bits(op.nr, args),
             _ => -EINVAL,
         }
     }
@@ -413,6 +426,16 @@ impl Init {
         self.groups[self.group_count] = gid;
         self.group_count += 1;
         0
+    }
+
+    /// Whether the kernel has the groups that were added: no other, and none of them missing.
+    fn has_groups(&self) -> i64 {
+        let mut held = [0u32; GROUPS];
+        let count = call(Call::GetGroups, [GROUPS as u64, held.as_mut_ptr() as u64, 0, 0, 0, 0]);
+        let wanted = &self.groups[..self.group_count];
+        let same = count == wanted.len() as i64 && wanted.iter().all(|gid| held[..wanted.len()].contains(gid));
+        // Of two lists of one length without repetitions.
+        if same { 0 } else { -EPROTO }
     }
 
     fn find_user(&mut self, name: u64, register: usize) -> i64 {
@@ -758,6 +781,23 @@ fn close(fd: i64) {
 
 fn kill(pid: i64, signal: i64) {
     call(Call::Kill, [pid as u64, signal as u64, 0, 0, 0, 0]);
+}
+
+fn has_bits(nr: u64, args: [u64; 6]) -> i64 {
+    let (wanted, at) = (args[4], args[5] as usize % 6);
+    let mut args = [args[0], args[1], args[2], args[3], 0, 0];
+    for n in 0..64 {
+        args[at] = n;
+        let bit = match raw::numbered(nr, args) {
+            // The kernel does not have so many.
+            error if error == -EINVAL => 0,
+            result => result,
+        };
+        if bit != (wanted >> n & 1) as i64 {
+            return if bit < 0 { bit } else { -EPROTO };
+        }
+    }
+    0
 }
 
 fn byte_at(address: u64) -> u8 {

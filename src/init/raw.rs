@@ -41,6 +41,7 @@ calls! {
     Kill = 62, 129;
     Fcntl = 72, 25;
     SetSid = 112, 157;
+    GetGroups = 115, 158;
     SetGroups = 116, 159;
     Personality = 135, 92;
     PrCtl = 157, 167;

@@ -104,6 +104,20 @@ pub const OP_EXPECT: u16 = 11;
 
 /// The result is args\[0\].
 pub const OP_LOAD: u16 = 12;
+/// The lower half of args\[1\] goes to the four bytes at args\[0\].
+pub const OP_STORE: u16 = 13;
+/// Of the word at args\[0\] those bits that args\[1\] has must equal args\[2\].
+pub const OP_MASKED: u16 = 14;
+/// The supplementary groups must be those that were added.
+pub const OP_HAS_GROUPS: u16 = 15;
+/// The system call, with 0 to 63 in turn as argument args\[5\], must give the bits of args\[4\]; EINVAL counts as 0.
+pub const OP_HAS_BITS: u16 = 16;
+
+/// The upper half of an operation's flags: which of the things that its step looks at, counted from 1. A fault has it in
+/// the bits above those of the step.
+pub const ITEM_SHIFT: u16 = 8;
+/// Where a fault has the item.
+pub const FAULT_ITEM_SHIFT: u16 = 16;
 
 /// The error `want` of the call, or any where that is 0, is no failure.
 pub const ON_ERROR_GO_ON: u16 = 1;

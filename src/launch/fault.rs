@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     net::NetError,
-    plan::{ChildStep, HostStep, render},
+    plan::{self, ChildStep, HostStep, render},
     spec::UnitName,
     sys::SysError,
 };
@@ -97,7 +97,14 @@ impl LaunchFault {
 
     /// The init said that a step of its plan failed.
     pub fn child(number: usize, step: Option<&ChildStep>, errno: i32) -> Box<Self> {
-        let (name, object) = step.map_or(("plan", String::new()), render::child);
+        let (number, item) = plan::place(number);
+        let (name, mut object) = step.map_or(("plan", String::new()), render::child);
+        // Of all that the step reads back, what was not as it should be.
+        if let Some(ChildStep::Attest(items)) = step
+            && let Some(item) = item.checked_sub(1).and_then(|n| items.get(n))
+        {
+            object = item.to_string();
+        }
         let error = SysError::new(call(name), object.clone(), errno);
         Box::new(Self {
             step: format!("child step {number} {name}"),
@@ -179,6 +186,7 @@ fn call(step: &str) -> &'static str {
         "capabilities" => "capset",
         "seccomp" => "seccomp",
         "bounding_set" => "prctl",
+        "attest" => "read back",
         _ => "step",
     }
 }
@@ -340,13 +348,38 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         "root.sysfs",
         "",
         libc::EPERM,
-        "a /sys with masked parts, as containers and sandboxes have it, cannot be mounted anew: in a sandbox of Palisade's own that takes namespaces.nested = true, elsewhere rootfs.sys = \"none\"",
+        "a /sys with masked parts, as containers and sandboxes have it, cannot be mounted anew: set rootfs.sys = \"none\"",
     ),
     (
         "proc",
         "",
         libc::EPERM,
         "a /proc with masked parts, as containers and sandboxes have it, cannot be mounted anew: in a sandbox of Palisade's own that takes namespaces.nested = true, elsewhere rootfs.proc = \"none\"",
+    ),
+    (
+        "attest",
+        "",
+        libc::EPROTO,
+        "the kernel says otherwise than the plan: nothing was executed; if nobody works on the service's root at this moment, this is a bug",
+    ),
+    (
+        "attest",
+        "",
+        libc::ENOENT,
+        "something else lies over this mount point, or somebody has taken it away: look at what rootfs.mounts and rootfs.tmpfs put above each other",
+    ),
+    (
+        "apparmor",
+        "",
+        libc::ENOENT,
+        "no such profile is loaded: apparmor_parser(8) loads one, aa-status(8) lists them",
+    ),
+    ("selinux", "", libc::EINVAL, "the loaded policy knows no such label"),
+    (
+        "user_namespaces",
+        "",
+        libc::EROFS,
+        "/proc/sys is read-only where Palisade runs, as in most containers: give it a writable one, or set namespaces.nested = true",
     ),
     ("clone", "", libc::ENOSPC, "the host's limit of namespaces is reached: see /proc/sys/user"),
     (

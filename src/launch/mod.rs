@@ -10,6 +10,7 @@ mod join;
 pub mod limits;
 mod network;
 pub mod run;
+mod seen;
 pub mod unprivileged;
 mod user_link;
 
@@ -29,13 +30,14 @@ pub use crate::sys::{clone::reap, socket::channel};
 pub use fault::{LaunchFault, Retry, StepError};
 pub use join::Peers;
 pub use network::{Net, NetworkHost};
+pub use seen::of_session;
 
 use crate::{
     cgroup,
     config::settings::IDS_PER_SERVICE,
     init::{self, wire},
     net::netns::NetNs,
-    plan::{Assigned, FailAt, Fd, HostStep, LaunchPlan, NsKind, lower, render},
+    plan::{Assigned, FailAt, Fd, HostStep, LaunchPlan, NsKind, Seen, lower, render},
     rootfs::{self, IdRange, Workshop, write_id_maps},
     spec::{Stdin, Unit, UnitName},
     sys::{
@@ -128,6 +130,7 @@ pub struct Launch<'a> {
     traces: Traces,
     given: Given,
     joins: join::Joins,
+    seen: Seen,
 }
 
 impl Launcher {
@@ -206,6 +209,7 @@ impl Launcher {
             traces: Traces { cgroup: None, ..self.traces(&unit.name, assigned.run) },
             given,
             joins: join::Joins::default(),
+            seen: Seen::default(),
         };
         for (n, step) in plan.host.iter().enumerate().filter(|(_, step)| **step != HostStep::Go) {
             launch = self.attempt(launch, n + 1, step)?;
@@ -337,7 +341,8 @@ impl Launcher {
             HostStep::RootHost => self.workshop.host()?,
             HostStep::File { dst, content, over } => self.workshop.file(dst, content, *over)?,
             HostStep::Bind(mount) => {
-                self.workshop.bind(mount, mapped.then_some(range), launch.given.service)?;
+                let is_there = self.workshop.bind(mount, mapped.then_some(range), launch.given.service)?;
+                launch.seen.absent.extend((!is_there).then(|| mount.dst.clone()));
             }
             HostStep::Tmpfs(tmpfs) => self.workshop.tmpfs(tmpfs, owner)?,
             HostStep::DevMinimal(extra) => self.workshop.dev(extra, owner)?,
@@ -397,6 +402,7 @@ impl Launcher {
     }
 
     fn clone(&self, launch: &mut Launch<'_>, namespaces: &[&str]) -> Result<(), StepError> {
+        launch.seen.root = Some(self.workshop.identity()?);
         let late = launch.joins.has(NsKind::Cgroup);
         let spawn = Spawn {
             namespaces: clone_flags(namespaces),
@@ -516,8 +522,12 @@ impl Launch<'_> {
     }
 
     fn go(&mut self) -> Result<(), SysError> {
+        let child = self.child.as_ref().expect("the start comes after the clone");
+        let net = self.net.as_ref().map(|net| &net.netns);
+        self.seen.namespaces = seen::verify(self.unit, child.pid, net, self.assigned.unprivileged.is_some())?;
         let ours = self.ours.as_ref().expect("the channel comes before the start");
-        send_plan(ours.as_fd(), wire::SAY_SETUP, 0, &lower::lower(self.plan), &self.plan.fds(), &self.fds)?;
+        let bytes = lower::lower(self.plan, &self.seen);
+        send_plan(ours.as_fd(), wire::SAY_SETUP, 0, &bytes, &self.plan.fds(), &self.fds)?;
         self.fds.clear();
         Ok(())
     }

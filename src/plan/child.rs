@@ -2,14 +2,19 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use super::{Assigned, Fd, etc, has_user_namespace, unprivileged};
+use super::{
+    Assigned, Attested, Fd, attest, etc, has_user_namespace,
+    landlock::{self, Landlock},
+    unprivileged,
+};
 use crate::{
     init::wire,
     machine::RestartMode,
     seccomp::{self, Filter},
     spec::{
-        Capability, IdSpec, Kind, Namespace, Seccomp, Unit, UserSpec,
+        Capability, HostFacts, IdSpec, Kind, Namespace, Seccomp, Unit, UserSpec,
         limits::{Bounds, Rlimit},
+        security::mask,
     },
 };
 
@@ -33,6 +38,18 @@ pub enum ChildStep {
     RootEnter(PathBuf),
     /// Mounts the processes of this pid namespace; before the old root goes, or the kernel refuses.
     Proc,
+    /// No user namespace can be made below the sandbox's own: a second wall beside the system call filter, and one that
+    /// holds for who gets past that.
+    NoUserNamespaces {
+        /// A procfs of the sandbox's is on its place already; else the host's still is.
+        own: bool,
+    },
+    /// Reads back what the steps before it have done.
+    Attest(Vec<Attested>),
+    /// Enters a Landlock domain, which whoever is forked from here on is born into.
+    Landlock(Landlock),
+    /// What is executed next gets this label of a security module.
+    Label(Module, String),
     /// Makes the entered directory the root and detaches the old one.
     PivotRoot,
     /// Pseudo-terminals of its own, of this group.
@@ -107,6 +124,15 @@ pub enum ChildStep {
     },
 }
 
+/// A security module that labels processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Module {
+    /// By profile.
+    AppArmor,
+    /// By security context.
+    SeLinux,
+}
+
 /// Whom the service runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
@@ -138,12 +164,17 @@ impl ChildStep {
         match self {
             ChildStep::Stdio => vec![Fd::Stdin, Fd::Stdout, Fd::Stderr],
             ChildStep::Keep(fds) => fds.clone(),
+            ChildStep::Landlock(landlock) if landlock.stdin => vec![Fd::Stdin],
             ChildStep::IdsRoot
             | ChildStep::Keyring
             | ChildStep::Subreaper
             | ChildStep::MountPrivate
             | ChildStep::RootEnter(_)
             | ChildStep::Proc
+            | ChildStep::NoUserNamespaces { .. }
+            | ChildStep::Attest(_)
+            | ChildStep::Landlock(_)
+            | ChildStep::Label(..)
             | ChildStep::PivotRoot
             | ChildStep::DevPts(_)
             | ChildStep::CgroupFs
@@ -171,7 +202,7 @@ impl ChildStep {
     }
 }
 
-pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
+pub(super) fn init_steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<ChildStep> {
     let ns = &unit.namespaces;
     // The way to the root leads through directories that only the host's root may pass, and until `IdsRoot` that is
     // whom the file system sees.
@@ -186,9 +217,16 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
     }
     // While a /proc is there for certain: the service may have asked for none.
     steps.extend(ns.clock_offset.map(ChildStep::ClockOffset));
-    if unit.rootfs.proc && ns.pid == Namespace::Own {
+    let own_proc = unit.rootfs.proc && ns.pid == Namespace::Own;
+    if own_proc {
         steps.push(ChildStep::Proc);
     }
+    // Where the ids are the host's so is the budget of namespaces.
+    if has_user_namespace(unit) && !ns.nested && unit.security.no_namespaces {
+        steps.push(ChildStep::NoUserNamespaces { own: own_proc });
+    }
+    // While a /proc is there for certain, and nobody inside has had a hand in it.
+    steps.push(ChildStep::Attest(attest::namespaces(unit).into_iter().map(Attested::Namespace).collect()));
     steps.push(ChildStep::PivotRoot);
     if matches!(unit.rootfs.dev, crate::spec::Dev::Minimal(_)) {
         steps.push(ChildStep::DevPts(Some(TTY)));
@@ -196,7 +234,8 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
     if unit.rootfs.sys && assigned.cgroup.is_some() && ns.cgroup == Namespace::Own {
         steps.push(ChildStep::CgroupFs);
     }
-    if unit.rootfs.proc {
+    // The kernel lets nobody mount a procfs who sees none that is whole.
+    if unit.rootfs.proc && !ns.nested {
         steps.push(ChildStep::ProcMask);
     }
     if ns.uts == Namespace::Own {
@@ -205,6 +244,9 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
             steps.push(ChildStep::Domainname(ns.domainname.clone()));
         }
     }
+    steps.push(ChildStep::Attest(attest::root(unit, &steps)));
+    // After everything that mounts, which it forbids.
+    steps.extend(landlock::landlock(unit, facts.landlock).map(ChildStep::Landlock));
     fitted(steps, assigned)
 }
 
@@ -242,6 +284,7 @@ pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildSt
     // What root of the sandbox has by being root, another user gets from the ambient set alone. Who has a name may be either.
     let may_be_root = !matches!(credentials.user, User::Id(id) if id != 0);
     let held = if may_be_root { &security.capabilities } else { &security.ambient };
+    let attested = attest::process(unit, mask(held));
     let held = ChildStep::Capabilities { held: held.clone(), ambient: security.ambient.clone() };
     steps.push(ChildStep::Credentials(credentials));
     if terminal {
@@ -257,10 +300,15 @@ pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildSt
         ChildStep::WorkingDir(service.working_dir.clone()),
         ChildStep::Signals,
     ]);
-    if unit.security.no_new_privs {
-        // Landlock stands between the two: the filter is last.
-        steps.extend([ChildStep::NoNewPrivs, filter]);
+    steps.extend(security.no_new_privs.then_some(ChildStep::NoNewPrivs));
+    // At most one of the two: the kernel has one that labels.
+    let labels = [(Module::AppArmor, &security.apparmor), (Module::SeLinux, &security.selinux)];
+    for (module, label) in labels {
+        steps.extend(label.as_ref().map(|label| ChildStep::Label(module, label.clone())));
     }
+    steps.push(ChildStep::Attest(attested));
+    // The last of all.
+    steps.extend(security.no_new_privs.then_some(filter));
     let env: Vec<String> = service.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let path = service.env.get("PATH").map(|path| path.split(':').map(str::to_owned).collect());
     let path = path.unwrap_or_default();
@@ -284,8 +332,7 @@ fn policy(unit: &Unit) -> seccomp::Policy {
         no_namespaces: security.no_namespaces,
         no_wx: security.no_wx,
         families: unit.network.address_families.clone(),
-        // No file can ask for sandboxes inside yet.
-        nested: false,
+        nested: unit.namespaces.nested,
         capabilities: security.capabilities.iter().map(|capability| capability.name().to_owned()).collect(),
         early: !security.no_new_privs,
     }
@@ -335,4 +382,13 @@ pub(super) fn flags(unit: &Unit, assigned: &Assigned) -> u32 {
         flags |= wire::ENDS_WITH_LAUNCHER;
     }
     flags
+}
+
+pub(super) fn landlock_text(landlock: &Landlock) -> String {
+    let scoped = match landlock.scoped {
+        0 => "",
+        1 => ", scoped: abstract sockets",
+        _ => ", scoped: abstract sockets, signals",
+    };
+    format!("version {}, {} rules{scoped}", landlock.version, landlock.rules.len())
 }

@@ -4,7 +4,12 @@
 //! number, a pointer into those bytes, or a register. The numbers of the system calls are those of the architecture that
 //! this is compiled for, which is that of the init.
 
-use std::{collections::BTreeSet, path::Path};
+mod walls;
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use libc::c_long;
 
@@ -35,13 +40,27 @@ const KEYRING: u8 = 56;
 
 const AT_FDCWD: u64 = (libc::AT_FDCWD as i64).cast_unsigned();
 
+/// What is known only once the init stands before us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its namespaces: the kernel's name of each kind, and the number that is the namespace's identity.
+    pub namespaces: Vec<(&'static str, u64)>,
+    /// Device (major, minor) and inode of the directory that becomes `/`.
+    pub root: Option<([u32; 2], u64)>,
+    /// Optional mounts that there was no source for.
+    pub absent: Vec<PathBuf>,
+}
+
 /// The bytes of the plan for the init, to be sent in a sealed memfd.
-pub fn lower(plan: &LaunchPlan) -> Vec<u8> {
-    let mut out = Lowering::new(plan.fds());
-    out.fail_at = match plan.fail_at {
-        Some(FailAt::Child(number)) => u16::try_from(number).ok(),
-        Some(FailAt::Host(_)) | None => None,
-    };
+pub fn lower(plan: &LaunchPlan, seen: &Seen) -> Vec<u8> {
+    let mut out = Lowering::new(plan.fds(), seen.clone());
+    match plan.fail_at {
+        Some(FailAt::Child(number)) => out.fail_at = u16::try_from(number).ok(),
+        Some(FailAt::Attested(number, item)) => {
+            out.wrong_at = u16::try_from(number).ok().map(|number| (number, item));
+        }
+        Some(FailAt::Host(_)) | None => {}
+    }
     for step in plan.init.iter().chain([&ChildStep::Fork]).chain(&plan.service) {
         out.step(step);
     }
@@ -53,8 +72,8 @@ pub fn lower(plan: &LaunchPlan) -> Vec<u8> {
 }
 
 /// The bytes of the plan of a further process, which an init that waits is to fork.
-pub fn lower_session(session: &Session) -> Vec<u8> {
-    let mut out = Lowering::new(session.fds());
+pub fn lower_session(session: &Session, seen: &Seen) -> Vec<u8> {
+    let mut out = Lowering::new(session.fds(), seen.clone());
     out.session = session.number;
     for step in [ChildStep::Fork].iter().chain(&session.steps) {
         out.step(step);
@@ -68,7 +87,7 @@ pub fn lower_session(session: &Session) -> Vec<u8> {
 
 /// The plan of the keeper: nothing to do but to wait.
 pub fn keeper() -> Vec<u8> {
-    let mut out = Lowering::new(vec![Fd::Listen]);
+    let mut out = Lowering::new(vec![Fd::Listen], Seen::default());
     out.step(&ChildStep::Keep(vec![Fd::Listen]));
     out.name_process("palisade-keep");
     let after = out.ops.len();
@@ -100,10 +119,15 @@ struct Lowering {
     fail_at: Option<u16>,
     /// The change of user has been told to leave the capabilities alone.
     keeps_capabilities: bool,
+    /// The step and the item whose expectation is wrong.
+    wrong_at: Option<(u16, usize)>,
+    seen: Seen,
+    /// Which item of the step it is about, where the operations have their flags.
+    item: u16,
 }
 
 impl Lowering {
-    fn new(fds: Vec<Fd>) -> Self {
+    fn new(fds: Vec<Fd>, seen: Seen) -> Self {
         let (ops, blob, pointers, inner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self {
             fds,
@@ -115,6 +139,9 @@ impl Lowering {
             session: 0,
             fail_at: None,
             keeps_capabilities: false,
+            wrong_at: None,
+            seen,
+            item: 0,
         }
     }
 
@@ -154,8 +181,8 @@ impl Lowering {
 
     fn op(&mut self, kind: u16, nr: c_long, args: &[Arg<'_>]) -> &mut Op {
         let nr = u64::try_from(nr).expect("system call numbers are positive");
-        let mut op =
-            Op { kind, step: self.step, flags: 0, registers: 0, save: NOWHERE, nr, args: [0; 6], want: 0 };
+        let (step, flags) = (self.step, self.item);
+        let mut op = Op { kind, step, flags, registers: 0, save: NOWHERE, nr, args: [0; 6], want: 0 };
         for (n, arg) in args.iter().enumerate() {
             let offset = match arg {
                 Arg::Value(value) => {
@@ -202,14 +229,14 @@ impl Lowering {
     /// A call whose result is known in advance.
     fn call_exactly(&mut self, want: i64, nr: c_long, args: &[Arg<'_>]) {
         let op = self.call(nr, args);
-        op.flags = wire::ON_EXACTLY;
+        op.flags |= wire::ON_EXACTLY;
         op.want = want;
     }
 
     /// A call that one error, or with 0 any, does not make fail.
     fn call_unless(&mut self, errno: i32, nr: c_long, args: &[Arg<'_>]) {
         let op = self.call(nr, args);
-        op.flags = wire::ON_ERROR_GO_ON;
+        op.flags |= wire::ON_ERROR_GO_ON;
         op.want = -i64::from(errno);
     }
 
@@ -249,6 +276,10 @@ impl Lowering {
             }
             ChildStep::RootEnter(path) => self.root_enter(path),
             ChildStep::Proc => self.proc(),
+            ChildStep::NoUserNamespaces { own } => self.no_user_namespaces(*own),
+            ChildStep::Attest(items) => self.attest(items),
+            ChildStep::Landlock(landlock) => self.landlock(landlock),
+            ChildStep::Label(module, label) => self.label(*module, label),
             ChildStep::PivotRoot => self.pivot_root(),
             ChildStep::DevPts(group) => {
                 let group = group.map(|gid| format!(",gid={gid}")).unwrap_or_default();
@@ -383,19 +414,7 @@ impl Lowering {
     /// Below one descriptor, which is looked at: in a root that somebody on the host may write to, the name /proc may by
     /// now lead to something else than what was mounted there.
     fn proc_mask(&mut self) {
-        let how = init::OpenHow {
-            flags: (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64,
-            mode: 0,
-            resolve: libc::RESOLVE_NO_SYMLINKS,
-        };
-        let how = how.bytes();
-        let args = [Arg::Value(AT_FDCWD), Arg::Text("/proc"), Arg::Bytes(&how), Arg::Value(how.len() as u64)];
-        self.call_into(MOUNTED, libc::SYS_openat2, &args);
-        let answer = self.put(&[0; size_of::<libc::statfs>()]);
-        self.call(libc::SYS_fstatfs, &[Arg::Register(MOUNTED), Arg::At(answer)]);
-        // struct statfs begins with the type, a long: statfs(2).
-        let magic = libc::PROC_SUPER_MAGIC.to_ne_bytes();
-        self.op(wire::OP_EXPECT, 0, &[Arg::At(answer), Arg::Bytes(&magic), Arg::Value(magic.len() as u64)]);
+        self.open_proc("/proc");
         self.call(libc::SYS_fchdir, &[Arg::Register(MOUNTED)]);
         let closed = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         let remount = libc::MS_REMOUNT | libc::MS_BIND | closed;
@@ -422,8 +441,6 @@ impl Lowering {
                 Arg::Value(0),
             ];
             self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
-            let args = [Arg::Value(0), Arg::Text(path), Arg::Value(0), Arg::Value(remount), Arg::Value(0)];
-            self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
         }
         for path in PROC_MASKED_DIRS {
             let args = [
@@ -435,6 +452,14 @@ impl Lowering {
             ];
             self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
         }
+        // And for all of them at once that no device is opened: what is masked cannot be read.
+        let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
+        let attributes: Vec<u8> = [attributes, 0, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let flags = Arg::Value(u64::from((libc::AT_EMPTY_PATH | libc::AT_RECURSIVE).cast_unsigned()));
+        let (length, attributes) = (Arg::Value(attributes.len() as u64), Arg::Bytes(&attributes));
+        let args = [Arg::Register(MOUNTED), Arg::Text(""), flags, attributes, length];
+        self.call(libc::SYS_mount_setattr, &args);
         self.close(MOUNTED);
         self.call(libc::SYS_chdir, &[Arg::Text("/")]);
     }
@@ -592,12 +617,13 @@ impl Lowering {
         let ambient = libc::PR_CAP_AMBIENT as u64;
         let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as u64;
         self.call(libc::SYS_prctl, &[Arg::Value(ambient), Arg::Value(clear)]);
-        let low = |mask: u64| u32::try_from(mask & u64::from(u32::MAX)).expect("masked");
-        let high = |mask: u64| u32::try_from(mask >> 32).expect("shifted");
-        let words = |words: [u32; 6]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
-        let head = words([CAPABILITY_VERSION_3, 0, 0, 0, 0, 0])[..8].to_vec();
-        let data = words([low(held), low(held), low(inheritable), high(held), high(held), high(inheritable)]);
+        let (head, data) = capability_sets(held, inheritable);
         self.call(libc::SYS_capset, &[Arg::Bytes(&head), Arg::Bytes(&data)]);
+        self.expect_capabilities(held, inheritable);
+    }
+
+    fn expect_capabilities(&mut self, held: u64, inheritable: u64) {
+        let (head, data) = capability_sets(held, inheritable);
         let answer = self.put(&[0; 24]);
         self.call(libc::SYS_capget, &[Arg::Bytes(&head), Arg::At(answer)]);
         self.op(wire::OP_EXPECT, 0, &[Arg::At(answer), Arg::Bytes(&data), Arg::Value(24)]);
@@ -652,7 +678,7 @@ impl Lowering {
             let op = self.call(libc::SYS_execve, &[Arg::Text(candidate), Arg::At(argv), Arg::At(envp)]);
             if n < last {
                 // As execvp(3): what is not there, or not allowed, is looked for in the next directory.
-                op.flags = wire::ON_ERROR_GO_ON;
+                op.flags |= wire::ON_ERROR_GO_ON;
             }
         }
     }
@@ -685,7 +711,19 @@ impl Lowering {
         self.name_process("palisade-init");
         self.prctl(libc::PR_SET_DUMPABLE, 0);
         self.prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
+        for (option, wanted) in [(libc::PR_GET_DUMPABLE, 0), (libc::PR_GET_NO_NEW_PRIVS, 1)] {
+            self.call_exactly(wanted, libc::SYS_prctl, &[Arg::Value(i64::from(option).cast_unsigned())]);
+        }
     }
+}
+
+/// struct __user_cap_header_struct for the caller, and the two struct __user_cap_data_struct of capset(2): effective and
+/// permitted are the same.
+fn capability_sets(held: u64, inheritable: u64) -> (Vec<u8>, Vec<u8>) {
+    let half = |mask: u64, shift: u32| u32::try_from(mask >> shift & u64::from(u32::MAX)).expect("masked");
+    let bytes = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+    let set = |shift| [half(held, shift), half(held, shift), half(inheritable, shift)];
+    (bytes(&[CAPABILITY_VERSION_3, 0]), bytes(&[set(0), set(32)].concat()))
 }
 
 // linux/capability.h
@@ -701,20 +739,42 @@ const TIOCGPTPEER: u64 = 0x5441;
 
 /// Kernel knobs of the whole machine, below /proc.
 const PROC_READ_ONLY: [&str; 6] = ["sys", "irq", "bus", "fs", "sysrq-trigger", "1"];
-/// What the machine does, has and knows beyond the sandbox.
-const PROC_MASKED_FILES: [&str; 12] = [
-    "kcore",
-    "keys",
-    "key-users",
-    "kallsyms",
-    "kmsg",
-    "latency_stats",
-    "timer_list",
-    "timer_stats",
-    "sched_debug",
+/// What the machine does, has and knows beyond the sandbox: its memory, its devices and how busy they are, how it was booted.
+const PROC_MASKED_FILES: [&str; 34] = [
+    "bootconfig",
+    "buddyinfo",
+    "cmdline",
     "config.gz",
+    "consoles",
+    "diskstats",
+    "dma",
+    "interrupts",
+    "iomem",
+    "ioports",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "kpagecgroup",
     "kpagecount",
     "kpageflags",
+    "latency_stats",
+    "locks",
+    "mdstat",
+    "modules",
+    "mtrr",
+    "pagetypeinfo",
+    "partitions",
+    "sched_debug",
+    "schedstat",
+    "slabinfo",
+    "softirqs",
+    "swaps",
+    "timer_list",
+    "timer_stats",
+    "vmallocinfo",
+    "zoneinfo",
 ];
-/// As above, directories.
-const PROC_MASKED_DIRS: [&str; 3] = ["acpi", "asound", "scsi"];
+/// As above, directories; a trigger written below `pressure` is work for the kernel as well.
+const PROC_MASKED_DIRS: [&str; 6] = ["acpi", "asound", "driver", "dynamic_debug", "pressure", "scsi"];

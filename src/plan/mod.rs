@@ -4,9 +4,11 @@
 //! steps into what the init understands, `launch` carries out the host steps and knows how to undo each. The order of the
 //! steps is the order that the kernel demands; `tests` in this module hold it fast.
 
+mod attest;
 mod child;
 mod etc;
 mod host;
+mod landlock;
 pub mod lower;
 pub mod render;
 #[cfg(test)]
@@ -17,8 +19,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use child::{ChildStep, Credentials, User, session};
+pub use attest::{Attested, MountFlags, NAMESPACES, attested, namespaces};
+pub use child::{ChildStep, Credentials, Module, User, session};
 pub use host::{Dest, HostStep, NsKind};
+pub use landlock::{Landlock, Rule};
+pub use lower::Seen;
 
 use crate::{
     net::link::LinkPlan,
@@ -76,6 +81,8 @@ pub enum FailAt {
     Host(usize),
     /// Inside the sandbox.
     Child(usize),
+    /// Inside the sandbox, where this one of the things that the step reads back is expected to be what it is not.
+    Attested(usize, usize),
 }
 
 /// Which descriptor of the launch a child step works on.
@@ -118,7 +125,7 @@ pub fn build(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> LaunchPlan 
     LaunchPlan {
         name: unit.name.to_string(),
         host: host::steps(unit, assigned, facts),
-        init: child::init_steps(unit, assigned),
+        init: child::init_steps(unit, assigned, facts),
         service: child::service_steps(unit, assigned),
         waiting: child::waiting_steps(unit, assigned),
         flags: child::flags(unit, assigned),
@@ -134,7 +141,7 @@ impl LaunchPlan {
 
     /// The child step with this number, counted from 1.
     pub fn child_step(&self, number: usize) -> Option<&ChildStep> {
-        number.checked_sub(1).and_then(|n| self.child().nth(n))
+        place(number).0.checked_sub(1).and_then(|n| self.child().nth(n))
     }
 
     /// The descriptors that the init is sent, in the order of its registers (the plan itself is register 0).
@@ -171,8 +178,14 @@ impl Session {
     /// The step with this number; the fork is the first.
     pub fn step(&self, number: usize) -> Option<&ChildStep> {
         let all = std::iter::once(&ChildStep::Fork).chain(&self.steps).chain(&self.after);
-        number.checked_sub(1).and_then(|n| all.clone().nth(n))
+        place(number).0.checked_sub(1).and_then(|n| all.clone().nth(n))
     }
+}
+
+/// The number of the step and, of what it reads back, of the item, both from 1, out of what a fault says; 0 is none.
+pub fn place(number: usize) -> (usize, usize) {
+    let shift = u32::from(crate::init::wire::FAULT_ITEM_SHIFT);
+    (number & ((1 << shift) - 1), number >> shift)
 }
 
 /// Whether the run gets a user namespace.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use super::{ChildStep, Credentials, HostStep, LaunchPlan, User};
+use super::{ChildStep, Credentials, HostStep, LaunchPlan, Module, User};
 use crate::spec::{
     Capability, Credential, IdRange, IdSpec, Mount, Stdin, Writable,
     limits::{Bounds, Rlimit, Value},
@@ -169,6 +169,14 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         ChildStep::MountPrivate => ("mount.private", "/".into()),
         ChildStep::RootEnter(root) => ("root.enter", root.display().to_string()),
         ChildStep::Proc => ("proc", "/proc nosuid,nodev,noexec".into()),
+        ChildStep::NoUserNamespaces { .. } => ("user_namespaces", "0".into()),
+        ChildStep::Attest(items) => {
+            let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+            ("attest", items.join(" "))
+        }
+        ChildStep::Landlock(landlock) => ("landlock", super::child::landlock_text(landlock)),
+        ChildStep::Label(Module::AppArmor, label) => ("apparmor", label.clone()),
+        ChildStep::Label(Module::SeLinux, label) => ("selinux", label.clone()),
         ChildStep::PivotRoot => ("pivot_root", ".".into()),
         ChildStep::DevPts(_) => ("devpts", "/dev/pts".into()),
         ChildStep::CgroupFs => ("cgroup2", "/sys/fs/cgroup ro".into()),

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Files that between them reach every step.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "",
     "rootfs.base = 'none'\nrootfs.proc = 'none'\nrootfs.sys = 'none'\nnetwork.mode = 'none'",
     "rootfs.base = 'dir'\nrootfs.dir = '/srv/root'\nrootfs.writable = 'persistent'\nservice.user = 'web'\n\
@@ -22,10 +22,11 @@ const FILES: [&str; 7] = [
      security.credentials = [{ name = 'token', file = '/srv/token' }]",
     "limits = { memory = { max = '64M', low = '1M' }, cpu = { max = 1.5, weight = 50, pin = '0-1' }, io = { weight = 50, \
      max = [{ device = '/dev/vda', rbps = '1MB/s' }] }, pids = { max = 10 }, rlimits = { nofile = 100 } }",
+    "namespaces.nested = true\nsecurity.apparmor = 'web'",
 ];
 
 fn unit(keys: &str) -> Unit {
-    let facts = HostFacts { cgroup_kill: true, ..HostFacts::default() };
+    let facts = HostFacts { cgroup_kill: true, apparmor: true, ..HostFacts::default() };
     let text = format!("service.command = ['web', '--name', 'a b']\n{keys}\n");
     parse_str("web", &text, &facts).unwrap_or_else(|found| panic!("{keys}: {found:?}"))
 }
@@ -46,7 +47,7 @@ fn plan(keys: &str) -> LaunchPlan {
         ends_with_launcher: false,
         unprivileged: None,
     };
-    build(&unit, &assigned, &HostFacts::default())
+    build(&unit, &assigned, &HostFacts { landlock: 7, ..HostFacts::default() })
 }
 
 /// The names of the steps, in order.
@@ -121,6 +122,16 @@ fn child_steps_stand_in_the_order_that_the_kernel_demands() {
             ("proc", "proc.mask"),
             ("pivot_root", "proc.mask"),
             ("subreaper", "fork"),
+            // While the /proc of the host is there, or a new one that is whole.
+            ("user_namespaces", "pivot_root"),
+            // Whoever is in a domain mounts nothing; whoever is forked after it is in it.
+            ("proc.mask", "landlock"),
+            ("cgroup2", "landlock"),
+            ("landlock", "fork"),
+            ("no_new_privs", "apparmor"),
+            ("apparmor", "exec"),
+            // What is read back stands behind everything that changes it.
+            ("attest", "exec"),
             ("clock_offset", "fork"),
             ("session", "terminal"),
             ("stdio", "close_fds"),
@@ -267,7 +278,7 @@ impl Lowered {
 fn a_lowered_plan_points_only_into_itself() {
     for file in FILES {
         let plan = plan(file);
-        let lowered = Lowered::read(lower::lower(&plan));
+        let lowered = Lowered::read(lower::lower(&plan, &Seen::default()));
         let blob = size_of::<Head>() + lowered.ops.len() * size_of::<Op>();
         assert_eq!(lowered.head.magic, wire::MAGIC);
         assert_eq!(lowered.head.flags, plan.flags);
@@ -279,7 +290,8 @@ fn a_lowered_plan_points_only_into_itself() {
                     assert!(*arg < wire::REGISTERS as u64, "{op:?}");
                 } else if let Some(at) = lowered.offset(*arg) {
                     assert!((blob..lowered.bytes.len()).contains(&at), "{op:?}");
-                    assert_eq!(at % 8, 0, "{op:?}");
+                    // The members of an answer are words of four bytes, everything else begins at eight.
+                    assert_eq!(at % 4, 0, "{op:?}");
                     pointers += 1;
                 }
             }
@@ -297,7 +309,7 @@ fn a_lowered_plan_points_only_into_itself() {
 fn a_lowered_plan_numbers_its_operations_as_the_plan_numbers_its_steps() {
     for file in FILES {
         let plan = plan(file);
-        let lowered = Lowered::read(lower::lower(&plan));
+        let lowered = Lowered::read(lower::lower(&plan, &Seen::default()));
         let steps: BTreeSet<usize> = lowered.ops.iter().map(|op| usize::from(op.step)).collect();
         assert_eq!(steps, (1..=plan.child().count()).collect(), "every step does something");
         let fork = lowered.ops.iter().find(|op| op.kind == wire::OP_FORK).unwrap();
@@ -312,7 +324,7 @@ fn a_lowered_plan_numbers_its_operations_as_the_plan_numbers_its_steps() {
 #[test]
 fn the_program_gets_its_arguments_and_its_environment() {
     let plan = plan("service.env = { GREETING = 'a=b c' }");
-    let lowered = Lowered::read(lower::lower(&plan));
+    let lowered = Lowered::read(lower::lower(&plan, &Seen::default()));
     let execs: Vec<&Op> = lowered.calls(libc::SYS_execve).collect();
     let programs: Vec<String> = execs.iter().map(|op| lowered.text(op.args[0])).collect();
     assert!(programs.contains(&"/usr/bin/web".to_owned()), "{programs:?}");
@@ -328,7 +340,7 @@ fn the_program_gets_its_arguments_and_its_environment() {
 
 #[test]
 fn every_capability_set_is_emptied_and_read_back() {
-    let lowered = Lowered::read(lower::lower(&plan("")));
+    let lowered = Lowered::read(lower::lower(&plan(""), &Seen::default()));
     let dropped: BTreeSet<u64> = lowered
         .calls(libc::SYS_prctl)
         .filter(|op| op.args[0] == libc::PR_CAPBSET_DROP as u64)
@@ -343,7 +355,7 @@ fn every_capability_set_is_emptied_and_read_back() {
     assert_eq!(sets[0], [0; 24], "the service");
     let kept: [u32; 6] = [0x1e1, 0x1e1, 0, 0, 0, 0];
     assert_eq!(sets[1], kept.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>(), "the init");
-    assert_eq!(lowered.ops.iter().filter(|op| op.kind == wire::OP_EXPECT && op.args[2] == 24).count(), 2);
+    assert_eq!(lowered.ops.iter().filter(|op| op.kind == wire::OP_EXPECT && op.args[2] == 24).count(), 3);
 }
 
 #[test]
@@ -351,7 +363,7 @@ fn a_session_lists_its_fork_first() {
     let unit = unit("");
     let steps = session(&unit, &["/bin/sh".to_owned()], ChildStep::Stdio);
     let session = Session { number: 9, steps, after: Vec::new(), flags: 0 };
-    let lowered = Lowered::read(lower::lower_session(&session));
+    let lowered = Lowered::read(lower::lower_session(&session, &Seen::default()));
     assert_eq!(lowered.ops[0].kind, wire::OP_FORK);
     assert_eq!(session.step(1), Some(&ChildStep::Fork));
     assert_eq!(lowered.head.after, lowered.head.ops, "the init has nothing to do");
@@ -360,4 +372,46 @@ fn a_session_lists_its_fork_first() {
     let at = lowered.offset(hello.args[1]).unwrap();
     let message = crate::init::message_from(&lowered.bytes[at..at + size_of::<wire::Message>()]).unwrap();
     assert_eq!((message.verb, message.session), (wire::SAY_HELLO, 9));
+}
+
+#[test]
+fn what_is_read_back_is_what_lies_on_top() {
+    let mounts = |keys: &str| -> BTreeMap<String, String> {
+        let plan = plan(keys);
+        let items = plan.child().filter_map(|step| match step {
+            ChildStep::Attest(items) => Some(items.clone()),
+            _ => None,
+        });
+        let place = |item: Attested| match item {
+            Attested::Mount(dst, flags) => Some((dst.display().to_string(), flags.to_string())),
+            _ => None,
+        };
+        items.flatten().filter_map(place).collect()
+    };
+    let plain = mounts("");
+    assert_eq!(plain["/"], "ro,nosuid,nodev");
+    assert_eq!(plain["/tmp"], "nosuid,nodev,noexec");
+    assert_eq!(plain["/proc/sys"], "ro,nosuid,nodev,noexec");
+    let keys = "rootfs.mounts = [{ src = '/a', dst = '/dev/shm', ro = false, exec = true }, { src = '/b', dst = '/b' }, \
+                { src = '/c', dst = '/b/c', ro = false }]\nrootfs.read_only = ['/tmp', '/b']\n\
+                rootfs.hide = ['/run', '/usr/share']";
+    let layered = mounts(keys);
+    assert_eq!(layered["/dev/shm"], "nosuid,nodev", "over the default one");
+    assert_eq!(layered["/b/c"], "ro,nosuid,nodev,noexec", "below what is read-only");
+    assert_eq!(layered["/tmp"], "ro,nosuid,nodev,noexec");
+    for hidden in ["/run", "/usr/share"] {
+        assert_eq!(layered[hidden], "ro,nosuid,nodev,noexec");
+    }
+    let over = mounts("rootfs.mounts = [{ src = '/a', dst = '/dev', ro = false }]");
+    assert!(!over.contains_key("/dev/shm"), "{over:?}");
+    assert!(!mounts("rootfs.proc = 'none'\nrootfs.base = 'none'").contains_key("/proc/sys"));
+    assert!(!mounts("namespaces.nested = true").contains_key("/proc/sys"));
+}
+
+#[test]
+fn a_fault_names_the_step_and_the_thing_in_it() {
+    assert_eq!(place(9), (9, 0));
+    assert_eq!(place(9 | 2 << 16), (9, 2));
+    let plan = plan("");
+    assert_eq!(plan.child_step(9 | 2 << 16), plan.child_step(9));
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChildStep, service_ids};
+use super::{Attested, ChildStep, service_ids};
 use crate::spec::{
     Capability, Egress, HostFacts, IdRange, Namespace, NetworkMode, Publish, Unit, UserNamespace,
 };
@@ -307,6 +307,11 @@ pub(super) fn single(steps: Vec<ChildStep>) -> Vec<ChildStep> {
                 ChildStep::Credentials(super::Credentials { keep_groups: true, ..credentials })
             }
             ChildStep::DevPts(_) => ChildStep::DevPts(None),
+            // Groups are the caller's, and the keyring is that id's.
+            ChildStep::Attest(mut items) => {
+                items.retain(|item| !matches!(item, Attested::Groups | Attested::Keyring));
+                ChildStep::Attest(items)
+            }
             ChildStep::Recede { capabilities, .. } => ChildStep::Recede { id: None, capabilities },
             step => step,
         })

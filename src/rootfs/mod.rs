@@ -45,9 +45,27 @@ const HOST_ETC: [&str; 12] = [
     "pki",
     "timezone",
 ];
-/// What the machine is built of, and what it consumes (CVE-2020-8694), is no business of a service. Below /sys.
-const SYS_HIDDEN: [&str; 5] =
-    ["firmware", "kernel/debug", "kernel/security", "kernel/tracing", "devices/virtual/powercap"];
+/// What the machine is built of, what its kernel has loaded and how it is laid out, and what it consumes (CVE-2020-8694), is no
+/// business of a service. Below /sys.
+const SYS_HIDDEN: [&str; 17] = [
+    "devices/virtual/dmi",
+    "devices/virtual/powercap",
+    "firmware",
+    "fs/bpf",
+    "fs/pstore",
+    "hypervisor",
+    "kernel/boot_params",
+    "kernel/btf",
+    "kernel/debug",
+    "kernel/irq",
+    "kernel/notes",
+    "kernel/security",
+    "kernel/slab",
+    "kernel/tracing",
+    "kernel/vmcoreinfo",
+    "module",
+    "power",
+];
 /// What an ephemeral root takes at most; a tmpfs without a size takes half of the memory.
 const EPHEMERAL_SIZE: &str = "512M";
 /// Directories that every root in memory has.
@@ -126,6 +144,12 @@ impl Workshop {
         if !is_users {
             workshop.make_dev()?;
         }
+        // What is laid over whatever is hidden: a directory that is closed, a file with nothing in it.
+        let (empty, nothing) = (workshop.files.join("empty"), workshop.files.join("nothing"));
+        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0)
+            .create(&empty)
+            .and_then(|()| std::fs::write(&nothing, ""))
+            .map_err(|error| SysError::new("mkdir", empty.display().to_string(), error))?;
         Ok(workshop)
     }
 
@@ -281,6 +305,16 @@ impl Workshop {
         open_path(&self.root)
     }
 
+    /// Which directory became the root: its device (major, minor) and its inode.
+    ///
+    /// # Errors
+    /// fstat(2).
+    pub fn identity(&self) -> Result<([u32; 2], u64), SysError> {
+        let stat =
+            rustix::fs::fstat(self.root_fd()?).map_err(|errno| SysError::new("fstat", "root", errno))?;
+        Ok(([rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)], stat.st_ino))
+    }
+
     /// The host's programs: /usr, the directories beside it, and the harmless part of /etc.
     ///
     /// # Errors
@@ -353,7 +387,8 @@ impl Workshop {
         attached
     }
 
-    /// A file or directory of the host. `service` is the service's own ids on the host, for a writable mount.
+    /// A file or directory of the host; false where an optional one is not there. `service` is the service's own ids on
+    /// the host, for a writable mount.
     ///
     /// # Errors
     /// Of the file and mount calls.
@@ -362,9 +397,9 @@ impl Workshop {
         wanted: &Mount,
         range: Option<IdRange>,
         service: Option<(u32, u32)>,
-    ) -> Result<(), SysError> {
+    ) -> Result<bool, SysError> {
         let source = match file::open_host(&wanted.src, OFlags::PATH) {
-            Err(error) if error.errno == libc::ENOENT && wanted.optional => return Ok(()),
+            Err(error) if error.errno == libc::ENOENT && wanted.optional => return Ok(false),
             other => other?,
         };
         let tree = mount::clone_tree(source.as_fd(), "", true)?;
@@ -385,7 +420,7 @@ impl Workshop {
         set.map_err(|error| SysError { args: format!("{name}: {}", error.args), ..error })?;
         let root = self.root_fd()?;
         let target = mount_point(root.as_fd(), &wanted.dst, source.as_fd(), self.owner)?;
-        mount::attach(tree.as_fd(), target.as_fd())
+        mount::attach(tree.as_fd(), target.as_fd()).map(|()| true)
     }
 
     /// For a writable mount: the owner of the source is the service inside, and nobody else is anybody. So what the service
@@ -580,17 +615,12 @@ impl Workshop {
         let target = file::open_inside(root, dst, OFlags::PATH | OFlags::NOFOLLOW)?;
         let stat = rustix::fs::fstat(&target)
             .map_err(|errno| SysError::new("fstat", dst.display().to_string(), errno))?;
-        let empty = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-                | MountAttrFlags::MOUNT_ATTR_NOSUID
-                | MountAttrFlags::MOUNT_ATTR_NODEV
-                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-            mount::new_filesystem("tmpfs", &[("mode", "0"), ("nr_inodes", "2")], attributes)?
-        } else {
-            let nodes = open_path(&self.nodes())?;
-            mount::clone_tree(nodes.as_fd(), "null", false)?
-        };
-        mount::attach(empty.as_fd(), target.as_fd())
+        let empty =
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory { "empty" } else { "nothing" };
+        let tree = mount::clone_tree(open_path(&self.files)?.as_fd(), empty, false)?;
+        let attributes = Attributes { read_only: true, no_exec: true, no_dev: true, ..Attributes::default() };
+        mount::set_attributes(tree.as_fd(), &attributes)?;
+        mount::attach(tree.as_fd(), target.as_fd())
     }
 
     /// Makes a path and what is mounted below it read-only.

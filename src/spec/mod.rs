@@ -21,7 +21,7 @@ pub(crate) use self::resolve::{MOST, clash, parse_owner};
 pub use self::{
     credential::Credential,
     limits::Limits,
-    security::{Capability, Device, Seccomp, Security},
+    security::{Capability, Device, Landlock, Seccomp, Security},
 };
 use crate::machine::Policy;
 pub use crate::seccomp::{Denial, Families};
@@ -286,6 +286,9 @@ pub struct Namespaces {
     pub cgroup: Namespace,
     /// User and group ids.
     pub user: UserNamespace,
+    /// It may make namespaces of its own.
+    #[serde(default)]
+    pub nested: bool,
     /// Clocks; with the offset of the monotonic and boot-time clocks in seconds.
     pub clock_offset: Option<i64>,
     /// What `hostname` prints.
@@ -532,6 +535,12 @@ pub struct HostFacts {
     pub cgroup_kill: bool,
     /// What can be limited here.
     pub limits: limits::HostLimits,
+    /// The version of Landlock's interface that the kernel offers; 0: it has none, or it was not switched on at boot.
+    pub landlock: u32,
+    /// AppArmor is on.
+    pub apparmor: bool,
+    /// SELinux is on.
+    pub selinux: bool,
 }
 
 /// One line of /etc/passwd.

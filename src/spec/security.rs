@@ -34,6 +34,28 @@ pub struct Security {
     pub no_namespaces: bool,
     /// No memory is both writable and executable, nor becomes executable.
     pub no_wx: bool,
+    /// The second wall inside the first.
+    #[serde(default)]
+    pub landlock: Landlock,
+    /// Executed under this AppArmor profile.
+    #[serde(default)]
+    pub apparmor: Option<String>,
+    /// Executed under this SELinux label.
+    #[serde(default)]
+    pub selinux: Option<String>,
+}
+
+/// `security.landlock`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Landlock {
+    /// Where the kernel has it.
+    #[default]
+    Auto,
+    /// Or there is no start.
+    Require,
+    /// Not at all.
+    Off,
 }
 
 /// `security.seccomp`: names and groups as the file has them, which `seccomp::compile` expands.

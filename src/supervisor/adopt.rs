@@ -91,7 +91,7 @@ impl Supervisor {
             Some(run) => run.traces.clone(),
             None => self.launcher.traces(name, run.0),
         };
-        let mut live = LiveRun::adopted(run, traces, record.run.as_ref().and_then(|run| run.main));
+        let mut live = LiveRun::adopted(run, traces, record.run.as_ref());
         live.is_over = entry.life.state.alive().is_none();
         live.before = record.run.as_ref().map(|run| run.before).unwrap_or_default();
         if let Some(known) = &record.run

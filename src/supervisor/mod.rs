@@ -372,6 +372,7 @@ impl Supervisor {
                 main: run.main,
                 traces: run.traces.clone(),
                 before: run.before,
+                attested: run.attested.clone(),
             })
         });
         self.write_down(name, run, self.nets.get(name));
@@ -428,6 +429,7 @@ impl Supervisor {
                 main: None,
                 traces: launch.traces().clone(),
                 before: Usage::default(),
+                attested: plan::attested(&unit, plan.child()),
             });
             self.write_down(name, record, launch.net());
             let launched = self.launcher.go(launch)?;
@@ -438,7 +440,7 @@ impl Supervisor {
         }
         match launched {
             Ok((launched, plan)) => {
-                self.runs.insert(name.clone(), LiveRun::launched(run, launched, plan));
+                self.runs.insert(name.clone(), LiveRun::launched(run, launched, plan, &unit));
             }
             Err(fault) => {
                 self.forget_net(name, &unit);

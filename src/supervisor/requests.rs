@@ -243,6 +243,12 @@ impl Supervisor {
             failures: entry.map_or(0, |entry| entry.life.tally.failures),
             pid: pid(run.and_then(|run| run.main)),
             init_pid: pid(run.and_then(|run| run.init.map(|(pid, _)| pid))),
+            attested: match entry.map(|entry| &entry.life.state) {
+                Some(State::Running { .. } | State::Stopping { .. }) => {
+                    run.map(|run| run.attested.clone()).unwrap_or_default()
+                }
+                _ => Vec::new(),
+            },
             addresses: address.into_iter().collect(),
             ports: unit.map_or(Vec::new(), |unit| unit.network.publish.iter().map(|p| (*p).into()).collect()),
             since: entry.map(|entry| moment(entry.since)),

@@ -12,15 +12,18 @@ use rustix::{
     fs::{Mode, OFlags},
 };
 
-use super::{Supervisor, state};
+use super::{
+    Supervisor,
+    state::{self, RunRecord},
+};
 use crate::{
     cgroup,
     init::{self, wire},
     launch::{self, LaunchFault, Run, Traces},
     machine::{ExitKind, RunId, Usage, fleet::Report},
-    plan::{ChildStep, Fd, LaunchPlan, Session, lower},
+    plan::{ChildStep, Fd, LaunchPlan, Seen, Session, lower},
     spec::{Namespace, StopMode, Unit, UnitName},
-    sys::socket,
+    sys::{SysError, socket},
 };
 
 /// What a run has open.
@@ -46,6 +49,8 @@ pub(super) struct LiveRun {
     /// The main process, as the host counts.
     pub(super) main: Option<u32>,
     pub(super) traces: Traces,
+    /// What was read back before its program was executed.
+    pub(super) attested: Vec<String>,
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) channel: Option<OwnedFd>,
     pub(super) outputs: [Option<OwnedFd>; 2],
@@ -69,13 +74,14 @@ pub(super) struct LiveRun {
 
 impl LiveRun {
     /// A run that we launched.
-    pub(super) fn launched(run: RunId, launched: Run, plan: LaunchPlan) -> Self {
+    pub(super) fn launched(run: RunId, launched: Run, plan: LaunchPlan, unit: &Unit) -> Self {
         let _ = rustix::io::ioctl_fionbio(&launched.channel, true);
         Self {
             run,
             init: state::start_time(launched.pid).map(|time| (launched.pid, time)),
             main: None,
             traces: launched.traces,
+            attested: crate::plan::attested(unit, plan.child()),
             pidfd: Some(launched.pidfd),
             channel: Some(launched.channel),
             outputs: [launched.stdout, launched.stderr],
@@ -91,12 +97,13 @@ impl LiveRun {
     }
 
     /// A run that a predecessor launched.
-    pub(super) fn adopted(run: RunId, traces: Traces, main: Option<u32>) -> Self {
+    pub(super) fn adopted(run: RunId, traces: Traces, record: Option<&RunRecord>) -> Self {
         Self {
             run,
             init: None,
-            main,
+            main: record.and_then(|record| record.main),
             traces,
+            attested: record.map(|record| record.attested.clone()).unwrap_or_default(),
             pidfd: None,
             channel: None,
             outputs: [None, None],
@@ -129,6 +136,15 @@ impl LiveRun {
     /// Its init, for as long as that lives and is not on its way out.
     pub(super) fn init_fd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().filter(|_| !self.is_dead && !self.is_over).map(AsFd::as_fd)
+    }
+
+    /// What a further process of the sandbox is to find there.
+    pub(super) fn seen(&self) -> Result<Seen, SysError> {
+        let gone = || SysError::new("stat", "the init's namespaces", libc::ESRCH);
+        let (pid, start_time) = self.init.ok_or_else(gone)?;
+        let seen = launch::of_session(pid)?;
+        // After the look: the number was not somebody else's meanwhile.
+        if is_alive(pid, start_time) { Ok(seen) } else { Err(gone()) }
     }
 
     /// Where it is noted what is under way of its output.
@@ -397,13 +413,14 @@ impl Supervisor {
             after.clear();
         }
         let session = Session { number: 0, steps: plan.service, after, flags: plan.flags };
-        let refused = |error: crate::sys::SysError| LaunchFault::refused("relaunch", &error.to_string());
+        let refused = |error: SysError| LaunchFault::refused("relaunch", &error.to_string());
         let owner = crate::plan::owner(unit, &assigned);
         let (fds, outputs) = launch::stdio(unit, owner, None).map_err(refused)?;
         let live = self.runs.get_mut(name).ok_or_else(LaunchFault::init_died)?;
         live.forget_words();
         let channel = live.channel.as_ref().ok_or_else(LaunchFault::init_died)?;
-        let bytes = lower::lower_session(&session);
+        let seen = live.seen().map_err(refused)?;
+        let bytes = lower::lower_session(&session, &seen);
         launch::send_plan(channel.as_fd(), wire::SAY_SPAWN, 0, &bytes, &session.fds(), &fds)
             .map_err(refused)?;
         live.outputs = outputs;

@@ -135,7 +135,8 @@ impl Supervisor {
         let number = self.sessions.last;
         let steps = plan::session(unit, command, stdio);
         let session = Session { number, steps, after: Vec::new(), flags: 0 };
-        let bytes = lower::lower_session(&session);
+        let seen = run.seen().map_err(|error| Error::Failed { reason: error.to_string() })?;
+        let bytes = lower::lower_session(&session, &seen);
         launch::send_plan(channel.as_fd(), wire::SAY_SPAWN, number, &bytes, &session.fds(), fds)
             .map_err(|error| Error::Failed { reason: error.to_string() })?;
         let live = Live { purpose, session, pid: None, master: None, is_abandoned: false };

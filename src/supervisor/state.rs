@@ -63,6 +63,9 @@ pub(super) struct RunRecord {
     /// What earlier runs took in the same sandbox.
     #[serde(default)]
     pub(super) before: Usage,
+    /// What is read back before its program is executed: what holds of it if it runs.
+    #[serde(default)]
+    pub(super) attested: Vec<String>,
 }
 
 /// A service's network without its descriptors, which the keeper has.

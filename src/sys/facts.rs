@@ -25,6 +25,10 @@ pub fn gather(cgroup: Option<&Path>) -> HostFacts {
         resolv_conf: ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"].map(read).into(),
         cgroup_kill: cgroup::mount_point().is_ok_and(|mount| mount.is_some()),
         limits: limits(cgroup),
+        landlock: super::landlock::version(),
+        apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+        // The kernel makes the directory where SELinux was initialised (selinuxfs, sel_fill_super).
+        selinux: Path::new("/sys/fs/selinux").exists(),
     }
 }
 

@@ -67,6 +67,55 @@ pub fn every_step_may_fail_and_leaves_nothing(world: &mut World) {
     }
 }
 
+pub fn whatever_is_read_back_may_differ_and_is_named(world: &mut World) {
+    let file = world.write_service("web", &rich(world));
+    let plan = world.ok(&["plan", &file.display().to_string(), "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    let steps = plan["steps"].as_array().expect("a list").clone();
+    let mut seen = 0;
+    for step in steps.iter().filter(|step| step["step"] == "attest") {
+        let items = step["object"].as_str().expect("text").split(' ');
+        for (n, item) in items.enumerate() {
+            let mut command = world.supervise();
+            command.arg("--fail-at").arg(format!("web:child:{}.{}", step["number"], n + 1));
+            world.start_by(command);
+            world.wait_state("web", "failed");
+            let status = world.status("web");
+            assert_eq!(status["fault"]["step"], format!("child step {} attest", step["number"]), "{status}");
+            assert_eq!(status["fault"]["object"], item, "{status}");
+            assert!(status["fault"]["hint"].is_string(), "{status}");
+            assert!(status["pid"].is_null() && status["attested"] == serde_json::json!([]), "{status}");
+            assert_eq!(world.stop(), Ok(()), "{item}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen} things are read back");
+}
+
+pub fn what_was_read_back_is_shown_also_by_a_successor(world: &mut World) {
+    world.write_service("web", &rich(world));
+    world.start();
+    world.wait_state("web", "active");
+    let attested = world.status("web")["attested"].clone();
+    let has = |text: &str| attested.as_array().is_some_and(|all| all.iter().any(|line| line == text));
+    for text in [
+        "namespaces mnt pid uts ipc cgroup user net",
+        "root",
+        "/ ro,nosuid,nodev",
+        "user",
+        "no_new_privs",
+        "keyring",
+    ] {
+        assert!(has(text), "{text}: {attested}");
+    }
+    assert!(world.ok(&["status", "web"]).contains("no_new_privs"));
+    world.kill_supervisor();
+    world.start();
+    assert_eq!(world.status("web")["attested"], attested);
+    // And a session of the successor's is held to the same.
+    assert_eq!(world.ok(&["exec", "web", "--", PROBE, "__probe", "print", "x"]).trim(), "x");
+}
+
 /// What a launch that has to fail in the sandbox is said to have failed with.
 fn faulty(world: &World, name: &str) -> (String, String, String) {
     wait_until(&format!("{name} has failed"), LONG, || !world.status(name)["fault"].is_null());

@@ -44,6 +44,8 @@ fn main() -> ExitCode {
         takeover::a_killed_init_leaves_an_unknown_exit: Root CgroupV2 UserNs;
         takeover::records_of_garbage_are_passed_over: Root CgroupV2 UserNs Nft;
         faults::every_step_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
+        faults::whatever_is_read_back_may_differ_and_is_named: Root CgroupV2 UserNs Nft;
+        faults::what_was_read_back_is_shown_also_by_a_successor: Root CgroupV2 UserNs Nft;
         faults::a_child_step_that_fails_is_named: Root CgroupV2 UserNs;
         faults::a_supervisor_killed_anywhere_in_a_launch_has_a_successor: Root CgroupV2 UserNs Nft Program("strace");
         shutdown::sigterm_stops_everybody_in_reverse_order: Root CgroupV2 UserNs;

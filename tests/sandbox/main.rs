@@ -8,6 +8,7 @@ mod support;
 mod credentials;
 mod filter;
 mod hostile;
+mod inner;
 mod powers;
 mod roots;
 mod selftest;
@@ -133,6 +134,17 @@ fn main() -> ExitCode {
         hostile::a_session_is_not_held_up_by_a_trap: Root CgroupV2 UserNs;
         hostile::a_user_is_not_looked_up_in_a_trap: Root CgroupV2 UserNs;
         hostile::nobody_else_is_root_because_the_root_says_so: Root CgroupV2 UserNs;
+        inner::what_a_mount_allows_the_inner_wall_allows: Root CgroupV2 UserNs Program("python3");
+        inner::a_descriptor_of_the_host_is_no_way_to_the_host: Root CgroupV2 UserNs;
+        inner::abstract_sockets_of_the_host_are_out_of_reach: Root CgroupV2 UserNs Program("python3");
+        inner::a_session_may_signal_and_look_at_the_service: Root CgroupV2 UserNs;
+        inner::no_user_namespace_is_made_inside: Root CgroupV2 UserNs;
+        inner::a_nested_service_makes_sandboxes_that_hold: Root CgroupV2 UserNs;
+        inner::bubblewrap_runs_in_a_nested_service_and_nowhere_else: Root CgroupV2 UserNs Program("bwrap");
+        inner::proc_and_sys_tell_nothing_of_the_machine: Root CgroupV2 UserNs;
+        inner::no_knob_of_the_kernel_is_turned: Root CgroupV2 UserNs;
+        inner::a_label_that_cannot_be_had_is_refused: Root CgroupV2 UserNs;
+        inner::no_key_of_the_host_is_seen: Root CgroupV2 UserNs Program("python3");
         single::an_unknown_key_is_refused_with_line_and_column: Root;
     ];
     // Started by the self-tests alone: they are there to fail.

@@ -127,6 +127,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         failures: 0,
         pid: Some(7),
         init_pid: Some(6),
+        attested: vec!["root".to_owned()],
         addresses: vec![],
         ports: vec![port.clone()],
         since: Some(moment),

@@ -69,7 +69,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
     });
     compare!(&mut diff, &old.namespaces, &new.namespaces, Namespaces but for [] {
         Restart: pid => "namespaces.pid", uts => "namespaces.uts", ipc => "namespaces.ipc",
-            cgroup => "namespaces.cgroup", user => "namespaces.user",
+            cgroup => "namespaces.cgroup", user => "namespaces.user", nested => "namespaces.nested",
             clock_offset => "namespaces.clock_offset", hostname => "namespaces.hostname",
             domainname => "namespaces.domainname", machine_id => "namespaces.machine_id";
     });
@@ -89,7 +89,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             credentials => "security.credentials", seccomp => "security.seccomp",
             native_abi_only => "security.native_abi_only", lock_personality => "security.lock_personality",
             no_realtime => "security.no_realtime", no_suid => "security.no_suid",
-            no_namespaces => "security.no_namespaces", no_wx => "security.no_wx";
+            no_namespaces => "security.no_namespaces", no_wx => "security.no_wx",
+            landlock => "security.landlock", apparmor => "security.apparmor", selinux => "security.selinux";
     });
     compare!(&mut diff, &old.limits, &new.limits, Limits but for [bent] {
         Restart: rlimits => "limits.rlimits";

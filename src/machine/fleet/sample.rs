@@ -9,7 +9,7 @@ use std::{
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
-        After, Base, Denial, Dev, Egress, Families, Kind, Limits, LogPolicy, Milestone, Namespace,
+        After, Base, Denial, Dev, Egress, Families, Kind, Landlock, Limits, LogPolicy, Milestone, Namespace,
         Namespaces, Network, NetworkMode, Rootfs, Seccomp, Security, Service, Stdin, StopMode, StopPolicy,
         Unit, UnitName, UserNamespace, UserSpec, Writable,
         limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
@@ -59,6 +59,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             ipc: Namespace::Own,
             cgroup: Namespace::Own,
             user: UserNamespace::Auto,
+            nested: false,
             clock_offset: None,
             hostname: text.to_owned(),
             domainname: String::new(),
@@ -101,6 +102,9 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             no_suid: true,
             no_namespaces: true,
             no_wx: false,
+            landlock: Landlock::Auto,
+            apparmor: None,
+            selinux: None,
         },
         limits: Limits {
             memory: MemoryLimits::default(),

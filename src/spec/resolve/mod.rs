@@ -14,6 +14,7 @@ mod security;
 mod service;
 #[cfg(test)]
 mod tests;
+mod walls;
 
 pub(crate) use network::clash;
 pub(crate) use owners::parse_owner;
@@ -84,7 +85,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let rootfs = rootfs::rootfs(reader);
     let (network, claims) = network::network(reader);
     let service = service::service(reader, &rootfs.base, &namespaces.user);
-    let security = security::security(reader, &service, &rootfs);
+    let security = security::security(reader, &service, &namespaces, &rootfs);
     let limits = limits::limits(reader, &namespaces.user);
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
     let log = log(reader, &tables.log);

@@ -47,12 +47,15 @@ pub(super) fn namespaces(reader: &mut Reader<'_>) -> Namespaces {
             reader.refuse(text.span(), refusal.hint("leave `uts` out to give the service names of its own"));
         }
     }
+    let user = user(reader);
+    let nested = nested(reader, &user);
     Namespaces {
         pid,
         uts,
         ipc: namespace(reader, "ipc", &table.ipc),
         cgroup: namespace(reader, "cgroup", &table.cgroup),
-        user: user(reader),
+        user,
+        nested,
         clock_offset: clock_offset(reader),
         hostname: hostname.unwrap_or_else(|| default_hostname(&reader.file.name)),
         domainname: domainname.unwrap_or_default(),
@@ -100,6 +103,18 @@ fn user(reader: &mut Reader<'_>) -> UserNamespace {
             .hint("write \"auto\", \"shared:NAME\" or \"off\"")),
     };
     reader.take(text.span(), parsed).unwrap_or(UserNamespace::Auto)
+}
+
+/// Whether it may make namespaces of its own.
+fn nested(reader: &mut Reader<'_>, user: &UserNamespace) -> bool {
+    let Some(nested) = &reader.file.tables.namespaces.nested else { return false };
+    if let (true, UserNamespace::Off) = (nested.get_ref(), user) {
+        let refusal = Refusal::new(
+            "`nested` lets a service make namespaces below its own, and `user = \"off\"` gives it none",
+        );
+        reader.refuse(nested.span(), refusal.hint("leave `user` out"));
+    }
+    *nested.get_ref()
 }
 
 /// Seconds; none where the service has the host's clocks.

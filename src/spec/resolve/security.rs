@@ -2,16 +2,21 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{Reader, credentials, defaults, seccomp};
+use super::{Reader, credentials, defaults, seccomp, walls};
 use crate::{
     config::{
         schema::Text,
         value::{self, Refusal},
     },
-    spec::{Capability, Dev, Device, Rootfs, Security, Service},
+    spec::{Capability, Dev, Device, Namespaces, Rootfs, Security, Service},
 };
 
-pub(super) fn security(reader: &mut Reader<'_>, service: &Service, rootfs: &Rootfs) -> Security {
+pub(super) fn security(
+    reader: &mut Reader<'_>,
+    service: &Service,
+    namespaces: &Namespaces,
+    rootfs: &Rootfs,
+) -> Security {
     let table = &reader.file.tables.security;
     let capabilities = capabilities(reader, &table.capabilities);
     let ambient = capabilities_of(reader, &table.ambient, |reader, text, capability| {
@@ -35,6 +40,9 @@ pub(super) fn security(reader: &mut Reader<'_>, service: &Service, rootfs: &Root
         no_suid: table.no_suid.unwrap_or(defaults::NO_SUID),
         no_namespaces: table.no_namespaces.unwrap_or(defaults::NO_NAMESPACES),
         no_wx: table.no_wx.unwrap_or(defaults::NO_WX),
+        landlock: walls::landlock(reader, namespaces),
+        apparmor: walls::apparmor(reader, rootfs),
+        selinux: walls::selinux(reader, rootfs),
     }
 }
 

@@ -27,6 +27,9 @@ fn host() -> HostFacts {
         hostname: "alpha".to_owned(),
         cgroup_kill: true,
         limits: limits::HostLimits { memory: 8 << 30, ..limits::HostLimits::default() },
+        landlock: 7,
+        apparmor: true,
+        selinux: false,
     }
 }
 
