@@ -536,7 +536,7 @@ fn what_is_too_much_for_now_waits_and_is_answered_later() {
     }
     let calls: Vec<u8> = (0..103).flat_map(|_| Method::Ping.to_message()).collect();
     (&stream).write_all(&calls).unwrap();
-    (&stream).shutdown(std::net::Shutdown::Write).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
     let is_throttled = |server: &Server| server.clients.values().any(|client| client.is_throttled);
     while !is_throttled(&server) {
         turn(&mut server, waker.as_fd(), &mut pong);
