@@ -204,7 +204,7 @@ pub const PROBES: &[Probe] = probes! {
         let path = Path::new(dir).join("palisade-file");
         works(fs::File::create(&path).and_then(|_| fs::remove_file(&path)))
     }));
-    R Exhaustion "soft-limit-of-descriptors" => |_| is_out(limit_of(7).0 > 4096, limit_of(7).0);
+    R Exhaustion "soft-limit-of-descriptors" => |_| is_out(limit_of(7).0 > 1024, limit_of(7).0);
     R Exhaustion "locked-memory" => |_| {
         let most = 256usize << 20;
         let locked = call(libc::SYS_mmap, &[0, most, 3, 0x2022, usize::MAX, 0]);
