@@ -337,6 +337,25 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         libc::EROFS,
         "the mount point does not exist and the root is read-only: make it, or set rootfs.writable",
     ),
+    ("root.dev", "device node", libc::ENOTBLK, "security.devices and rootfs.dev take device nodes alone"),
+    (
+        "root.dev",
+        "device node",
+        libc::EINVAL,
+        "security.devices needs the user's number: write service.user as one",
+    ),
+    (
+        "root.dev",
+        "",
+        libc::ELOOP,
+        "a path in security.devices or rootfs.dev is a symbolic link: write the path that it points to",
+    ),
+    (
+        "sysfs",
+        "",
+        libc::EPERM,
+        "the host's /sys is not mounted, or parts of it are hidden: mount it, or set rootfs.sys = \"none\"",
+    ),
     (
         "bounding_set",
         "",

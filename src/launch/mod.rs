@@ -309,7 +309,15 @@ impl Launcher {
             HostStep::Unprivileged(_) | HostStep::UserLink(_) => {}
             HostStep::NetNs if launch.assigned.unprivileged.is_some() => {}
             HostStep::NetNs => {
-                *launch.net = Some(Net::new(NetNs::create()?));
+                let is_fleeting = launch.unit.has_network_power();
+                *launch.net = Some(Net { is_fleeting, ..Net::new(NetNs::create()?) });
+                launch.undo.push(Undo::Net);
+            }
+            HostStep::NetNsOwn => {
+                let child = launch.child.as_ref().expect("it is born with the sandbox");
+                let netns = NetNs::of_pid(child.pidfd.as_fd())?;
+                netns.furnish()?;
+                *launch.net = Some(Net { is_fleeting: true, ..Net::new(netns) });
                 launch.undo.push(Undo::Net);
             }
             // The caller has put it in order already: had that failed, the plan would make another.
@@ -345,9 +353,12 @@ impl Launcher {
                 launch.seen.absent.extend((!is_there).then(|| mount.dst.clone()));
             }
             HostStep::Tmpfs(tmpfs) => self.workshop.tmpfs(tmpfs, owner)?,
-            HostStep::DevMinimal(extra) => self.workshop.dev(extra, owner)?,
+            HostStep::DevMinimal { shown, given } => {
+                self.workshop.dev(shown, (given, launch.given.service), owner)?;
+            }
             HostStep::DevHost => self.workshop.dev_host()?,
-            HostStep::ProcPoint => self.workshop.proc_point()?,
+            HostStep::ProcPoint => self.workshop.point(Path::new("/proc"))?,
+            HostStep::SysPoint => self.workshop.point(Path::new("/sys"))?,
             HostStep::ProcOf(Some(_)) => self.workshop.proc(launch.joins.procfs()?.as_fd())?,
             HostStep::ProcOf(None) => self.workshop.proc(rootfs::procfs()?.as_fd())?,
             HostStep::Sysfs => match launch.net.as_ref() {
@@ -660,6 +671,7 @@ fn clone_flags(namespaces: &[&str]) -> u64 {
         "ipc" => libc::CLONE_NEWIPC,
         "cgroup" => libc::CLONE_NEWCGROUP,
         "user" => libc::CLONE_NEWUSER,
+        "net" => libc::CLONE_NEWNET,
         other => unreachable!("plans name no namespace {other}"),
     };
     namespaces.iter().map(flag).fold(0, |all, flag| all | u64::try_from(flag).unwrap_or_default())

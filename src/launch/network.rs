@@ -27,18 +27,20 @@ pub struct Net {
     pub reserved: Vec<(Publish, OwnedFd)>,
     /// It may go out.
     pub egress: bool,
+    /// It goes with its run, because the service may have changed anything in it.
+    pub is_fleeting: bool,
 }
 
 impl Net {
     /// A namespace without a link.
     pub fn new(netns: NetNs) -> Self {
-        Self { netns, link: None, reserved: Vec::new(), egress: false }
+        Self { netns, link: None, reserved: Vec::new(), egress: false, is_fleeting: false }
     }
 
     fn elements(&self) -> Vec<Element> {
         let Some(link) = &self.link else { return Vec::new() };
-        let mut elements: Vec<Element> =
-            self.reserved.iter().map(|(publish, _)| Element::Publish(*publish, link.address)).collect();
+        let published = self.reserved.iter().map(|(publish, _)| Element::Publish(*publish, link.address));
+        let mut elements: Vec<Element> = Element::of_link(link).into_iter().chain(published).collect();
         if self.egress {
             elements.push(Element::Egress(link.address));
         }

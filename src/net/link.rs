@@ -144,11 +144,15 @@ fn host_side(host: &mut Netlink, plan: &LinkPlan) -> Result<(), NetError> {
     ipv4("rp_filter", "1")?;
     ipv4("accept_redirects", "0")?;
     ipv4("send_redirects", "0")?;
+    ipv4("accept_source_route", "0")?;
+    ipv4("accept_local", "0")?;
+    ipv4("proxy_arp", "0")?;
     if plan.route_localnet {
         ipv4("route_localnet", "1")?;
     }
     let index = index(host, name)?;
-    set_up(host, index, name)?;
+    // Nor is anything believed that comes by ARP, or said: both neighbours are known.
+    set_up(host, index, name, LinkFlags::Up | LinkFlags::Noarp)?;
     add_address(host, index, plan.gateway)?;
     let mut route = route();
     route.header.destination_prefix_length = 32;
@@ -169,7 +173,7 @@ fn host_side(host: &mut Netlink, plan: &LinkPlan) -> Result<(), NetError> {
 }
 
 fn guest_side(guest: &mut Netlink, index: u32, plan: &LinkPlan) -> Result<(), NetError> {
-    set_up(guest, index, GUEST_IF)?;
+    set_up(guest, index, GUEST_IF, LinkFlags::Up)?;
     add_address(guest, index, plan.address)?;
     let mut default = route();
     // onlink: the gateway is in no network of the link's, there is none.
@@ -226,11 +230,11 @@ fn add_neighbour(socket: &mut Netlink, index: u32, address: Ipv4Addr, mac: Mac) 
     )
 }
 
-fn set_up(socket: &mut Netlink, index: u32, name: &str) -> Result<(), NetError> {
+fn set_up(socket: &mut Netlink, index: u32, name: &str, flags: LinkFlags) -> Result<(), NetError> {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
+    message.header.flags = flags;
+    message.header.change_mask = flags;
     socket.request(RouteNetlinkMessage::SetLink(message), 0, ("RTM_SETLINK", &format!("{name:?}, up")))
 }
 

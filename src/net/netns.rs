@@ -39,6 +39,14 @@ impl NetNs {
         made
     }
 
+    /// Sets up a namespace that came about elsewhere as [`NetNs::create`] does its own.
+    ///
+    /// # Errors
+    /// Whatever the settings inside meet with.
+    pub fn furnish(&self) -> Result<(), NetError> {
+        self.within(furnish)?
+    }
+
     /// Takes over a descriptor of a network namespace, as the keeper or the init hands it back.
     ///
     /// # Errors

@@ -19,7 +19,8 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::{
     NetError,
-    addr::{GROUP_BASE, NetworkSettings},
+    addr::{GROUP_BASE, Mac, NetworkSettings},
+    link::LinkPlan,
     netlink::{Encoder, NLA_F_NESTED, Netlink, messages},
 };
 use crate::{
@@ -47,7 +48,7 @@ const NFPROTO_INET: u8 = 1;
 /// A thousand services with a handful of ports each in one batch.
 const SEND_BUFFER: usize = 8 << 20;
 /// The sets and maps that elements go to.
-const SETS: [&str; 4] = ["exact", "wildcard", "egress", "opened"];
+const SETS: [&str; 6] = ["exact", "wildcard", "egress", "opened", "pins", "own"];
 
 /// The text of the table; the same for the same settings.
 ///
@@ -72,22 +73,28 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 	counter no_egress { }
 	counter unpublished { }
 	counter not_routed { }
+	counter no_link { }
 
 	# Ports of one address of the host, and of all of them, and the service's address and port behind each.
 	map exact { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
 	map wildcard { type inet_proto . inet_service : ipv4_addr . inet_service; }
 	# Services that may go out.
 	set egress { type ipv4_addr; }
+	# The one source that each link has, and the service's address behind it.
+	set pins { type ifname . ether_addr . ipv4_addr; }
+	set own { type ifname . ipv4_addr; }
 	# Interfaces on which forwarding was off until we needed it.
 	set opened { type ifname; }
 
-	chain raw { type filter hook prerouting priority raw; policy accept; }
+	chain pinned { type filter hook prerouting priority -450; policy accept; }
+	chain to_local { type filter hook prerouting priority mangle; policy accept; }
 	chain publish { type nat hook prerouting priority dstnat; policy accept; }
 	chain publish_local { type nat hook output priority -100; policy accept; }
 	chain translate { }
 	chain source { type nat hook postrouting priority srcnat; policy accept; }
 	chain input { type filter hook input priority filter; policy accept; }
 	chain forward { type filter hook forward priority filter; policy accept; }
+	chain leave { type filter hook postrouting priority filter; policy accept; }
 	chain from_service { }
 	chain to_service { }
 ";
@@ -95,12 +102,20 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 fn rules(settings: &NetworkSettings) -> String {
     let (ours, any, prefix) = (settings.group(), GROUP_BASE, settings.prefix4);
     format!(
-        "\tchain raw {{
-		# Before connection tracking and translation, so that nothing later is fooled by a source.
+        "\tchain pinned {{
+		# Before reassembly, connection tracking and translation, so that nothing later is fooled by a source.
 		iifgroup {ours} meta nfproto != ipv4 counter name spoofed drop
-		iifgroup {ours} fib saddr . iif oif missing counter name spoofed drop
+		iifgroup {ours} iifname . ether saddr . ip saddr != @pins counter name spoofed drop
+		# To one host, by a way that it chooses itself: no source routes, nobody else's ear.
+		iifgroup {ours} meta pkttype != host counter name spoofed drop
+		iifgroup {ours} fib daddr type {{ broadcast, multicast, anycast }} counter name spoofed drop
+		iifgroup {ours} ip hdrlength > 5 counter name spoofed drop
 		# The links' route_localnet is for answers to local clients alone, and those go to the gateway's address.
 		iifgroup {ours} ip daddr 127.0.0.0/8 counter name to_loopback drop
+	}}
+	chain to_local {{
+		# Before anybody's translation: a port of the host that leads elsewhere is the host's all the same.
+		iifgroup {ours} fib daddr type local ct state new,invalid,untracked counter name to_host drop
 	}}
 	chain publish {{
 		# No service reaches another by way of a published port.
@@ -122,7 +137,10 @@ fn rules(settings: &NetworkSettings) -> String {
 		oifgroup & 0xffff0000 != {any} ip saddr @egress masquerade
 	}}
 	chain input {{
-		iifgroup {ours} ct state established,related accept
+		iifgroup {ours} icmp type redirect counter name spoofed drop
+		iifgroup {ours} ct state established accept
+		# An error may speak of connections to this service alone: of others' it would be believed, too.
+		iifgroup {ours} ct state related iifname . ct reply ip saddr @own accept
 		iifgroup {ours} counter name to_host drop
 	}}
 	chain forward {{
@@ -131,11 +149,19 @@ fn rules(settings: &NetworkSettings) -> String {
 		# What was not routed before we switched forwarding on is not routed now.
 		iifname @opened ct state new,invalid,untracked ct status ! dnat counter name not_routed drop
 	}}
+	chain leave {{
+		# A service that has taken its link away has no route: what was translated for it goes nowhere instead of out.
+		oifgroup & 0xffff0000 != {any} ip daddr {prefix} ct status dnat counter name no_link drop
+	}}
 	chain from_service {{
 		oifgroup & 0xffff0000 == {any} counter name to_service drop
 		ip daddr {prefix} counter name to_service drop
 		ip daddr 169.254.0.0/16 counter name to_metadata drop
-		ct state established,related accept
+		icmp type redirect counter name spoofed drop
+		ct state established accept
+		ct state related iifname . ct reply ip saddr @own accept
+		ct state related iifname . ct original ip saddr @own accept
+		ct state related,invalid counter name spoofed drop
 		ip saddr @egress accept
 		counter name no_egress drop
 	}}
@@ -155,6 +181,10 @@ pub enum Element {
     Publish(Publish, Ipv4Addr),
     /// The service with this address may go out.
     Egress(Ipv4Addr),
+    /// Packets on this link come from this hardware address and this address, or are forged.
+    Pin(String, Mac, Ipv4Addr),
+    /// The service with this address is behind this link: errors that it sends may speak of its connections.
+    Own(String, Ipv4Addr),
     /// Forwarding was off on this interface of the host and was switched on for services: it goes on routing nothing
     /// else.
     Opened(String),
@@ -167,23 +197,38 @@ impl fmt::Display for Element {
                 write!(f, "{}:{}/{} to {to}:{}", p.address, p.host_port, p.proto, p.port)
             }
             Element::Egress(address) => write!(f, "egress of {address}"),
+            Element::Pin(link, mac, address) => write!(f, "source {mac} {address} of {link}"),
+            Element::Own(link, address) => write!(f, "{address} behind {link}"),
             Element::Opened(name) => write!(f, "forwarding on {name}"),
         }
     }
 }
 
 impl Element {
+    /// What holds for a link for as long as it is there.
+    pub fn of_link(link: &LinkPlan) -> [Self; 2] {
+        let name = || link.host_if.clone();
+        [Self::Pin(name(), link.guest_mac, link.address), Self::Own(name(), link.address)]
+    }
+
     fn set(&self) -> &'static str {
         match self {
             Element::Publish(publish, _) if publish.address.is_unspecified() => "wildcard",
             Element::Publish(..) => "exact",
             Element::Egress(_) => "egress",
+            Element::Pin(..) => "pins",
+            Element::Own(..) => "own",
             Element::Opened(_) => "opened",
         }
     }
 
     /// Key and data as the kernel compares them: each part in network order, padded to four bytes.
     fn bytes(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let interface = |name: &str| {
+            let mut key = name.as_bytes().to_vec();
+            key.resize(libc::IFNAMSIZ, 0);
+            key
+        };
         let port = |port: u16| {
             let [a, b] = port.to_be_bytes();
             [a, b, 0, 0]
@@ -203,11 +248,11 @@ impl Element {
                 (key, Some([to.octets(), port(publish.port)].concat()))
             }
             Element::Egress(address) => (address.octets().to_vec(), None),
-            Element::Opened(name) => {
-                let mut key = name.as_bytes().to_vec();
-                key.resize(libc::IFNAMSIZ, 0);
-                (key, None)
+            Element::Pin(link, mac, address) => {
+                (([&interface(link)[..], &mac.0, &[0, 0], &address.octets()]).concat(), None)
             }
+            Element::Own(link, address) => ([&interface(link)[..], &address.octets()].concat(), None),
+            Element::Opened(name) => (interface(name), None),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 use super::{
     Assigned, Attested, Fd, attest, etc, has_user_namespace,
     landlock::{self, Landlock},
-    unprivileged,
+    owns_network, unprivileged,
 };
 use crate::{
     init::wire,
@@ -22,6 +22,28 @@ use crate::{
 const INIT_ID: u32 = 65535;
 /// The group of terminals, everywhere.
 const TTY: u32 = 5;
+
+/// What the machine is built of, what its kernel has loaded and how it is laid out, and what it consumes (CVE-2020-8694), is no
+/// business of a service. Directories below /sys.
+pub const SYS_HIDDEN_DIRS: [&str; 15] = [
+    "devices/virtual/dmi",
+    "devices/virtual/powercap",
+    "firmware",
+    "fs/bpf",
+    "fs/pstore",
+    "hypervisor",
+    "kernel/boot_params",
+    "kernel/btf",
+    "kernel/debug",
+    "kernel/irq",
+    "kernel/security",
+    "kernel/slab",
+    "kernel/tracing",
+    "module",
+    "power",
+];
+/// As above, files.
+pub const SYS_HIDDEN_FILES: [&str; 2] = ["kernel/notes", "kernel/vmcoreinfo"];
 
 /// One step of the init or of the process that becomes the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +72,9 @@ pub enum ChildStep {
     Landlock(Landlock),
     /// What is executed next gets this label of a security module.
     Label(Module, String),
+    /// Mounts sysfs of the network namespace, read-only and without its hidden parts; where the sandbox owns that namespace,
+    /// and also before the old root goes.
+    Sysfs,
     /// Makes the entered directory the root and detaches the old one.
     PivotRoot,
     /// Pseudo-terminals of its own, of this group.
@@ -175,6 +200,7 @@ impl ChildStep {
             | ChildStep::Attest(_)
             | ChildStep::Landlock(_)
             | ChildStep::Label(..)
+            | ChildStep::Sysfs
             | ChildStep::PivotRoot
             | ChildStep::DevPts(_)
             | ChildStep::CgroupFs
@@ -220,6 +246,9 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) ->
     let own_proc = unit.rootfs.proc && ns.pid == Namespace::Own;
     if own_proc {
         steps.push(ChildStep::Proc);
+    }
+    if unit.rootfs.sys && owns_network(unit, assigned) {
+        steps.push(ChildStep::Sysfs);
     }
     // Where the ids are the host's so is the budget of namespaces.
     if has_user_namespace(unit) && !ns.nested && unit.security.no_namespaces {

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use super::{
-    Assigned, etc, has_user_namespace,
+    Assigned, etc, has_user_namespace, owns_network,
     unprivileged::{Unprivileged, UserLink},
 };
 use crate::{
     net::link::LinkPlan,
     spec::{
-        Base, Credential, Dev, Egress, HostFacts, IdRange, Mount, Namespace, Namespaces, NetworkMode,
+        Base, Credential, Dev, Device, Egress, HostFacts, IdRange, Mount, Namespace, Namespaces, NetworkMode,
         Publish, Stdin, Tmpfs, Unit, UnitName, Writable, credential,
         limits::{Bounds, Knob, Rlimit},
     },
@@ -73,6 +73,8 @@ pub enum HostStep {
     NetNs,
     /// Uses the network namespace that the service had before; what earlier runs left on its ports was swept out.
     NetNsKept,
+    /// Takes hold of the network namespace that was born with the sandbox, and sets its loopback up.
+    NetNsOwn,
     /// Makes the link between host and namespace.
     Veth(LinkPlan),
     /// Takes a port of the host and leads it to the service.
@@ -109,8 +111,13 @@ pub enum HostStep {
     Bind(Mount),
     /// A memory file system.
     Tmpfs(Tmpfs),
-    /// /dev with these nodes beside the usual ones.
-    DevMinimal(Vec<PathBuf>),
+    /// /dev with more nodes beside the usual ones.
+    DevMinimal {
+        /// As they are on the host.
+        shown: Vec<PathBuf>,
+        /// Made for the service's user.
+        given: Vec<Device>,
+    },
     /// The host's /dev.
     DevHost,
     /// An empty directory for /proc.
@@ -126,6 +133,8 @@ pub enum HostStep {
         /// What they are called and where they come from.
         files: Vec<Credential>,
     },
+    /// An empty directory for /sys: whose network namespace is the sandbox's own, only the sandbox can mount it.
+    SysPoint,
     /// Nothing to be seen here.
     Hide(Dest),
     /// Read-only from here down.
@@ -163,14 +172,16 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
         // Before anything is in it: there is no moment without a bound.
         steps.extend(unit.limits.knobs().into_iter().map(HostStep::Limit));
     }
-    network(&mut steps, unit, assigned);
+    if !owns_network(unit, assigned) {
+        network(&mut steps, unit, assigned);
+    }
     if has_user_namespace(unit) && assigned.unprivileged.is_none() && needs_idmap(unit) {
         steps.push(HostStep::IdMap(assigned.id_base));
     }
     root(&mut steps, unit, assigned, facts);
     steps.push(HostStep::Stdio(unit.service.stdin.clone()));
     steps.push(HostStep::Channel);
-    steps.push(HostStep::Clone(namespaces(unit)));
+    steps.push(HostStep::Clone(namespaces(unit, assigned)));
     if has_user_namespace(unit) {
         let range = || vec![IdRange { inside: 0, outside: assigned.id_base, count: IDS }];
         steps.push(match &assigned.unprivileged {
@@ -181,6 +192,9 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     let raised = raised(unit, facts);
     if !raised.is_empty() {
         steps.push(HostStep::Raise(raised));
+    }
+    if owns_network(unit, assigned) {
+        network(&mut steps, unit, assigned);
     }
     if unit.service.nice.is_some() || unit.service.oom_score_adj.is_some() {
         let (nice, oom_score_adj) = (unit.service.nice, unit.service.oom_score_adj);
@@ -208,7 +222,7 @@ fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
         steps.push(HostStep::NetNsKept);
         return;
     }
-    steps.push(HostStep::NetNs);
+    steps.push(if owns_network(unit, assigned) { HostStep::NetNsOwn } else { HostStep::NetNs });
     steps.extend(assigned.unprivileged.as_ref().and_then(|made| made.link.clone()).map(HostStep::UserLink));
     if let Some(link) = &assigned.link {
         steps.extend(unit.network.publish.iter().copied().map(HostStep::Publish));
@@ -239,7 +253,10 @@ fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &Hos
     let files = if rootfs.base == Base::None { Vec::new() } else { etc::files(unit, assigned, facts) };
     steps.extend(files.into_iter().map(|(dst, content)| HostStep::File { dst, content, over }));
     match &rootfs.dev {
-        Dev::Minimal(extra) => steps.push(HostStep::DevMinimal(extra.clone())),
+        Dev::Minimal(shown) => {
+            let (shown, given) = (shown.clone(), unit.security.devices.clone());
+            steps.push(HostStep::DevMinimal { shown, given });
+        }
         Dev::Host => steps.push(HostStep::DevHost),
     }
     if rootfs.proc {
@@ -251,7 +268,7 @@ fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &Hos
     }
     // sysfs shows a network namespace, and is mounted by whoever has power over that one.
     if rootfs.sys && assigned.unprivileged.as_ref().is_none_or(|made| made.has_netns) {
-        steps.push(HostStep::Sysfs);
+        steps.push(if owns_network(unit, assigned) { HostStep::SysPoint } else { HostStep::Sysfs });
     }
     // A mount on a path above another would hide it: shallow ones first, the order of the file otherwise.
     let mut tmpfs = rootfs.tmpfs.clone();
@@ -279,10 +296,11 @@ fn joins(unit: &Unit) -> impl Iterator<Item = HostStep> {
     })
 }
 
-fn namespaces(unit: &Unit) -> Vec<&'static str> {
+fn namespaces(unit: &Unit, assigned: &Assigned) -> Vec<&'static str> {
     let mut names = vec!["mnt"];
     let own = NsKind::of(&unit.namespaces).into_iter().filter(|(_, namespace)| **namespace == Namespace::Own);
     names.extend(own.map(|(kind, _)| kind.name()));
+    names.extend(owns_network(unit, assigned).then_some("net"));
     names.extend(has_user_namespace(unit).then_some("user"));
     names
 }

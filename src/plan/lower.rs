@@ -13,7 +13,9 @@ use std::{
 
 use libc::c_long;
 
-use super::{ChildStep, Credentials, FailAt, Fd, LaunchPlan, Session, User};
+use super::{
+    ChildStep, Credentials, FailAt, Fd, LaunchPlan, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, Session, User,
+};
 use crate::{
     init::{
         self,
@@ -275,7 +277,11 @@ impl Lowering {
                 self.mount(None, "/", None, libc::MS_REC | libc::MS_PRIVATE, None);
             }
             ChildStep::RootEnter(path) => self.root_enter(path),
-            ChildStep::Proc => self.proc(),
+            ChildStep::Proc => {
+                self.mount_in_root("proc", "proc", 0);
+                self.close(MOUNTED);
+            }
+            ChildStep::Sysfs => self.sysfs(),
             ChildStep::NoUserNamespaces { own } => self.no_user_namespaces(*own),
             ChildStep::Attest(items) => self.attest(items),
             ChildStep::Landlock(landlock) => self.landlock(landlock),
@@ -379,27 +385,54 @@ impl Lowering {
         self.call(libc::SYS_chdir, &[Arg::Text(path)]);
     }
 
-    fn proc(&mut self) {
+    /// Mounts a file system of this name on the directory of this name in the root that was entered; the mount stays in its
+    /// register.
+    fn mount_in_root(&mut self, kind: &str, point: &str, more: u64) {
         let root = init::OpenHow {
             flags: (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64,
             mode: 0,
             resolve: libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS,
         };
         let how = root.bytes();
-        let args = [Arg::Value(AT_FDCWD), Arg::Text("proc"), Arg::Bytes(&how), Arg::Value(how.len() as u64)];
+        let args = [Arg::Value(AT_FDCWD), Arg::Text(point), Arg::Bytes(&how), Arg::Value(how.len() as u64)];
         self.call_into(TARGET, libc::SYS_openat2, &args);
-        self.call_into(CONFIGURATION, libc::SYS_fsopen, &[Arg::Text("proc"), Arg::Value(1)]);
+        self.call_into(CONFIGURATION, libc::SYS_fsopen, &[Arg::Text(kind), Arg::Value(1)]);
         let create = Arg::Value(u64::from(6u8)); // FSCONFIG_CMD_CREATE
         let args = [Arg::Register(CONFIGURATION), create, Arg::Value(0), Arg::Value(0), Arg::Value(0)];
         self.call(libc::SYS_fsconfig, &args);
-        let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        let attributes = more | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
         let args = [Arg::Register(CONFIGURATION), Arg::Value(1), Arg::Value(attributes)];
         self.call_into(MOUNTED, libc::SYS_fsmount, &args);
         // MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH: both ends are descriptors, no name is walked twice.
         let flags = Arg::Value(0x44);
         let args = [Arg::Register(MOUNTED), Arg::Text(""), Arg::Register(TARGET), Arg::Text(""), flags];
         self.call(libc::SYS_move_mount, &args);
-        for register in [TARGET, CONFIGURATION, MOUNTED] {
+        for register in [TARGET, CONFIGURATION] {
+            self.close(register);
+        }
+    }
+
+    /// As `Workshop::sysfs` does it on the host's side.
+    fn sysfs(&mut self) {
+        self.mount_in_root("sysfs", "sys", libc::MOUNT_ATTR_RDONLY);
+        // By the descriptor of what was mounted: the name may by now lead elsewhere.
+        let flags = Arg::Value((libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64);
+        self.call_into(FILE, libc::SYS_openat, &[Arg::Value(AT_FDCWD), Arg::Text("."), flags]);
+        self.call(libc::SYS_fchdir, &[Arg::Register(MOUNTED)]);
+        let closed = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        for path in SYS_HIDDEN_DIRS {
+            let args = [
+                Arg::Text("tmpfs"),
+                Arg::Text(path),
+                Arg::Text("tmpfs"),
+                Arg::Value(closed),
+                Arg::Text("mode=0,nr_inodes=2"),
+            ];
+            self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
+        }
+        self.hide_files(&SYS_HIDDEN_FILES);
+        self.call(libc::SYS_fchdir, &[Arg::Register(FILE)]);
+        for register in [FILE, MOUNTED] {
             self.close(register);
         }
     }
@@ -430,18 +463,6 @@ impl Lowering {
             let args = [Arg::Value(0), Arg::Text(path), Arg::Value(0), Arg::Value(remount), Arg::Value(0)];
             self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
         }
-        // What a mask below fails with when the kernel lacks the file must not be its want of a source.
-        self.call(libc::SYS_faccessat, &[Arg::Value(AT_FDCWD), Arg::Text("/dev/null"), Arg::Value(0)]);
-        for path in PROC_MASKED_FILES {
-            let args = [
-                Arg::Text("/dev/null"),
-                Arg::Text(path),
-                Arg::Value(0),
-                Arg::Value(libc::MS_BIND),
-                Arg::Value(0),
-            ];
-            self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
-        }
         for path in PROC_MASKED_DIRS {
             let args = [
                 Arg::Text("tmpfs"),
@@ -449,6 +470,25 @@ impl Lowering {
                 Arg::Text("tmpfs"),
                 Arg::Value(closed),
                 Arg::Text("size=0"),
+            ];
+            self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
+        }
+        self.hide_files(&PROC_MASKED_FILES);
+        self.close(MOUNTED);
+        self.call(libc::SYS_chdir, &[Arg::Text("/")]);
+    }
+
+    /// Lays an unreadable file over each of these that there is, below the working directory, which is the mount in `MOUNTED`.
+    fn hide_files(&mut self, paths: &[&str]) {
+        // What a mask below fails with when the kernel lacks the file must not be its want of a source.
+        self.call(libc::SYS_faccessat, &[Arg::Value(AT_FDCWD), Arg::Text("/dev/null"), Arg::Value(0)]);
+        for path in paths {
+            let args = [
+                Arg::Text("/dev/null"),
+                Arg::Text(path),
+                Arg::Value(0),
+                Arg::Value(libc::MS_BIND),
+                Arg::Value(0),
             ];
             self.call_unless(libc::ENOENT, libc::SYS_mount, &args);
         }
@@ -460,8 +500,6 @@ impl Lowering {
         let (length, attributes) = (Arg::Value(attributes.len() as u64), Arg::Bytes(&attributes));
         let args = [Arg::Register(MOUNTED), Arg::Text(""), flags, attributes, length];
         self.call(libc::SYS_mount_setattr, &args);
-        self.close(MOUNTED);
-        self.call(libc::SYS_chdir, &[Arg::Text("/")]);
     }
 
     fn clock_offset(&mut self, seconds: i64) {

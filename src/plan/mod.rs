@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use attest::{Attested, MountFlags, NAMESPACES, attested, namespaces};
-pub use child::{ChildStep, Credentials, Module, User, session};
+pub use child::{ChildStep, Credentials, Module, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, User, session};
 pub use host::{Dest, HostStep, NsKind};
 pub use landlock::{Landlock, Rule};
 pub use lower::Seen;
@@ -191,6 +191,12 @@ pub fn place(number: usize) -> (usize, usize) {
 /// Whether the run gets a user namespace.
 pub(crate) fn has_user_namespace(unit: &Unit) -> bool {
     unit.namespaces.user != UserNamespace::Off
+}
+
+/// Whether the network namespace belongs to the service's user namespace, which alone makes a capability count in it. Then it
+/// is born with the sandbox, and the link is made when the init waits for its plan. An ordinary user's Palisade keeps it.
+pub(crate) fn owns_network(unit: &Unit, assigned: &Assigned) -> bool {
+    has_user_namespace(unit) && unit.has_network_power() && assigned.unprivileged.is_none()
 }
 
 /// Root of the sandbox, as the host counts.

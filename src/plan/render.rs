@@ -40,6 +40,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         HostStep::Limit(knob) => ("cgroup.limit", format!("{} {}", knob.file, value(&knob.value))),
         HostStep::Join { kind, of } => ("ns.join", format!("{}:{of}", kind.name())),
         HostStep::NetNs => ("netns.create", "lo up".into()),
+        HostStep::NetNsOwn => ("netns.own", "of the service's user namespace, lo up".into()),
         HostStep::NetNsKept => ("netns.keep", String::new()),
         HostStep::Unprivileged(made) => {
             let missing: String = made.missing.iter().map(|missing| format!("; {missing}")).collect();
@@ -81,14 +82,16 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
             let (dst, size, mode) = (path(&tmpfs.dst), tmpfs.size, tmpfs.mode);
             ("root.tmpfs", format!("{dst} size={size},mode={mode:04o},nosuid,nodev{exec}"))
         }
-        HostStep::DevMinimal(extra) => {
-            let extra: String = extra.iter().map(|node| format!(" {}", node.display())).collect();
-            ("root.dev", format!("null zero full random urandom tty pts shm{extra}"))
+        HostStep::DevMinimal { shown, given } => {
+            let shown: String = shown.iter().map(|node| format!(" {}", node.display())).collect();
+            let given: String = given.iter().map(|device| format!(", given {device}")).collect();
+            ("root.dev", format!("null zero full random urandom tty pts shm{shown}{given}"))
         }
         HostStep::DevHost => ("root.dev", "the host's".into()),
         HostStep::ProcPoint => ("root.proc", "/proc".into()),
         HostStep::ProcOf(Some(of)) => ("root.proc", format!("/proc of {of} nosuid,nodev,noexec")),
         HostStep::ProcOf(None) => ("root.proc", "/proc of the host nosuid,nodev,noexec".into()),
+        HostStep::SysPoint => ("root.sysfs", "/sys".into()),
         HostStep::Sysfs => ("root.sysfs", "/sys ro,nosuid,nodev,noexec".into()),
         HostStep::Credentials { dst, files } => {
             let one = |file: &Credential| {
@@ -177,6 +180,7 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         ChildStep::Landlock(landlock) => ("landlock", super::child::landlock_text(landlock)),
         ChildStep::Label(Module::AppArmor, label) => ("apparmor", label.clone()),
         ChildStep::Label(Module::SeLinux, label) => ("selinux", label.clone()),
+        ChildStep::Sysfs => ("sysfs", "/sys ro,nosuid,nodev,noexec".into()),
         ChildStep::PivotRoot => ("pivot_root", ".".into()),
         ChildStep::DevPts(_) => ("devpts", "/dev/pts".into()),
         ChildStep::CgroupFs => ("cgroup2", "/sys/fs/cgroup ro".into()),

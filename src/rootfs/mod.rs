@@ -13,13 +13,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid},
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid},
     mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags},
 };
 
 pub use crate::spec::IdRange;
 use crate::{
-    spec::{Mount, Tmpfs, Writable},
+    plan::{SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES},
+    spec::{Device, Mount, Tmpfs, Writable},
     sys::{
         SysError,
         clone::{self, Spawn},
@@ -44,27 +45,6 @@ const HOST_ETC: [&str; 12] = [
     "ssl",
     "pki",
     "timezone",
-];
-/// What the machine is built of, what its kernel has loaded and how it is laid out, and what it consumes (CVE-2020-8694), is no
-/// business of a service. Below /sys.
-const SYS_HIDDEN: [&str; 17] = [
-    "devices/virtual/dmi",
-    "devices/virtual/powercap",
-    "firmware",
-    "fs/bpf",
-    "fs/pstore",
-    "hypervisor",
-    "kernel/boot_params",
-    "kernel/btf",
-    "kernel/debug",
-    "kernel/irq",
-    "kernel/notes",
-    "kernel/security",
-    "kernel/slab",
-    "kernel/tracing",
-    "kernel/vmcoreinfo",
-    "module",
-    "power",
 ];
 /// What an ephemeral root takes at most; a tmpfs without a size takes half of the memory.
 const EPHEMERAL_SIZE: &str = "512M";
@@ -493,14 +473,20 @@ impl Workshop {
         mount::attach(made.as_fd(), target.as_fd())
     }
 
-    /// /dev with the usual nodes, and those `extra` ones of the host.
+    /// /dev with the usual nodes, and those `extra` ones of the host. The `given` ones are made anew, for the service's user
+    /// alone: the host's belong to somebody who is nobody inside.
     ///
     /// # Errors
     /// Of the file and mount calls; ENOTBLK for a path that is no device node.
-    pub fn dev(&self, extra: &[PathBuf], owner: u32) -> Result<(), SysError> {
+    pub fn dev(
+        &self,
+        extra: &[PathBuf],
+        (given, service): (&[Device], Option<(u32, u32)>),
+        owner: u32,
+    ) -> Result<(), SysError> {
         let root = self.root_fd()?;
         let target = file::make_dirs_inside(root.as_fd(), Path::new("/dev"), self.owner)?;
-        if extra.is_empty() && !self.is_users {
+        if extra.is_empty() && given.is_empty() && !self.is_users {
             let files = open_path(&self.files)?;
             let tree = mount::clone_tree(files.as_fd(), "dev", false)?;
             let attributes = Attributes { read_only: true, no_exec: true, ..Attributes::default() };
@@ -525,6 +511,13 @@ impl Workshop {
         for node in usual.chain(extra.iter().cloned()) {
             self.bind_node(made.as_fd(), &node)?;
         }
+        for device in given {
+            match self.is_users {
+                // Who can make no node has the host's with its mode, which is all that he could give.
+                true => self.bind_node(made.as_fd(), &device.path)?,
+                false => self.make_node(made.as_fd(), device, service)?,
+            }
+        }
         // The nodes are mounts of their own and stay what they are.
         let attributes = Attributes { read_only: true, no_exec: true, ..Attributes::default() };
         mount::set_attributes(made.as_fd(), &attributes)
@@ -535,14 +528,39 @@ impl Workshop {
         if self.is_users { PathBuf::from("/dev") } else { self.files.join("dev") }
     }
 
+    /// Only a file system that the host has mounted lets a node be opened inside: every other mount is `nodev`, and that is
+    /// the wall (cgroup v2 has no list of devices but a BPF program).
+    fn make_node(
+        &self,
+        dev: BorrowedFd<'_>,
+        device: &Device,
+        service: Option<(u32, u32)>,
+    ) -> Result<(), SysError> {
+        let name = device.path.display().to_string();
+        let stat = device_node(&device.path)?;
+        let Some((uid, gid)) = service else {
+            let args = format!("{name}: the user's number is only known inside");
+            return Err(SysError::new("device node", args, libc::EINVAL));
+        };
+        let inside = device.path.strip_prefix("/dev").unwrap_or(&device.path);
+        let fault = |call, errno: rustix::io::Errno| SysError::new(call, name.clone(), errno);
+        let parent = file::make_dirs_inside(dev, inside.parent().unwrap_or(Path::new("")), self.owner)?;
+        let leaf = inside.file_name().ok_or_else(|| fault("mknod", rustix::io::Errno::INVAL))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        rustix::fs::mknodat(&parent, leaf, kind, Mode::empty(), stat.st_rdev)
+            .map_err(|errno| fault("mknod", errno))?;
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        rustix::fs::chownat(&parent, leaf, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| fault("chown", errno))?;
+        let mode = if device.read { 0o400 } else { 0 } | if device.write { 0o200 } else { 0 };
+        rustix::fs::chmodat(&parent, leaf, Mode::from_raw_mode(mode), AtFlags::empty())
+            .map_err(|errno| fault("chmod", errno))
+    }
+
     fn bind_node(&self, dev: BorrowedFd<'_>, node: &Path) -> Result<(), SysError> {
         let source = file::open_host(node, OFlags::PATH)?;
         let name = node.display().to_string();
-        let stat = rustix::fs::fstat(&source).map_err(|errno| SysError::new("fstat", name.clone(), errno))?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind != FileType::CharacterDevice && kind != FileType::BlockDevice {
-            return Err(SysError::new("device node", name, libc::ENOTBLK));
-        }
+        refuse_no_device(source.as_fd(), &name)?;
         let tree = mount::clone_tree(source.as_fd(), "", false)?;
         // Of the host's mount it has what that has: nothing on it is to be executed, nor to give anybody's ids.
         mount::set_attributes(tree.as_fd(), &Attributes { no_exec: true, ..Attributes::default() })?;
@@ -564,12 +582,12 @@ impl Workshop {
         mount::attach(tree.as_fd(), target.as_fd())
     }
 
-    /// A mount point for /proc: a real directory.
+    /// A mount point for what the sandbox mounts itself: a real directory.
     ///
     /// # Errors
     /// Of the file calls.
-    pub fn proc_point(&self) -> Result<(), SysError> {
-        file::make_dirs_inside(self.root_fd()?.as_fd(), Path::new("/proc"), self.owner).map(drop)
+    pub fn point(&self, dst: &Path) -> Result<(), SysError> {
+        file::make_dirs_inside(self.root_fd()?.as_fd(), dst, self.owner).map(drop)
     }
 
     /// Attaches a procfs. Copied into another user namespace with the rest of the root, it is locked there.
@@ -594,7 +612,7 @@ impl Workshop {
         let root = self.root_fd()?;
         let target = file::make_dirs_inside(root.as_fd(), Path::new("/sys"), self.owner)?;
         mount::attach(made.as_fd(), target.as_fd())?;
-        for path in SYS_HIDDEN {
+        for path in SYS_HIDDEN_DIRS.into_iter().chain(SYS_HIDDEN_FILES) {
             match self.hide_below(made.as_fd(), Path::new(path)) {
                 Err(error) if error.errno == libc::ENOENT => {}
                 other => other?,
@@ -676,6 +694,20 @@ fn secret_filesystem(files: &[SecretFile<'_>]) -> Result<OwnedFd, SysError> {
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     mount::new_filesystem("tmpfs", &options, attributes)
         .or_else(|_| mount::new_filesystem("ramfs", &[("mode", "0555")], attributes))
+}
+
+/// What the host's kernel says of a device node.
+fn device_node(path: &Path) -> Result<rustix::fs::Stat, SysError> {
+    let name = path.display().to_string();
+    refuse_no_device(file::open_host(path, OFlags::PATH)?.as_fd(), &name)
+}
+
+fn refuse_no_device(node: BorrowedFd<'_>, name: &str) -> Result<rustix::fs::Stat, SysError> {
+    let stat = rustix::fs::fstat(node).map_err(|errno| SysError::new("fstat", name, errno))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::CharacterDevice | FileType::BlockDevice => Ok(stat),
+        _ => Err(SysError::new("device node", name, libc::ENOTBLK)),
+    }
 }
 
 /// procfs of the pid namespace that the caller is in.

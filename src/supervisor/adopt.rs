@@ -158,6 +158,7 @@ impl Supervisor {
         let mut net = Net::new(netns);
         net.link = known.link.clone();
         net.egress = known.egress;
+        net.is_fleeting = known.is_fleeting;
         for publish in &known.publish {
             let reserved = match held.remove(&self.label(name, &publish.to_string())) {
                 Some(fd) => Ok(fd),

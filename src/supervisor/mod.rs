@@ -385,6 +385,7 @@ impl Supervisor {
             link: net.link.clone(),
             publish: net.reserved.iter().map(|(publish, _)| *publish).collect(),
             egress: net.egress,
+            is_fleeting: net.is_fleeting,
         });
         let fault = self.faults.get(name).cloned();
         if let Err(error) = self.store.save(&Record { entry, run, net, fault, restarts }) {
@@ -406,7 +407,7 @@ impl Supervisor {
     fn launch_with(&mut self, name: &UnitName, run: RunId, secrets: Option<Vec<Secret>>) {
         let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
         self.faults.remove(name);
-        let mut net = self.kept_net(name);
+        let mut net = self.kept_net(name, &unit);
         let admitted = self.admit(&unit);
         let launched = admitted.and_then(|()| self.assign(&unit, run, net.is_some())).and_then(|assigned| {
             let mut plan = plan::build(&unit, &assigned, &self.facts);
@@ -466,8 +467,14 @@ impl Supervisor {
 
     /// The network of earlier runs, with their leftovers swept out. Where the kernel cannot do that (connections in
     /// TIME_WAIT on Linux 6.1), it is given up: a server that does not set SO_REUSEADDR could not bind in it.
-    fn kept_net(&mut self, name: &UnitName) -> Option<Net> {
+    ///
+    /// Nor is a network kept that the service had power over, or is to have.
+    fn kept_net(&mut self, name: &UnitName, unit: &Unit) -> Option<Net> {
         let net = self.nets.get(name)?;
+        if net.is_fleeting || unit.has_network_power() {
+            self.release(name);
+            return None;
+        }
         match crate::net::sockdiag::sweep(&net.netns) {
             Ok(swept) if swept.left == 0 => return self.nets.remove(name),
             Ok(swept) => {
@@ -565,7 +572,10 @@ impl Supervisor {
 
     fn keep_net(&mut self, name: &UnitName, net: Option<&Net>) {
         let Some(net) = net else { return };
-        let mut kept = vec![(self.label(name, "netns"), net.netns.as_fd())];
+        let mut kept = Vec::new();
+        if !net.is_fleeting {
+            kept.push((self.label(name, "netns"), net.netns.as_fd()));
+        }
         kept.extend(
             net.reserved.iter().map(|(publish, fd)| (self.label(name, &publish.to_string()), fd.as_fd())),
         );

@@ -337,6 +337,9 @@ impl Supervisor {
             self.clients.wrote(name);
         }
         self.sessions_ended(name);
+        if self.nets.get(name).is_some_and(|net| net.is_fleeting) {
+            self.release(name);
+        }
         self.persist(name);
     }
 

@@ -77,6 +77,8 @@ pub(super) struct NetRecord {
     pub(super) publish: Vec<Publish>,
     /// It may go out.
     pub(super) egress: bool,
+    /// It goes with its run.
+    pub(super) is_fleeting: bool,
 }
 
 /// What was given to services for good.

@@ -13,6 +13,7 @@ mod programs;
 mod reach;
 mod refuse;
 mod shutdown;
+mod spoof;
 mod takeover;
 mod verbs;
 
@@ -82,6 +83,10 @@ fn main() -> ExitCode {
         refuse::a_dependency_cycle_is_named: Root CgroupV2;
         refuse::an_unknown_user_is_named: Root CgroupV2;
         refuse::unknown_names_and_absent_supervisors_have_their_exit_codes: Root CgroupV2;
+        spoof::a_naive_bridge_lets_every_forgery_through: Root Nft;
+        spoof::raw_packets_reach_nobody: Root CgroupV2 UserNs Nft;
+        spoof::power_over_the_network_is_power_over_its_own_alone: Root CgroupV2 UserNs Nft;
+        spoof::a_network_of_its_own_is_new_in_every_run: Root CgroupV2 UserNs Nft;
         programs::nginx_answers: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");
         programs::redis_answers: Root CgroupV2 UserNs Nft Program("redis-server") Program("redis-cli");
         programs::postgresql_answers: Root CgroupV2 UserNs Nft Program("psql");

@@ -23,7 +23,8 @@ use super::calls;
 /// `report` · `http PORT` · `echo PORT` · `udp PORT` · `ignore-term` · `tree` · `flood BYTES` · `exit CODE` ·
 /// `eat BYTES` · `eat-apart BYTES` · `fork COUNT` · `spin MILLISECONDS` · `store PATH BYTES` ·
 /// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH` ·
-/// `calls` · `writable-code` · `personality` · `i386 NUMBER` · `x32` · `nanoseconds COUNT`
+/// `calls` · `writable-code` · `personality` · `i386 NUMBER` · `x32` · `nanoseconds COUNT` ·
+/// `attack INTERFACE …` · `sniff INTERFACE` · `listen`
 pub fn main(args: &[&str]) -> ExitCode {
     match args {
         ["report"] => println!("{}", report()),
@@ -46,6 +47,9 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["stop-others"] => stop_others(),
         ["pid1"] => println!("{}", pid1()),
         ["connect", address] => println!("{}", outcome(TcpStream::connect(address).map(drop))),
+        ["attack", interface, rest @ ..] => super::frames::attack(interface, rest),
+        ["sniff", interface] => super::frames::sniff(interface),
+        ["listen"] => super::frames::listen(),
         ["write", path] => println!("{}", outcome(fs::write(path, "x"))),
         ["calls"] => println!("{}", json!(calls::all())),
         ["writable-code"] => println!("{}", json!(calls::writable_code())),

@@ -39,6 +39,7 @@ struct World {
     outside: NetNs,
     socket: Netlink,
     settings: NetworkSettings,
+    links: Vec<LinkPlan>,
 }
 
 /// A service's namespace and address.
@@ -80,18 +81,24 @@ impl World {
         run_in(&outside, "ip addr add 192.0.2.2/24 dev eth0");
         run_in(&outside, "ip link set eth0 up");
         let settings = NetworkSettings::default();
-        Self { host, outside, socket: Netlink::route().unwrap(), settings }
+        Self { host, outside, socket: Netlink::route().unwrap(), settings, links: Vec::new() }
     }
 
     fn guest(&mut self, slot: u32, publish: &[Publish]) -> Guest {
         let plan = LinkPlan::new(&self.settings, (slot, 0), None, publish).unwrap();
         let netns = NetNs::create().unwrap();
         link::create(&mut self.socket, &netns, &plan).unwrap();
+        self.links.push(plan.clone());
+        // Where the table is there already; else with it.
+        let _ = Table::attach(&self.settings).unwrap().add(&Element::of_link(&plan));
         Guest { netns, address: plan.address, plan }
     }
 
     fn table(&self) -> Table {
-        Table::open(&self.settings).unwrap()
+        let mut table = Table::open(&self.settings).unwrap();
+        let links: Vec<Element> = self.links.iter().flat_map(Element::of_link).collect();
+        table.add(&links).unwrap();
+        table
     }
 }
 

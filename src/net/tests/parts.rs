@@ -250,10 +250,10 @@ fn two_tables_live_side_by_side_and_each_goes_without_a_trace() {
 fn a_table_that_nft_refuses_is_an_error_with_its_words() {
     on_a_host(|world| {
         run("nft add table inet palisade");
-        run("nft add chain inet palisade raw { type filter hook input priority 0 ; }");
+        run("nft add chain inet palisade pinned { type filter hook input priority 0 ; }");
         let error = Table::open(&world.settings).unwrap_err();
         assert!(
-            matches!(&error, NetError::NftText { table, text } if table == "palisade" && text.contains("chain raw")),
+            matches!(&error, NetError::NftText { table, text } if table == "palisade" && text.contains("chain pinned")),
             "{error}"
         );
     });
