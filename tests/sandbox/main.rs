@@ -61,6 +61,8 @@ fn main() -> ExitCode {
         powers::the_five_sets_are_what_the_file_says: Root CgroupV2 UserNs;
         powers::a_session_has_the_sets_of_its_service: Root CgroupV2 UserNs;
         powers::a_capability_counts_where_it_was_given_and_nowhere_else: Root CgroupV2 UserNs;
+        powers::a_device_is_given_to_the_services_user_alone: Root CgroupV2 UserNs;
+        powers::what_is_no_device_is_refused: Root CgroupV2 UserNs;
         powers::what_palisade_has_not_it_does_not_give: Root CgroupV2 Program("setpriv");
         stdio::standard_input_is_inherited_by_name: Root CgroupV2 UserNs;
         stdio::a_file_is_standard_input: Root CgroupV2 UserNs;

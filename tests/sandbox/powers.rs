@@ -130,3 +130,39 @@ pub fn what_palisade_has_not_it_does_not_give(world: &mut World) {
     assert_eq!(output.status.code(), Some(125), "{}", describe(&output));
     assert!(said.contains("bounding_set") && said.contains("security.capabilities"), "{said}");
 }
+
+pub fn a_device_is_given_to_the_services_user_alone(world: &mut World) {
+    // Of the host's root and nobody else's, on every machine. Opened, nothing is written.
+    let script = "stat -c '%%F %%a %%u:%%g' /dev/kmsg; true > /dev/kmsg && echo written; \
+                  echo x > /dev/null && test -c /dev/full && ! touch /dev/x 2>/dev/null && echo usual";
+    let given = |user: &str, keys: &str| {
+        let command = format!("service.command = [\"/bin/sh\", \"-c\", \"{script}\"]");
+        let output = world.run(&format!("{command}\nservice.user = {user}\n{keys}\n{NO_NETWORK}\n"));
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let devices = |device: &str| format!("security.devices = [\"{device}\"]");
+    let kind = |mode: u32, user: u32| format!("character special file {mode} {user}:{user}");
+    assert_eq!(given("1000", &devices("/dev/kmsg r")), [&kind(400, 1000), "usual"]);
+    assert_eq!(given("1000", &devices("/dev/kmsg w")), [&kind(200, 1000), "written", "usual"]);
+    assert_eq!(given("1000", &devices("/dev/kmsg")), [&kind(600, 1000), "written", "usual"]);
+    assert_eq!(given("\"dynamic\"", &devices("/dev/kmsg"))[1..], ["written", "usual"]);
+    // Somebody whose it is not.
+    let off = format!("namespaces.user = \"off\"\n{}", devices("/dev/kmsg"));
+    assert_eq!(given("1000", &off), [&kind(600, 1000), "written", "usual"]);
+    // What is only shown is what it is on the host, and the host's root is nobody inside.
+    assert!(!given("1000", "rootfs.dev = [\"/dev/kmsg\"]").contains(&"written".to_owned()));
+    assert_eq!(given("1000", ""), ["usual"]);
+}
+
+pub fn what_is_no_device_is_refused(world: &mut World) {
+    for (device, hint) in [
+        ("/dev/net", "take device nodes alone"),
+        ("/dev/no-such-device", "openat2(/dev/no-such-device): ENOENT"),
+    ] {
+        let toml = format!("service.command = [\"true\"]\nsecurity.devices = [\"{device}\"]\n{NO_NETWORK}\n");
+        let output = world.run(&toml);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(125), "{}", describe(&output));
+        assert!(said.contains("root.dev") && said.contains(hint), "{said}");
+    }
+}

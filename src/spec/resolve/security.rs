@@ -88,7 +88,10 @@ fn devices(reader: &mut Reader<'_>, rootfs: &Rootfs) -> Vec<Device> {
         let Some(written) = reader.text(text) else { continue };
         let Some(device) = reader.take(text.span(), device(&written)) else { continue };
         let in_dev = matches!(&rootfs.dev, Dev::Minimal(list) if list.contains(&device.path));
-        let refusal = if rootfs.dev == Dev::Host {
+        let is_usual = USUAL.iter().any(|name| device.path == Path::new("/dev").join(name));
+        let refusal = if is_usual {
+            Refusal::new(format!("{:?} is in every /dev", device.path)).hint("leave it out")
+        } else if rootfs.dev == Dev::Host {
             Refusal::new("with `rootfs.dev = \"host\"` every node is there already, with the host's modes")
                 .hint("leave `rootfs.dev` out to give the service this one")
         } else if in_dev || devices.iter().any(|other| other.path == device.path) {
@@ -102,6 +105,12 @@ fn devices(reader: &mut Reader<'_>, rootfs: &Rootfs) -> Vec<Device> {
     }
     devices
 }
+
+/// What there is below every minimal /dev.
+const USUAL: [&str; 13] = [
+    "null", "zero", "full", "random", "urandom", "tty", "pts", "shm", "ptmx", "fd", "stdin", "stdout",
+    "stderr",
+];
 
 /// `PATH`, or `PATH ACCESS` as systemd's DeviceAllow= has it.
 fn device(written: &str) -> Result<Device, Refusal> {

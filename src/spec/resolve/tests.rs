@@ -469,13 +469,13 @@ fn only_a_network_of_its_own_makes_power_over_the_network() {
 
 #[test]
 fn devices_are_nodes_below_dev_with_a_way_to_use_them() {
-    let table =
-        "[security]\ndevices = ['/dev/kvm', '/dev/bus/usb/001/002 r', '/dev/null  w', '/dev/fuse rw']";
+    let table = "[security]\ndevices = ['/dev/kvm', '/dev/bus/usb/001/002 r', '/dev/ppp  w', '/dev/fuse rw']";
     let devices: Vec<String> = unit("", table).security.devices.iter().map(ToString::to_string).collect();
-    assert_eq!(devices, ["/dev/kvm rw", "/dev/bus/usb/001/002 r", "/dev/null w", "/dev/fuse rw"]);
+    assert_eq!(devices, ["/dev/kvm rw", "/dev/bus/usb/001/002 r", "/dev/ppp w", "/dev/fuse rw"]);
     for (bad, said) in [
         ("/etc/passwd", "\"/etc/passwd\" is not a device node"),
         ("/dev", "\"/dev\" is not a device node"),
+        ("/dev/null w", "\"/dev/null\" is in every /dev"),
         ("/dev/../etc/passwd", "the path \"/dev/../etc/passwd\" goes up with \"..\""),
         ("kvm", "\"kvm\" is not an absolute path"),
         ("/dev/kvm rwm", "\"rwm\": a service makes no device nodes"),
