@@ -63,7 +63,7 @@ struct NetworkTable {
 struct IdSettings {
     /// First host id that is given to a service. Default: 1879048192.
     base: Option<Spanned<i64>>,
-    /// Ranges of 65536 ids. Default: 4000.
+    /// Ranges of 65536 ids, 2 or more; the last eighth is for `palisade run`. Default: 4000.
     count: Option<Spanned<i64>>,
 }
 
@@ -75,6 +75,16 @@ struct CgroupSettings {
 }
 
 impl Settings {
+    /// How many ranges are for `palisade run`, counted from the top: one in eight. Each is whoever's runs at the moment.
+    pub fn run_ranges(&self) -> u32 {
+        self.id_count.div_ceil(8)
+    }
+
+    /// How many ranges are for the services of a supervisor, counted from the bottom: each is one service's for good.
+    pub fn service_ranges(&self) -> u32 {
+        self.id_count - self.run_ranges()
+    }
+
     /// Reads `path`, or the default file, which may be missing.
     ///
     /// # Errors
@@ -177,11 +187,12 @@ fn parse_ids(base: i64, count: i64) -> Result<(u32, u32), Refusal> {
     let end = count.checked_mul(range).and_then(|ids| ids.checked_add(base));
     // The last id, 4294967295, means "no id" to the kernel.
     let good =
-        base >= range && base % range == 0 && count >= 1 && end.is_some_and(|end| end < i64::from(u32::MAX));
+        base >= range && base % range == 0 && count >= 2 && end.is_some_and(|end| end < i64::from(u32::MAX));
     match (good, u32::try_from(base), u32::try_from(count)) {
         (true, Ok(base), Ok(count)) => Ok((base, count)),
-        _ => Err(Refusal::new(format!("{count} ranges of 65536 ids cannot begin at {base}"))
-            .hint("`base` is a multiple of 65536 and not 0; the last id is below 4294967295")),
+        _ => Err(Refusal::new(format!("{count} ranges of 65536 ids cannot begin at {base}")).hint(
+            "`base` is a multiple of 65536 and not 0; the last id is below 4294967295; `count` is 2 or more",
+        )),
     }
 }
 

@@ -18,6 +18,14 @@ pub enum StepError {
     /// Something of the network.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A sandbox cannot have the user namespace, or another, that its file asks for.
+    #[error("{cause}: {why}")]
+    NoNamespace {
+        /// What the kernel said.
+        cause: SysError,
+        /// What that means here.
+        why: String,
+    },
     /// A service whose namespace is joined.
     #[error("{0} is not running")]
     NotRunning(UnitName),
@@ -36,14 +44,14 @@ pub enum StepError {
 impl StepError {
     fn call(&self) -> &'static str {
         match self {
-            StepError::Sys(error) => error.call,
+            StepError::Sys(error) | StepError::NoNamespace { cause: error, .. } => error.call,
             StepError::Net(_) | StepError::NotRunning(_) | StepError::Credential { .. } => "",
         }
     }
 
     fn errno(&self) -> Option<i32> {
         match self {
-            StepError::Sys(error) => Some(error.errno),
+            StepError::Sys(error) | StepError::NoNamespace { cause: error, .. } => Some(error.errno),
             StepError::Net(error) => error.errno(),
             StepError::NotRunning(_) => Some(libc::ESRCH),
             StepError::Credential { errno, .. } => Some(*errno),
@@ -84,12 +92,16 @@ impl LaunchFault {
     pub(super) fn host(number: usize, step: &HostStep, error: &StepError, cleanup: Vec<String>) -> Box<Self> {
         let (name, object) = render::host(step);
         let errno = error.errno();
+        let (hint, retry) = match error {
+            StepError::NoNamespace { .. } => (Some(NO_NAMESPACE), Retry::Never),
+            _ => (errno.and_then(|errno| hint(name, error.call(), errno)), retry(errno)),
+        };
         Box::new(Self {
             step: format!("host step {number} {name}"),
             object,
             error: error.to_string(),
-            hint: errno.and_then(|errno| hint(name, error.call(), errno)).map(str::to_owned),
-            retry: retry(errno),
+            hint: hint.map(str::to_owned),
+            retry,
             cleanup,
             errno,
         })
@@ -172,6 +184,26 @@ impl std::fmt::Display for LaunchFault {
         }
         Ok(())
     }
+}
+
+/// What to do without a namespace.
+const NO_NAMESPACE: &str = "allow it on the host; a service that is to do without a user namespace has to say \
+     `namespaces.user = \"off\"`, with a `service.user` of the host";
+
+/// What it means that the kernel did not make namespaces. `limits` are those of /proc/sys/user that are 0.
+pub(super) fn no_namespace(cause: SysError, has_user: bool, limits: &[String]) -> StepError {
+    let why = match (cause.errno, has_user, limits) {
+        (libc::ENOSPC, _, [_, ..]) => {
+            format!("the host allows none: user.{} = 0", limits.join(" = 0, user."))
+        }
+        (libc::EPERM, true, _) => {
+            "user namespaces are denied to palisade, by a security module or whoever started it".to_owned()
+        }
+        (libc::EINVAL, true, _) => "this kernel has no user namespaces".to_owned(),
+        (libc::EUSERS, true, _) => "palisade itself is too deep in user namespaces".to_owned(),
+        _ => return cause.into(),
+    };
+    StepError::NoNamespace { cause, why }
 }
 
 /// The system call that a child step is named after in messages.
@@ -414,4 +446,28 @@ fn hint(step: &str, call: &str, errno: i32) -> Option<&'static str> {
         *name == step && *number == errno && (of.is_empty() || *of == call)
     };
     HINTS.iter().find(fits).map(|(.., hint)| *hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_user_namespaces_is_told_what_to_write() {
+        let said = |errno, has_user, limits: &[String]| {
+            let error = no_namespace(SysError::new("clone3", "flags", errno), has_user, limits);
+            LaunchFault::host(3, &HostStep::Clone(vec!["mnt", "user"]), &error, Vec::new())
+        };
+        let none = said(libc::ENOSPC, true, &["max_user_namespaces".to_owned()]);
+        assert!(none.to_string().contains("the host allows none: user.max_user_namespaces = 0"), "{none}");
+        assert!(none.to_string().contains("`namespaces.user = \"off\"`"), "{none}");
+        assert_eq!(none.retry, Retry::Never);
+        for errno in [libc::EPERM, libc::EINVAL, libc::EUSERS] {
+            let fault = said(errno, true, &[]);
+            assert!(fault.hint.as_deref().is_some_and(|hint| hint.contains("off")), "{fault}");
+        }
+        // A limit that is reached is not one that is 0, and without a user namespace nobody speaks of one.
+        assert_eq!(said(libc::ENOSPC, true, &[]).retry, Retry::Later);
+        assert!(!said(libc::EPERM, false, &[]).to_string().contains("off"));
+    }
 }

@@ -335,7 +335,7 @@ impl Launcher {
                 self.network.let_out(net)?;
             }
             HostStep::IdMap(_) => {
-                self.workshop.id_map(range, range)?;
+                self.workshop.id_map(range, range).map_err(|error| no_namespace(error, true))?;
             }
             HostStep::RootMemory => {
                 launch.undo.push(Undo::Root);
@@ -426,9 +426,10 @@ impl Launcher {
         let child = match launch.net.as_ref() {
             // The host's user namespace owns the network namespace, so a child that has one of its own could not
             // enter it any more: it is born there.
-            Some(net) => net.netns.within(|| launch.joins.within(|| clone::spawn(&spawn)))???,
-            None => launch.joins.within(|| clone::spawn(&spawn))??,
+            Some(net) => net.netns.within(|| launch.joins.within(|| clone::spawn(&spawn)))??,
+            None => launch.joins.within(|| clone::spawn(&spawn))?,
         };
+        let child = child.map_err(|error| no_namespace(error, namespaces.contains(&"user")))?;
         let pid = child.pid;
         // The child has its copy of the root.
         self.workshop.clear();
@@ -661,6 +662,20 @@ pub fn listen(path: &Path) -> Result<OwnedFd, SysError> {
 /// SIGKILL to an init: the kernel takes its pid namespace along. That it has ended already is no error.
 pub fn kill(pidfd: BorrowedFd<'_>) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+}
+
+/// Why a clone was refused, with the host's limits in mind.
+fn no_namespace(error: SysError, has_user: bool) -> StepError {
+    let is_none = |name: &String| {
+        let limit = std::fs::read_to_string(format!("/proc/sys/user/{name}"));
+        limit.is_ok_and(|limit| limit.trim() == "0")
+    };
+    let entries = std::fs::read_dir("/proc/sys/user").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut limits: Vec<String> =
+        names.filter(|name| name.ends_with("_namespaces")).filter(is_none).collect();
+    limits.sort();
+    fault::no_namespace(error, has_user, &limits)
 }
 
 fn clone_flags(namespaces: &[&str]) -> u64 {

@@ -138,7 +138,8 @@ fn within(
 
 /// The first id of run `number`: the ranges from the top, none below `ids.base`, where the host's own users are.
 fn id_base(settings: &Settings, number: u32) -> Result<u32, SysError> {
-    match settings.id_count.checked_sub(number + 1) {
+    let own = (number < settings.run_ranges()).then_some(number + 1);
+    match own.and_then(|own| settings.id_count.checked_sub(own)) {
         Some(range) => Ok(settings.id_base + range * IDS_PER_SERVICE),
         None => {
             let args = format!("run {number}, ids.count = {}", settings.id_count);
@@ -644,9 +645,10 @@ mod tests {
 
     #[test]
     fn more_runs_than_id_ranges_do_not_reach_the_hosts_own_ids() {
-        let settings = Settings { id_base: IDS_PER_SERVICE, id_count: 3, ..Settings::default() };
+        let settings = Settings { id_base: IDS_PER_SERVICE, id_count: 24, ..Settings::default() };
         let bases: Vec<_> = (0..3).map(|number| id_base(&settings, number).unwrap()).collect();
-        assert_eq!(bases, [3 << 16, 2 << 16, 1 << 16]);
+        assert_eq!(bases, [24 << 16, 23 << 16, 22 << 16]);
+        assert_eq!(settings.service_ranges(), 21, "none is a service's and a run's");
         assert_eq!(id_base(&settings, 3).unwrap_err().errno, libc::EUSERS);
     }
 }

@@ -519,7 +519,7 @@ impl Supervisor {
             UserNamespace::Shared(owner) => owner,
             UserNamespace::Auto | UserNamespace::Off => name,
         };
-        let count = self.settings.id_count;
+        let count = self.settings.service_ranges();
         let slots = self.assigned.id_slot(name, count).zip(self.assigned.id_slot(owner, count));
         let Some((_, slot)) = slots else {
             let error = match self.assigned.ids.get(name).or(self.assigned.ids.get(owner)) {

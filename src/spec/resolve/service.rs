@@ -174,24 +174,28 @@ fn identity(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace) -> Identi
         home: None,
         shell: None,
     };
+    let off = *ids == UserNamespace::Off;
     if let Some(value) = &table.user
         && let Some(id) =
             account(reader, "user", value).filter(|id| *id != IdSpec::Name("dynamic".to_owned()))
     {
-        identify(reader, &mut who, value, id, base);
+        identify(reader, &mut who, value, id, (base, off));
     }
-    if *ids == UserNamespace::Off {
+    if off {
         off_needs_a_user(reader, &who);
     }
     if let Some(value) = &table.group {
-        who.group =
-            account(reader, "group", value).and_then(|id| group(reader, value, id, base)).or(who.group);
+        who.group = account(reader, "group", value)
+            .and_then(|id| group(reader, value, id, (base, off)))
+            .or(who.group);
     }
     for value in table.extra_groups.iter().flatten() {
-        let id = account(reader, "group", value).and_then(|id| group(reader, value, id, base));
+        let id = account(reader, "group", value).and_then(|id| group(reader, value, id, (base, off)));
         who.extra_groups.extend(id);
     }
-    if let (Base::Host, UserSpec::Named(IdSpec::Number(_)), Some(name)) = (base, &who.user, &who.name) {
+    if let (true, UserSpec::Named(IdSpec::Number(_)), Some(name)) =
+        (off || *base == Base::Host, &who.user, &who.name)
+    {
         // As initgroups(3) would: by number nobody could look the memberships up later.
         let own = host.groups.values().filter(|(_, members)| members.contains(name)).map(|(gid, _)| *gid);
         who.extra_groups.extend(own.map(IdSpec::Number));
@@ -201,10 +205,59 @@ fn identity(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace) -> Identi
         IdSpec::Name(name) => (None, Some(name.clone())),
     };
     who.extra_groups = super::unique(std::mem::take(&mut who.extra_groups), key);
+    bounds(reader, &who, off);
     who
 }
 
-fn identify(reader: &mut Reader<'_>, who: &mut Identity, value: &Spanned<Scalar>, id: IdSpec, base: &Base) {
+/// Ids that the service cannot have: in its own range those that the range does not hold, without one the host's group
+/// root, whose files are many.
+fn bounds(reader: &mut Reader<'_>, who: &Identity, off: bool) {
+    let table = &reader.file.tables.service;
+    let group = table.group.as_ref().or(table.user.as_ref());
+    let user = match &who.user {
+        UserSpec::Named(id) => Some((table.user.as_ref(), id, "user")),
+        UserSpec::Dynamic => None,
+    };
+    let groups = who.group.iter().map(|id| (group, id, "group"));
+    let extra = table.extra_groups.iter().flatten().next().or(group);
+    let extra = who.extra_groups.iter().map(|id| (extra, id, "group"));
+    let all: Vec<_> = user.into_iter().chain(groups).chain(extra).collect();
+    for (value, id, what) in all {
+        let (Some(value), IdSpec::Number(number)) = (value, id) else { continue };
+        let refusal = match off {
+            true if *number == 0 && what == "group" && user_is_not_root(who) => {
+                Refusal::new("with `namespaces.user = \"off\"` this would be the host's own group root")
+                    .hint("write a `group` of the host that is not root")
+            }
+            // The last one is the waiting init's.
+            false if *number > LAST_ID => Refusal::new(format!(
+                "the {what} {number} is not one of the service's own ids"
+            ))
+            .hint(format!("write a number up to {LAST_ID}; `namespaces.user = \"off\"` has the host's ids")),
+            _ => continue,
+        };
+        reader.refuse(value.span(), refusal);
+        return;
+    }
+}
+
+/// Or that has been said already.
+fn user_is_not_root(who: &Identity) -> bool {
+    who.user != UserSpec::Named(IdSpec::Number(0))
+}
+
+/// The last id of a service's range but one: nobody.
+const LAST_ID: u32 = 65534;
+
+/// With the host's ids a name is the host's too: what the root of the service says of it, others may have written.
+fn identify(
+    reader: &mut Reader<'_>,
+    who: &mut Identity,
+    value: &Spanned<Scalar>,
+    id: IdSpec,
+    (base, off): (&Base, bool),
+) {
+    let base = if off { &Base::Host } else { base };
     let host = reader.host;
     let on_host = |uid: u32| host.users.iter().find(|(_, user)| user.uid == uid && *base == Base::Host);
     let known: Option<(&String, &HostUser)> = match (&id, base) {
@@ -254,6 +307,11 @@ fn off_needs_a_user(reader: &mut Reader<'_>, who: &Identity) {
         (UserSpec::Named(IdSpec::Number(0)), Some(user)) => {
             (user.span(), "with `namespaces.user = \"off\"` this would be the host's own root")
         }
+        // A user that was refused is a mistake of its own.
+        (UserSpec::Dynamic, Some(user)) if !matches!(user.get_ref(), Scalar::Text(text) if text == "dynamic") =>
+        {
+            return;
+        }
         (UserSpec::Dynamic, _) => {
             (off.span(), "`user = \"off\"` runs under the host's ids and needs a `service.user`")
         }
@@ -268,11 +326,15 @@ fn off_needs_a_user(reader: &mut Reader<'_>, who: &Identity) {
 pub(super) fn account(reader: &mut Reader<'_>, key: &str, value: &Spanned<Scalar>) -> Option<IdSpec> {
     let text = match value.get_ref() {
         Scalar::Text(text) => reader.text(&Text::new(value.span(), text.clone()))?,
-        number => number.to_string(),
+        Scalar::Int(number) => number.to_string(),
+        // `0.0` would print as 0.
+        Scalar::Float(number) => format!("{number:?}"),
     };
     let id = match text.as_str() {
         "root" => Ok(IdSpec::Number(0)),
         name if value::is_account_name(name) => Ok(IdSpec::Name(text)),
+        // useradd(8) makes no such name, and others do: `0day` is who is called so, or nobody (CVE-2017-1000082).
+        name if is_known_here(reader, key, name) => Ok(IdSpec::Name(text)),
         _ if text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) => {
             value::parse_id(&text).map(IdSpec::Number)
         }
@@ -301,7 +363,23 @@ pub(super) fn known_id(
     known
 }
 
-fn group(reader: &mut Reader<'_>, value: &Spanned<Scalar>, id: IdSpec, base: &Base) -> Option<IdSpec> {
+/// A name of this host that begins with a digit, and is no number.
+fn is_known_here(reader: &Reader<'_>, key: &str, name: &str) -> bool {
+    let known = match key {
+        "user" => reader.host.users.contains_key(name),
+        _ => reader.host.groups.contains_key(name),
+    };
+    let letters = name.bytes().any(|b| b.is_ascii_alphabetic());
+    known && letters && value::is_account_name(&format!("_{name}"))
+}
+
+fn group(
+    reader: &mut Reader<'_>,
+    value: &Spanned<Scalar>,
+    id: IdSpec,
+    (base, off): (&Base, bool),
+) -> Option<IdSpec> {
+    let base = if off { &Base::Host } else { base };
     let IdSpec::Name(name) = &id else { return Some(id) };
     match (base, reader.host.groups.get(name)) {
         (Base::Host, Some((gid, _))) => Some(IdSpec::Number(*gid)),

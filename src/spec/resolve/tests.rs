@@ -14,6 +14,10 @@ fn host() -> HostFacts {
         users: BTreeMap::from([
             ("root".to_owned(), user(0, 0, "/root")),
             ("www-data".to_owned(), user(33, 33, "/var/www")),
+            ("wheel".to_owned(), user(1001, 0, "/home/wheel")),
+            ("0day".to_owned(), user(1002, 1002, "/home/0day")),
+            ("0".to_owned(), user(1003, 1003, "/")),
+            ("far".to_owned(), user(200_000, 200_000, "/")),
         ]),
         groups: BTreeMap::from([
             ("www-data".to_owned(), (33, Vec::new())),
@@ -181,6 +185,104 @@ fn the_hosts_ids_need_a_user_that_is_not_root() {
         let message = mistake(&format!("user = {root}"), off);
         assert_eq!(message, "with `namespaces.user = \"off\"` this would be the host's own root");
     }
+}
+
+#[test]
+fn names_are_the_hosts_wherever_ids_are() {
+    let dir = "[rootfs]\nbase = 'dir'\ndir = '/srv/root'";
+    // Of a root that others may write: its /etc/passwd could call anybody root.
+    let own = unit("user = 'www-data'", dir).service.user;
+    assert_eq!(own, UserSpec::Named(IdSpec::Name("www-data".to_owned())));
+    let off = format!("{dir}\n[namespaces]\nuser = 'off'");
+    let service = unit("user = 'www-data'\nextra_groups = ['video']", &off).service;
+    assert_eq!(
+        (service.user, service.group),
+        (UserSpec::Named(IdSpec::Number(33)), Some(IdSpec::Number(33)))
+    );
+    assert_eq!(service.extra_groups, [IdSpec::Number(44), IdSpec::Number(110)]);
+    assert_eq!(mistake("user = 'inner'", &off), "there is no user \"inner\" on this host");
+    assert_eq!(
+        mistake("user = 'www-data'\ngroup = 'inner'", &off),
+        "there is no group \"inner\" on this host"
+    );
+}
+
+#[test]
+fn the_hosts_group_root_is_nobodys() {
+    let off = "[namespaces]\nuser = 'off'";
+    let said = "with `namespaces.user = \"off\"` this would be the host's own group root";
+    for service in [
+        "user = 'www-data'\ngroup = 0",
+        "user = 33\nextra_groups = ['root']",
+        "user = 'wheel'",
+        "user = 1001",
+    ] {
+        assert_eq!(mistake(service, off), said, "{service}");
+    }
+    assert_eq!(unit("user = 'wheel'", "").service.group, Some(IdSpec::Number(0)), "of its own range");
+}
+
+#[test]
+fn an_id_is_in_the_services_own_range() {
+    assert_eq!(unit("user = 65534", "").service.user, UserSpec::Named(IdSpec::Number(65534)));
+    for (service, what) in [
+        ("user = 65535", "user 65535"),
+        ("user = 4294967294", "user 4294967294"),
+        ("user = 'far'", "user 200000"),
+        ("user = 1\ngroup = 65536", "group 65536"),
+        ("extra_groups = [70000]", "group 70000"),
+    ] {
+        assert_eq!(mistake(service, ""), format!("the {what} is not one of the service's own ids"));
+    }
+    assert_eq!(
+        unit("user = 'far'", "[namespaces]\nuser = 'off'").service.group,
+        Some(IdSpec::Number(200_000))
+    );
+}
+
+#[test]
+fn what_looks_like_a_number_is_never_root() {
+    // systemd CVE-2017-1000082 and CVE-2020-13776, containerd CVE-2024-40635, crun CVE-2026-30892.
+    let bad = [
+        "0x0",
+        "0X0",
+        "00",
+        "0 ",
+        " 0",
+        "+0",
+        "-0",
+        "0b0",
+        "0o0",
+        "0e0",
+        "0.0",
+        "1e3",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "18446744073709551616",
+        "0night",
+        "root ",
+        "ROOT ",
+        "\u{ff10}",
+    ];
+    for tables in ["", "[namespaces]\nuser = 'off'", "[rootfs]\nbase = 'dir'\ndir = '/srv/root'"] {
+        for text in bad {
+            for key in ["user", "group"] {
+                let user = if key == "group" { "user = 33\n" } else { "" };
+                let found = resolve(&format!("{user}{key} = '{text}'"), tables);
+                assert!(found.is_err(), "{key} = '{text}' with {tables}");
+            }
+        }
+        for number in ["-1", "4294967295", "4294967296", "9223372036854775807", "0.0", "1e3", "true"] {
+            assert!(resolve(&format!("user = {number}"), tables).is_err(), "user = {number} with {tables}");
+        }
+    }
+    assert_eq!(unit("user = '0day'", "").service.user, UserSpec::Named(IdSpec::Number(1002)));
+    assert_eq!(
+        unit("user = '0'", "").service.user,
+        UserSpec::Named(IdSpec::Number(0)),
+        "a number is a number"
+    );
 }
 
 #[test]
