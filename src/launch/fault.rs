@@ -432,6 +432,7 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         libc::EROFS,
         "/proc/sys is read-only where Palisade runs, as in most containers: give it a writable one, or set namespaces.nested = true",
     ),
+    ("idmap.create", "", libc::ENOSPC, "the host's limit of namespaces is reached: see /proc/sys/user"),
     ("clone", "", libc::ENOSPC, "the host's limit of namespaces is reached: see /proc/sys/user"),
     (
         "root.dir",

@@ -30,7 +30,19 @@ fn rich(world: &World) -> String {
 }
 
 pub fn every_step_may_fail_and_leaves_nothing(world: &mut World) {
-    let file = world.write_service("web", &rich(world));
+    let toml = rich(world);
+    every_step_fails(world, &toml);
+}
+
+pub fn every_step_with_power_may_fail_and_leaves_nothing(world: &mut World) {
+    let powers = "security.capabilities = [\"CAP_NET_ADMIN\", \"CAP_CHOWN\"]\n\
+                  security.ambient = [\"CAP_NET_ADMIN\"]\nsecurity.devices = [\"/dev/kmsg\"]\n";
+    let toml = format!("{}{powers}", rich(world));
+    every_step_fails(world, &toml);
+}
+
+fn every_step_fails(world: &mut World, toml: &str) {
+    let file = world.write_service("web", toml);
     let plan = world.ok(&["plan", &file.display().to_string(), "--json"]);
     let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
     let steps = plan["steps"].as_array().expect("a list").clone();

@@ -7,6 +7,7 @@
 mod support;
 mod ends;
 mod faults;
+mod ids;
 mod modes;
 mod owners;
 mod programs;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         faults::every_step_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
         faults::whatever_is_read_back_may_differ_and_is_named: Root CgroupV2 UserNs Nft;
         faults::what_was_read_back_is_shown_also_by_a_successor: Root CgroupV2 UserNs Nft;
+        faults::every_step_with_power_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
         faults::a_child_step_that_fails_is_named: Root CgroupV2 UserNs;
         faults::a_supervisor_killed_anywhere_in_a_launch_has_a_successor: Root CgroupV2 UserNs Nft Program("strace");
         shutdown::sigterm_stops_everybody_in_reverse_order: Root CgroupV2 UserNs;
@@ -87,6 +89,8 @@ fn main() -> ExitCode {
         spoof::raw_packets_reach_nobody: Root CgroupV2 UserNs Nft;
         spoof::power_over_the_network_is_power_over_its_own_alone: Root CgroupV2 UserNs Nft;
         spoof::a_network_of_its_own_is_new_in_every_run: Root CgroupV2 UserNs Nft;
+        ids::a_range_is_one_services_for_good: Root CgroupV2 UserNs;
+        ids::a_host_that_denies_namespaces_is_named: Root CgroupV2 Program("strace");
         programs::nginx_answers: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");
         programs::redis_answers: Root CgroupV2 UserNs Nft Program("redis-server") Program("redis-cli");
         programs::postgresql_answers: Root CgroupV2 UserNs Nft Program("psql");

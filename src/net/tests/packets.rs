@@ -307,3 +307,61 @@ fn a_udp_client_follows_its_port_from_one_service_to_the_next() {
         }
     });
 }
+
+/// An ICMP error, as whoever has a raw socket in a namespace sends it to `to`: of the packet from `client` to `server` its
+/// receiver wants to know nothing.
+fn complain(netns: &NetNs, to: Ipv4Addr, client: (Ipv4Addr, u16), server: (Ipv4Addr, u16)) {
+    let mut quoted = vec![0x45, 0, 0, 36, 0, 0, 0, 0, 64, 17, 0, 0];
+    quoted.extend(client.0.octets());
+    quoted.extend(server.0.octets());
+    let words = [client.1, server.1, 16, 0];
+    quoted.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+    quoted.extend([0; 8]);
+    let sum = |bytes: &[u8]| {
+        let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+        let sum: u32 = words.sum();
+        !(((sum & 0xffff) + (sum >> 16)) as u16)
+    };
+    let own = sum(&quoted[..20]);
+    quoted[10..12].copy_from_slice(&own.to_be_bytes());
+    // Destination unreachable, port unreachable.
+    let mut message = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &quoted].concat();
+    let all = sum(&message);
+    message[2..4].copy_from_slice(&all.to_be_bytes());
+    let icmp = rustix::net::ipproto::ICMP;
+    let socket = netns
+        .within(|| {
+            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::RAW, Some(icmp))
+        })
+        .unwrap()
+        .unwrap();
+    rustix::net::sendto(&socket, &message, rustix::net::SendFlags::empty(), &SocketAddrV4::new(to, 0))
+        .unwrap();
+}
+
+#[test]
+fn a_service_complains_of_its_own_connections_alone() {
+    on_a_host(|world| {
+        let port = publish("0.0.0.0:5353:53/udp");
+        let (victim, liar) = (world.guest(0, &[port]), world.guest(1, &[]));
+        sysctl::set_forwarding("up0", true).unwrap();
+        let mut table = world.table();
+        table.add(&[Element::Publish(port, victim.address), Element::Egress(liar.address)]).unwrap();
+        let server = victim.udp(53);
+        let client = udp(&world.outside, SocketAddrV4::new(OUTSIDE, 40_000));
+        client.connect((HOST, 5353)).unwrap();
+        client.send(b"?").unwrap();
+        let (_, peer) = server.recv_from(&mut [0; 8]).unwrap();
+        server.send_to(b"!", peer).unwrap();
+        assert_eq!(client.recv(&mut [0; 8]).unwrap(), 1);
+        let before = counted("spoofed");
+        let about = ((OUTSIDE, 40_000), (victim.address, 53));
+        complain(&liar.netns, OUTSIDE, about.0, about.1);
+        until("the forgery is counted", || counted("spoofed") > before);
+        // Of the victim itself it is believed: the same words, by the same way.
+        complain(&victim.netns, OUTSIDE, about.0, about.1);
+        let error = client.recv(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(counted("spoofed"), before + 1);
+    });
+}
