@@ -387,7 +387,6 @@ mod tests {
             ("network.publish = ['80:80']", caller(), "network.publish"),
             ("network.publish = ['8080:80']", poor.clone(), "network.publish"),
             ("network.egress = 'any'", poor, "network.egress"),
-            ("service.user = 100000", caller(), "service.user"),
             ("rootfs.base = 'dir'\nrootfs.dir = '/srv/r'\nservice.user = 'web'", caller(), "service.user"),
             ("service.extra_groups = [7]", single.clone(), "service.extra_groups"),
             ("security.credentials = [{ name = 'a', env = 'A', owner = 0 }]", single, "security.credentials"),
