@@ -299,7 +299,12 @@ fn a_server_without_reuseaddr_binds_again_while_a_client_holds_its_connection() 
             destroyed.set(destroyed.get() + swept.destroyed);
             destroyed.get() == 2
         });
-        let again = plain_listener(&guest.netns, at).unwrap();
+        let bound = std::cell::RefCell::new(None);
+        until("the port is free", || {
+            bound.replace(plain_listener(&guest.netns, at).ok());
+            bound.borrow().is_some()
+        });
+        let again = bound.into_inner().unwrap();
         // The server closed gracefully before it was swept, so the client reads the end, or the reset.
         let _ = held.read(&mut [0; 8]);
         // A socket that somebody holds is not swept.
