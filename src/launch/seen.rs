@@ -61,7 +61,7 @@ fn inode(fd: BorrowedFd<'_>) -> Result<u64, SysError> {
 /// What a further process of a sandbox is to find: that of its init, where `pid` is known to be it.
 ///
 /// # Errors
-/// As [`namespaces`].
+/// stat(2): it has ended.
 pub fn of_session(pid: u32) -> Result<Seen, SysError> {
     Ok(Seen { namespaces: namespaces(pid)?, ..Seen::default() })
 }

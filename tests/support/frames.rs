@@ -142,13 +142,16 @@ fn mac(text: &str) -> Mac {
     bytes.try_into().expect("six bytes")
 }
 
+/// Makes the payload of a frame that carries this mark, with its EtherType.
+type Packet<'a> = &'a dyn Fn(&[u8]) -> (u16, Vec<u8>);
+
 fn catalogue(scene: &Scene) -> Vec<(String, Vec<u8>)> {
     let ((own_mac, own), (gw_mac, gw), (victim_mac, victim)) = (scene.own, scene.gateway, scene.victim);
     let outside = Ipv4Addr::new(198, 51, 100, 9);
     let all: Mac = [0xff; 6];
     let mut frames: Vec<(String, Vec<u8>)> = Vec::new();
     // Each by the way of the host and straight to the victim.
-    let mut both = |name: &str, from: Mac, packet: &dyn Fn(&[u8]) -> (u16, Vec<u8>)| {
+    let mut both = |name: &str, from: Mac, packet: Packet<'_>| {
         for to in [gw_mac, victim_mac] {
             let (kind, body) = packet(&mark(name));
             frames.push((name.to_owned(), ethernet(to, from, kind, &body)));
@@ -202,9 +205,9 @@ fn catalogue(scene: &Scene) -> Vec<(String, Vec<u8>)> {
         let about = ip4(victim, outside, 17, &udp(mark), &[], 0);
         (0x0800, ip4(own, victim, 1, &checked([&[3, 4, 0, 0, 0, 0, 2, 0][..], &about].concat()), &[], 0))
     });
-    both("vlan-0", own_mac, &|mark| tagged(&[0], ip4(own, gw, 17, &udp(mark), &[], 0)));
-    both("vlan-5", own_mac, &|mark| tagged(&[5], ip4(own, gw, 17, &udp(mark), &[], 0)));
-    both("vlan-in-vlan", own_mac, &|mark| tagged(&[0, 5], ip4(own, victim, 17, &udp(mark), &[], 0)));
+    both("vlan-0", own_mac, &|mark| tagged(&[0], &ip4(own, gw, 17, &udp(mark), &[], 0)));
+    both("vlan-5", own_mac, &|mark| tagged(&[5], &ip4(own, gw, 17, &udp(mark), &[], 0)));
+    both("vlan-in-vlan", own_mac, &|mark| tagged(&[0, 5], &ip4(own, victim, 17, &udp(mark), &[], 0)));
     both("unknown-protocol", own_mac, &|mark| (0x88b5, padded(mark)));
     both("arp-reply", own_mac, &|mark| {
         (0x0806, [arp(2, (own_mac, gw), (victim_mac, victim)), padded(mark)].concat())
@@ -215,7 +218,7 @@ fn catalogue(scene: &Scene) -> Vec<(String, Vec<u8>)> {
                 .concat();
         (0x86dd, ip6(link_local(1), "ff02::1".parse().expect("literal"), 58, body))
     });
-    let everybody = |name: &str, to: Mac, packet: &dyn Fn(&[u8]) -> (u16, Vec<u8>)| {
+    let everybody = |name: &str, to: Mac, packet: Packet<'_>| {
         let (kind, body) = packet(&mark(name));
         (name.to_owned(), ethernet(to, own_mac, kind, &body))
     };
@@ -256,8 +259,8 @@ fn ethernet(to: Mac, from: Mac, kind: u16, body: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn tagged(vlans: &[u16], packet: Vec<u8>) -> (u16, Vec<u8>) {
-    let mut body = [&0x0800_u16.to_be_bytes()[..], &packet].concat();
+fn tagged(vlans: &[u16], packet: &[u8]) -> (u16, Vec<u8>) {
+    let mut body = [&0x0800_u16.to_be_bytes()[..], packet].concat();
     for (n, vlan) in vlans.iter().rev().enumerate() {
         let inner: &[u8] = if n == 0 { &[] } else { &[0x81, 0] };
         body = [&vlan.to_be_bytes()[..], inner, &body].concat();

@@ -318,9 +318,12 @@ fn complain(netns: &NetNs, to: Ipv4Addr, client: (Ipv4Addr, u16), server: (Ipv4A
     quoted.extend(words.iter().flat_map(|word| word.to_be_bytes()));
     quoted.extend([0; 8]);
     let sum = |bytes: &[u8]| {
-        let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-        let sum: u32 = words.sum();
-        !(((sum & 0xffff) + (sum >> 16)) as u16)
+        let words = bytes.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+        // RFC 1071: a carry is added at the other end.
+        !words.fold(0u16, |sum, word| {
+            let (sum, carry) = sum.overflowing_add(word);
+            sum + u16::from(carry)
+        })
     };
     let own = sum(&quoted[..20]);
     quoted[10..12].copy_from_slice(&own.to_be_bytes());
