@@ -252,7 +252,10 @@ impl Init {
             let wrong = if op.flags & ON_EXACTLY != 0 { result != op.want } else { result < 0 };
             let allowed = op.flags & ON_ERROR_GO_ON != 0 && (op.want == 0 || op.want == result);
             let denied = op.flags & ON_DENIED_GO_ON != 0 && (result == -EPERM || result == -ENOSYS);
-            if wrong && !allowed && !denied {
+            let listed = op.flags & ON_ERRORS_GO_ON != 0
+                && (-63..0).contains(&result)
+                && op.want >> -result & 1 != 0;
+            if wrong && !allowed && !denied && !listed {
                 let item = i64::from(op.flags >> ITEM_SHIFT) << FAULT_ITEM_SHIFT;
                 let step = i64::from(op.step) | item;
                 let fault = Fault { step, errno: if result < 0 { -result } else { EPROTO } };

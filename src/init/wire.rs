@@ -126,6 +126,8 @@ pub const ON_EXACTLY: u16 = 2;
 
 /// EPERM and ENOSYS are no failure: a kernel without the call, or a filter above us that denies it to everybody below.
 pub const ON_DENIED_GO_ON: u16 = 4;
+/// No error whose number is a bit of `want` is a failure.
+pub const ON_ERRORS_GO_ON: u16 = 8;
 
 /// A message, in either direction; descriptors travel beside it.
 #[repr(C)]

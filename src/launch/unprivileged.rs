@@ -203,7 +203,12 @@ pub fn refused(error: &SysError) -> Box<LaunchFault> {
 fn with_hint(step: &str, error: &str, errno: i32) -> Box<LaunchFault> {
     let reads =
         |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
-    let hint = if reads("/proc/sys/user/max_user_namespaces", "0") {
+    let around = "something around us forbids user namespaces: a container, a security module, or a sandbox of Palisade's \
+                  own, which then needs namespaces.nested = true";
+    // A kernel of today has the call: a filter of system calls denies it, whatever the knobs say.
+    let hint = if errno == libc::ENOSYS {
+        around
+    } else if reads("/proc/sys/user/max_user_namespaces", "0") {
         "user namespaces are switched off here: have root set user.max_user_namespaces, such as to 10000"
     } else if reads("/proc/sys/kernel/unprivileged_userns_clone", "0") {
         "ordinary users may not make user namespaces here: have root set kernel.unprivileged_userns_clone = 1"
@@ -213,8 +218,7 @@ fn with_hint(step: &str, error: &str, errno: i32) -> Box<LaunchFault> {
     } else if errno == libc::ENOSPC {
         "no more user namespaces can be made here: see user.max_user_namespaces; they nest 32 deep"
     } else {
-        "something around us forbids user namespaces: a container, a security module, or a sandbox of Palisade's \
-         own, which then needs namespaces.nested = true"
+        around
     };
     let mut fault = LaunchFault::refused(step, error);
     fault.hint = Some(hint.to_owned());

@@ -27,18 +27,20 @@ const KEY_SPEC_SESSION_KEYRING: u64 = (-3i64).cast_unsigned();
 /// linux/landlock.h
 const LANDLOCK_RULE_PATH_BENEATH: u64 = 1;
 
+/// These errors are no failure of the call.
+fn go_on(op: &mut wire::Op, errors: &[i32]) {
+    op.flags |= wire::ON_ERRORS_GO_ON;
+    op.want = errors.iter().map(|errno| 1 << errno).sum();
+}
+
 impl Lowering {
     /// Opens a procfs, and looks that it is one: in a root that somebody on the host may write to, the name may by now lead
     /// to something else than what was mounted there (CVE-2019-16884 and its kind).
     pub(super) fn open_proc(&mut self, path: &str) {
-        let how = OpenHow {
-            flags: (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64,
-            mode: 0,
-            resolve: libc::RESOLVE_NO_SYMLINKS,
-        };
-        let how = how.bytes();
-        let args = [Arg::Value(AT_FDCWD), Arg::Text(path), Arg::Bytes(&how), Arg::Value(how.len() as u64)];
-        self.call_into(MOUNTED, libc::SYS_openat2, &args);
+        // Not openat2(2), which a filter cannot look into and may deny by now: of one component O_NOFOLLOW says as much.
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let args = [Arg::Value(AT_FDCWD), Arg::Text(path), Arg::Value(flags as u64)];
+        self.call_into(MOUNTED, libc::SYS_openat, &args);
         let answer = self.put(&[0; size_of::<libc::statfs>()]);
         self.call(libc::SYS_fstatfs, &[Arg::Register(MOUNTED), Arg::At(answer)]);
         // struct statfs begins with the type, a long: statfs(2).
@@ -97,11 +99,11 @@ impl Lowering {
         self.call_into(FILE, libc::SYS_landlock_create_ruleset, &args);
         for rule in rules {
             // What is not there, or a link, gets no rule, and what lies behind it no right.
-            self.open_place(&rule.path).flags |= wire::ON_ERROR_GO_ON;
+            go_on(self.open_place(&rule.path), &[libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::EACCES]);
             // For a directory everything, for anything else what a file may have: the kernel takes no more (EINVAL).
             let of_files = rule.may_be_file.then_some(rule.of_files());
             for access in of_files.into_iter().chain([rule.access]) {
-                self.landlock_rule(access, Arg::Register(TARGET)).flags |= wire::ON_ERROR_GO_ON;
+                go_on(self.landlock_rule(access, Arg::Register(TARGET)), &[libc::EBADF, libc::EINVAL]);
             }
             let place = [Arg::Register(TARGET)];
             self.call_unless(libc::EBADF, libc::SYS_close, &place);
