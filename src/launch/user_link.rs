@@ -25,6 +25,8 @@ use crate::{
 const TIME: Duration = Duration::from_secs(10);
 /// The network of the link, below the prefix of root's services.
 const NETWORK: &str = "10.83.0.0/24";
+/// Of the service's end; locally administered, and nobody else is on the link.
+const MAC: &str = "02:00:00:00:00:02";
 /// pasta's: of the service, and of itself.
 const ADDRESS: &str = "10.83.0.2";
 const GATEWAY: &str = "10.83.0.1";
@@ -94,6 +96,9 @@ fn pasta_arguments(link: &UserLink, pid: u32) -> Vec<String> {
     push("--userns", &format!("/proc/{pid}/ns/user"));
     push("--netns", &format!("/proc/{pid}/ns/net"));
     push("--ns-ifname", "eth0");
+    // Said, or pasta broadcasts what it has for the service until that has sent something, and a kernel drops TCP that
+    // comes by broadcast: the first clients would not be answered.
+    push("--ns-mac-addr", MAC);
     // An address of its own: with the host's, the host would be out of reach by accident instead of by rule.
     push("--address", ADDRESS);
     push("--netmask", "24");

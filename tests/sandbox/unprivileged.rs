@@ -381,7 +381,7 @@ fn leads_where_it_should(world: &World, user: &User<'_>) {
     let mut run = user.start(&world.probe_toml(&["http", "80"], keys));
     wait_http("127.0.0.1:18080", "/");
     let client = Command::new("nsenter")
-        .args(["-t", &pid, "-n", "curl", "-sf", "-m", "10", "http://192.0.2.1:18081/"])
+        .args(["-t", &pid, "-n", "curl", "-sfv", "-m", "10", "http://192.0.2.1:18081/"])
         .output();
     let client = client.expect("curl is installed");
     assert!(client.status.success(), "{}", describe(&client));
