@@ -542,6 +542,13 @@ fn an_empty_file_is_all_but_closed_and_a_closed_one_closed() {
         ),
         100
     );
+    for (line, price) in [
+        ("namespaces.nested = true", 15),
+        ("security.landlock = 'off'", 5),
+        ("security.no_new_privs = false", 10),
+    ] {
+        assert_eq!(score(line), score("") + price, "{line}");
+    }
     // However many ports: they have a most.
     let ports: String = (1..50).map(|port| format!("'0.0.0.0:{port}:{port}',")).collect();
     assert_eq!(score(&format!("network.publish = [{ports}]")), score("") + 10);

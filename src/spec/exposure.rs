@@ -8,8 +8,9 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Base, Capability, Credential, Denial, Dev, Egress, Families, IdSpec, Mount, Namespace, NetworkMode,
-    Publish, Seccomp, Stdin, Unit, UserNamespace, UserSpec, Writable, credential::Source, limits::Rlimit,
+    Base, Capability, Credential, Denial, Dev, Egress, Families, IdSpec, Landlock, Mount, Namespace,
+    NetworkMode, Publish, Seccomp, Stdin, Unit, UserNamespace, UserSpec, Writable, credential::Source,
+    limits::Rlimit,
 };
 use crate::seccomp;
 
@@ -143,6 +144,13 @@ pub const TABLE: &[Row] = &[
             UserNamespace::Shared(name) => loosening("namespaces.user", &format!("shared:{name}"), 5),
             UserNamespace::Off => loosening("namespaces.user", "off", 25),
         },
+    },
+    Row {
+        name: "namespaces.nested",
+        most: 15,
+        closed: "it makes no sandboxes of its own",
+        opens: "it mounts, and makes namespaces in which it is root: kernel code that is for root alone; there is no Landlock domain",
+        find: |unit| loosening_if(unit.namespaces.nested, "namespaces.nested", "true", 15),
     },
     Row {
         name: "rootfs.base",
@@ -366,6 +374,23 @@ pub const TABLE: &[Row] = &[
         closed: "no memory that it has written can be executed",
         opens: "it executes what it has written into its memory, as interpreters do that compile",
         find: |unit| if unit.security.no_wx { Vec::new() } else { default("security.no_wx", "false", 2) },
+    },
+    Row {
+        name: "security.landlock",
+        most: 5,
+        closed: "a second wall inside the mounts allows no more than they do",
+        opens: "a hole in the mounts is not met by a second wall",
+        find: |unit| loosening_if(unit.security.landlock == Landlock::Off, "security.landlock", "off", 5),
+    },
+    Row {
+        name: "security.apparmor",
+        most: 5,
+        closed: "no label loosens what the host's security module says",
+        opens: "the host's AppArmor does not hold it",
+        find: |unit| {
+            let is_free = unit.security.apparmor.as_deref() == Some("unconfined");
+            loosening_if(is_free, "security.apparmor", "unconfined", 5)
+        },
     },
     Row {
         name: "network.address_families",

@@ -39,7 +39,7 @@ impl Lowering {
     pub(super) fn open_proc(&mut self, path: &str) {
         // Not openat2(2), which a filter cannot look into and may deny by now: of one component O_NOFOLLOW says as much.
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        let args = [Arg::Value(AT_FDCWD), Arg::Text(path), Arg::Value(flags as u64)];
+        let args = [Arg::Value(AT_FDCWD), Arg::Text(path), Arg::Value(u64::from(flags.cast_unsigned()))];
         self.call_into(MOUNTED, libc::SYS_openat, &args);
         let answer = self.put(&[0; size_of::<libc::statfs>()]);
         self.call(libc::SYS_fstatfs, &[Arg::Register(MOUNTED), Arg::At(answer)]);
