@@ -155,8 +155,13 @@ pub fn a_device_is_given_to_the_services_user_alone(world: &mut World) {
 }
 
 pub fn what_is_no_device_is_refused(world: &mut World) {
+    // A directory that only this world has: not every machine has another one below /dev.
+    let none: Option<&str> = None;
+    let (place, tmpfs) = ("/dev/shm", Some("tmpfs"));
+    nix::mount::mount(tmpfs, place, tmpfs, nix::mount::MsFlags::empty(), none).expect("the mounts are ours");
+    std::fs::create_dir("/dev/shm/directory").expect("it is new and empty");
     for (device, hint) in [
-        ("/dev/net", "take device nodes alone"),
+        ("/dev/shm/directory", "take device nodes alone"),
         ("/dev/no-such-device", "openat2(/dev/no-such-device): ENOENT"),
     ] {
         let toml = format!("service.command = [\"true\"]\nsecurity.devices = [\"{device}\"]\n{NO_NETWORK}\n");
@@ -165,4 +170,5 @@ pub fn what_is_no_device_is_refused(world: &mut World) {
         assert_eq!(output.status.code(), Some(125), "{}", describe(&output));
         assert!(said.contains("root.dev") && said.contains(hint), "{said}");
     }
+    nix::mount::umount(place).expect("nobody is in it");
 }
