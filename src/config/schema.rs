@@ -340,7 +340,7 @@ pub struct SecurityTable {
     /// No file gets a set-user-id or set-group-id bit; openat2(2) says ENOSYS. Default: true.
     pub no_suid: Option<bool>,
     /// No namespace is made or entered; clone3(2) says ENOSYS. Default: true.
-    pub no_namespaces: Option<bool>,
+    pub no_namespaces: Option<Spanned<bool>>,
     /// No memory is writable and executable at once, or becomes executable, and there is no memfd_create(2); compilers at
     /// run time do not work. Default: false.
     pub no_wx: Option<bool>,

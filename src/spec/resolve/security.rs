@@ -38,7 +38,7 @@ pub(super) fn security(
         lock_personality: table.lock_personality.unwrap_or(defaults::LOCK_PERSONALITY),
         no_realtime: table.no_realtime.unwrap_or(defaults::NO_REALTIME),
         no_suid: table.no_suid.unwrap_or(defaults::NO_SUID),
-        no_namespaces: table.no_namespaces.unwrap_or(defaults::NO_NAMESPACES),
+        no_namespaces: walls::no_namespaces(reader, namespaces),
         no_wx: table.no_wx.unwrap_or(defaults::NO_WX),
         landlock: walls::landlock(reader, namespaces),
         apparmor: walls::apparmor(reader, rootfs),

@@ -1,6 +1,6 @@
 //! `[security]`: the walls that the host has beside its namespaces, or has not.
 
-use super::Reader;
+use super::{Reader, defaults};
 use crate::{
     config::{schema::Text, value::Refusal},
     spec::{Landlock, Namespaces, Rootfs},
@@ -26,6 +26,16 @@ pub(super) fn landlock(reader: &mut Reader<'_>, namespaces: &Namespaces) -> Land
         }
     }
     landlock
+}
+
+/// `security.no_namespaces`.
+pub(super) fn no_namespaces(reader: &mut Reader<'_>, namespaces: &Namespaces) -> bool {
+    let Some(key) = &reader.file.tables.security.no_namespaces else { return defaults::NO_NAMESPACES };
+    if *key.get_ref() && namespaces.nested {
+        let refusal = Refusal::new("`no_namespaces = true` denies what `namespaces.nested = true` is for");
+        reader.refuse(key.span(), refusal.hint("leave one of the two out"));
+    }
+    *key.get_ref()
 }
 
 /// `security.apparmor`.
