@@ -132,14 +132,14 @@ pub(super) fn process(unit: &Unit, held: u64) -> Vec<Attested> {
 }
 
 /// What the init reads back about the root.
-pub(super) fn root(unit: &Unit, steps: &[ChildStep]) -> Vec<Attested> {
+pub(super) fn root(unit: &Unit, shows_sys: bool, steps: &[ChildStep]) -> Vec<Attested> {
     std::iter::once(Attested::Root)
-        .chain(mounts(unit, steps).into_iter().map(|(dst, flags)| Attested::Mount(dst, flags)))
+        .chain(mounts(unit, shows_sys, steps).into_iter().map(|(dst, flags)| Attested::Mount(dst, flags)))
         .collect()
 }
 
 /// What is mounted where, each with what lies over it taken into account.
-fn mounts(unit: &Unit, steps: &[ChildStep]) -> Vec<(PathBuf, MountFlags)> {
+fn mounts(unit: &Unit, shows_sys: bool, steps: &[ChildStep]) -> Vec<(PathBuf, MountFlags)> {
     let rootfs = &unit.rootfs;
     let nodev = MountFlags::NODEV;
     let mut all: Vec<(PathBuf, MountFlags)> = vec![("/".into(), nodev.ro(rootfs.writable == Writable::No))];
@@ -149,7 +149,7 @@ fn mounts(unit: &Unit, steps: &[ChildStep]) -> Vec<(PathBuf, MountFlags)> {
     if matches!(rootfs.dev, Dev::Minimal(_)) {
         all.push(("/dev".into(), MountFlags::NOSUID.ro(true).noexec(true)));
     }
-    if rootfs.sys {
+    if shows_sys {
         all.push(("/sys".into(), MountFlags::CLOSED));
     }
     all.extend(rootfs.tmpfs.iter().map(|tmpfs| (tmpfs.dst.clone(), nodev.noexec(!tmpfs.exec))));

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 use super::{
     Assigned, Attested, Fd, attest, etc, has_user_namespace,
     landlock::{self, Landlock},
-    owns_network, unprivileged,
+    owns_network, shows_sys, unprivileged,
 };
 use crate::{
     init::wire,
@@ -260,7 +260,7 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) ->
     if matches!(unit.rootfs.dev, crate::spec::Dev::Minimal(_)) {
         steps.push(ChildStep::DevPts(Some(TTY)));
     }
-    if unit.rootfs.sys && assigned.cgroup.is_some() && ns.cgroup == Namespace::Own {
+    if shows_sys(unit, assigned) && assigned.cgroup.is_some() && ns.cgroup == Namespace::Own {
         steps.push(ChildStep::CgroupFs);
     }
     // The kernel lets nobody mount a procfs who sees none that is whole.
@@ -273,7 +273,7 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) ->
             steps.push(ChildStep::Domainname(ns.domainname.clone()));
         }
     }
-    steps.push(ChildStep::Attest(attest::root(unit, &steps)));
+    steps.push(ChildStep::Attest(attest::root(unit, shows_sys(unit, assigned), &steps)));
     // After everything that mounts, which it forbids.
     steps.extend(landlock::landlock(unit, facts.landlock).map(ChildStep::Landlock));
     fitted(steps, assigned)

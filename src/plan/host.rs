@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    Assigned, etc, has_user_namespace, owns_network,
+    Assigned, etc, has_user_namespace, owns_network, shows_sys,
     unprivileged::{Unprivileged, UserLink},
 };
 use crate::{
@@ -266,8 +266,7 @@ fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &Hos
             Namespace::Host => HostStep::ProcOf(None),
         });
     }
-    // sysfs shows a network namespace, and is mounted by whoever has power over that one.
-    if rootfs.sys && assigned.unprivileged.as_ref().is_none_or(|made| made.has_netns) {
+    if shows_sys(unit, assigned) {
         steps.push(if owns_network(unit, assigned) { HostStep::SysPoint } else { HostStep::Sysfs });
     }
     // A mount on a path above another would hide it: shallow ones first, the order of the file otherwise.

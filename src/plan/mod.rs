@@ -199,6 +199,11 @@ pub(crate) fn owns_network(unit: &Unit, assigned: &Assigned) -> bool {
     has_user_namespace(unit) && unit.has_network_power() && assigned.unprivileged.is_none()
 }
 
+/// Whether the sandbox has a /sys. It shows a network namespace, and is mounted by whoever has power over that one.
+pub(crate) fn shows_sys(unit: &Unit, assigned: &Assigned) -> bool {
+    unit.rootfs.sys && assigned.unprivileged.as_ref().is_none_or(|made| made.has_netns)
+}
+
 /// Root of the sandbox, as the host counts.
 pub fn owner(unit: &Unit, assigned: &Assigned) -> u32 {
     if let Some(unprivileged) = &assigned.unprivileged {

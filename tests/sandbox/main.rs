@@ -111,6 +111,7 @@ fn main() -> ExitCode {
         unprivileged::a_users_credentials_are_read_before_he_is_root_of_anything: Root UserNs;
         unprivileged::a_users_port_is_answered_and_nothing_else_leads_out: Root UserNs Nft Program("pasta");
         unprivileged::where_there_is_no_pasta_slirp4netns_does_the_same: Root UserNs Nft Program("pasta") Program("slirp4netns");
+        unprivileged::a_users_service_on_the_hosts_network_starts_without_sys: Root UserNs;
         unprivileged::what_only_root_can_have_is_refused_by_key_and_remedy: Root UserNs;
         unprivileged::a_host_without_user_namespaces_names_the_knob: Root UserNs;
         unprivileged::a_sandbox_inside_of_one_says_what_it_lacks: Root UserNs;

@@ -413,6 +413,13 @@ fn leads_where_it_should(world: &World, user: &User<'_>) {
     down(holder);
 }
 
+pub fn a_users_service_on_the_hosts_network_starts_without_sys(world: &mut World) {
+    let user = User::new(world);
+    let script = "echo /sys/*; readlink /proc/self/ns/net";
+    let own = fs::read_link("/proc/self/ns/net").expect("ours");
+    assert_eq!(user.says(script, "network.mode = \"host\""), format!("/sys/*\n{}\n", own.display()));
+}
+
 pub fn what_only_root_can_have_is_refused_by_key_and_remedy(world: &mut World) {
     let user = User::new(world);
     for (keys, key, remedy) in [
