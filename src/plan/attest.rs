@@ -4,7 +4,7 @@
 use std::{fmt, path::PathBuf};
 
 use super::{ChildStep, Module, child, has_user_namespace, landlock, render};
-use crate::spec::{Base, Dev, Namespace, NetworkMode, Unit, Writable, security::mask};
+use crate::spec::{Base, Dev, Namespace, NetworkMode, Unit, Writable, credential, security::mask};
 
 /// One thing that is read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +154,9 @@ fn mounts(unit: &Unit, shows_sys: bool, steps: &[ChildStep]) -> Vec<(PathBuf, Mo
     }
     all.extend(rootfs.tmpfs.iter().map(|tmpfs| (tmpfs.dst.clone(), nodev.noexec(!tmpfs.exec))));
     all.extend(rootfs.mounts.iter().map(|mount| (mount.dst.clone(), nodev.ro(mount.ro).noexec(!mount.exec))));
+    if !unit.security.credentials.is_empty() {
+        all.push((credential::directory(&unit.name), MountFlags::CLOSED));
+    }
     // The later mount is what a name leads to.
     for n in (1..all.len()).rev() {
         let (later, dst) = (all[n..].to_vec(), all[n - 1].0.clone());
