@@ -15,12 +15,13 @@ use crate::{
 impl Supervisor {
     /// Begins a launch with what takes time: the programs of its credentials.
     pub(super) fn launch(&mut self, name: &UnitName, run: RunId) {
-        let Some(credentials) = self.fleet.entry(name).map(|entry| entry.unit.security.credentials.clone())
-        else {
-            return;
-        };
+        let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
         self.faults.remove(name);
-        match Fetch::start(&credentials) {
+        // Before a program of the file's is run as root.
+        if let Err(fault) = self.admit(&unit) {
+            return self.refuse_launch(name, run, fault);
+        }
+        match Fetch::start(&unit.security.credentials) {
             Ok(None) => self.launch_with(name, run, None),
             Ok(Some(fetch)) => drop(self.fetches.insert(name.clone(), (run, fetch))),
             Err(error) => self.refuse_launch(name, run, credentials::fault(&error)),
