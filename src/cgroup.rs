@@ -6,7 +6,7 @@
 //! ```text
 //! HOME                     delegated, or the root of the tree, which may hold processes all the same
 //! ├─ supervisor            the supervisor and its keeper
-//! └─ palisade              the base: `[cgroup] path`, or this
+//! └─ palisade              the base: `[cgroup] path`, or this, or one beside HOME in Palisade's own slice
 //!    ├─ web.7              one run
 //!    └─ db.2
 //! ```
