@@ -24,7 +24,10 @@ use rustix::{
     fs::{Mode, OFlags},
 };
 
-use crate::{machine::Usage, sys::SysError};
+use crate::{
+    machine::Usage,
+    sys::{SysError, ids},
+};
 
 /// Where the cgroup2 file system is mounted; on a hybrid host that is a tree without controllers.
 ///
@@ -224,7 +227,7 @@ impl Tree {
 
     /// Whether this process may make groups in it at all.
     pub fn is_usable(&self) -> bool {
-        rustix::process::geteuid().is_root() || self.is_delegated()
+        ids::is_hosts_root().unwrap_or(false) || self.is_delegated()
     }
 
     /// Whether an ordinary user may make groups in it: the group that he is in was given to him, with the right to move

@@ -27,21 +27,16 @@ use crate::{
     sys::{
         SysError,
         clone::{self, Spawn},
-        file,
+        file, ids,
     },
 };
 
-/// Whether we are less than root of the host: by id, or in a user namespace of somebody's.
+/// Whether we are less than root of the host.
 ///
 /// # Errors
-/// For root, read(2): a root who takes himself for a user would map the host's root into the sandbox.
+/// Of [`ids::is_hosts_root`].
 pub fn is_unprivileged() -> Result<bool, SysError> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(true);
-    }
-    let path = "/proc/self/uid_map";
-    let map = std::fs::read_to_string(path).map_err(|error| SysError::new("read", path, error))?;
-    Ok(!map.split_whitespace().eq(["0", "0", "4294967295"]))
+    Ok(!ids::is_hosts_root()?)
 }
 
 /// The control groups, where a service manager has given the running user some to make groups in.

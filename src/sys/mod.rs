@@ -3,6 +3,7 @@
 pub mod clone;
 pub mod facts;
 pub mod file;
+pub mod ids;
 pub mod landlock;
 pub mod mount;
 pub mod socket;
