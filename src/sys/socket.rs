@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials};
+use nix::sys::socket::{ControlMessage, MsgFlags};
 
 use super::SysError;
 
@@ -41,34 +41,67 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
         .map_err(|errno| SysError::new("sendmsg", "", errno))
 }
 
+/// The most descriptors that a message may carry to us.
+const FDS_PER_MESSAGE: u32 = 32;
+
 /// Receives one message; descriptors are close-on-exec.
+///
+/// Of a message that carries more than [`FDS_PER_MESSAGE`] descriptors none is left, here or in the table of this
+/// process: the kernel installs those that fit before it says that it has cut the rest (`MSG_CTRUNC`).
 ///
 /// # Errors
 /// recvmsg(2): EAGAIN on a non-blocking socket without a message.
+#[allow(unsafe_code)]
 pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> Result<Received, SysError> {
-    let mut bytes = vec![0; limit];
-    let mut space = nix::cmsg_space!([RawFd; 32], UnixCredentials);
-    let mut io = [std::io::IoSliceMut::new(&mut bytes)];
-    let message = nix::sys::socket::recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut io,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )
-    .map_err(|errno| SysError::new("recvmsg", "", errno))?;
+    // SAFETY: it only calculates.
+    let rights = unsafe { libc::CMSG_SPACE(FDS_PER_MESSAGE * 4) };
+    // SAFETY: it only calculates; three words of 32 bits are a ucred.
+    let space = rights + unsafe { libc::CMSG_SPACE(12) };
+    // Words, so that the headers in it are aligned.
+    let mut control = vec![0u64; (space as usize).div_ceil(size_of::<u64>())];
+    let mut bytes = vec![0u8; limit];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: all zero is a msghdr without anything.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = space as _;
+    // SAFETY: the header names two buffers that live until the end of this function, and their sizes.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+    let length =
+        usize::try_from(length).map_err(|_| SysError::new("recvmsg", "", std::io::Error::last_os_error()))?;
     let mut received = Received::default();
-    for control in message.cmsgs().into_iter().flatten() {
-        match control {
-            ControlMessageOwned::ScmRights(fds) => {
-                received.fds.extend(fds.into_iter().map(own));
+    // SAFETY: the kernel has filled the buffer with headers and set its length, and nothing has moved since.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    while !next.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give headers that lie in the buffer whole, or null.
+        let one = unsafe { next.read() };
+        // SAFETY: as above.
+        let data = unsafe { libc::CMSG_DATA(next) };
+        // SAFETY: it only calculates.
+        let size = one.cmsg_len.saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
+        match (one.cmsg_level, one.cmsg_type) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                received.fds.extend((0..size / size_of::<RawFd>()).map(|index| {
+                    // SAFETY: the header's length says that so many numbers lie behind it.
+                    own(unsafe { data.cast::<RawFd>().wrapping_add(index).read_unaligned() })
+                }));
             }
-            ControlMessageOwned::ScmCredentials(credentials) => {
-                received.pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0);
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if size >= size_of::<libc::ucred>() => {
+                // SAFETY: as above; any bits are a ucred.
+                let credentials = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+                received.pid = u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0);
             }
             _ => {}
         }
+        // SAFETY: `next` is a header in the buffer of `header`.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
     }
-    let length = message.bytes;
+    // Credentials that nobody asked for leave room for more than there should be.
+    if header.msg_flags & libc::MSG_CTRUNC != 0 || received.fds.len() > FDS_PER_MESSAGE as usize {
+        received.fds.clear();
+    }
     bytes.truncate(length);
     received.bytes = bytes;
     Ok(received)
@@ -113,4 +146,29 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, SysError> {
 fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made this descriptor for us (SCM_RIGHTS) and nothing else knows its number.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::{channel, receive, send};
+
+    /// A sender that is not ours, with more descriptors than there is room for: the end of the pipe says that none of its
+    /// copies is left in this process.
+    #[test]
+    fn a_message_with_too_many_descriptors_leaves_none_behind() {
+        for (count, kept) in [(1, 1), (32, 32), (33, 0), (200, 0), (253, 0)] {
+            let (ours, theirs) = channel().expect("socketpair");
+            let (reader, writer) = rustix::pipe::pipe().expect("pipe");
+            send(theirs.as_fd(), b"mine", &vec![writer.as_fd(); count]).expect("send");
+            drop(writer);
+            let received = receive(ours.as_fd(), 64).expect("receive");
+            assert_eq!(received.bytes, b"mine", "{count}");
+            assert_eq!(received.fds.len(), kept, "{count}");
+            drop(received);
+            rustix::io::ioctl_fionbio(&reader, true).expect("non-blocking");
+            assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0), "{count}: a writer is left");
+        }
+    }
 }
