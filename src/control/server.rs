@@ -286,7 +286,7 @@ impl Server {
         if owners == self.owners {
             return Ok(());
         }
-        self.owners = owners;
+        let before = std::mem::replace(&mut self.owners, owners);
         let access: Vec<(ClientId, Access)> =
             self.clients.iter().map(|(id, client)| (*id, self.access(&client.peer))).collect();
         for (id, access) in access {
@@ -297,8 +297,11 @@ impl Server {
         }
         let list = access_list(&self.owners);
         let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::lsetxattr(&self.path, "system.posix_acl_access", &list, flags)
-            .map_err(|errno| SysError::new("setxattr", format!("{:?}", self.path.display()), errno))
+        rustix::fs::lsetxattr(&self.path, "system.posix_acl_access", &list, flags).map_err(|errno| {
+            // Whoever is no owner any more is none from here on; that the socket lets new ones in is tried again next time.
+            self.owners.retain(|owner| before.contains(owner));
+            SysError::new("setxattr", format!("{:?}", self.path.display()), errno)
+        })
     }
 
     fn access(&self, peer: &Peer) -> Access {

@@ -46,7 +46,7 @@ const FDS_PER_MESSAGE: u32 = 32;
 
 /// Receives one message; descriptors are close-on-exec.
 ///
-/// Of a message that carries more than [`FDS_PER_MESSAGE`] descriptors none is left, here or in the table of this
+/// Of a message that carries more than `FDS_PER_MESSAGE` descriptors none is left, here or in the table of this
 /// process: the kernel installs those that fit before it says that it has cut the rest (`MSG_CTRUNC`).
 ///
 /// # Errors

@@ -115,7 +115,12 @@ pub fn a_policy_says_what_owners_may_do(world: &mut World) {
 
 pub fn what_is_above_the_ceiling_runs_on_but_does_not_start(world: &mut World) {
     let writable = "rootfs.writable = \"ephemeral\"";
-    world.write_service("web", &world.probe_toml(&["wait"], &format!("{NONE}\n{writable}")));
+    // Its program, which runs as root, is not run for who is refused.
+    let asked = world.dir().join("asked");
+    let program = format!("echo asked >> {}; echo secret", asked.display());
+    let secret =
+        format!("security.credentials = [{{ name = \"a\", command = [\"/bin/sh\", \"-c\", {program:?}] }}]");
+    world.write_service("web", &world.probe_toml(&["wait"], &format!("{NONE}\n{writable}\n{secret}")));
     world.start();
     world.wait_state("web", "active");
     world.write("policy.toml", "[ceiling]\nrootfs.writable = false\n");
@@ -134,6 +139,8 @@ pub fn what_is_above_the_ceiling_runs_on_but_does_not_start(world: &mut World) {
     world.start();
     let output = world.palisade(&["start", "web"]);
     assert_eq!(output.status.code(), Some(1), "{}", describe(&output));
+    let times = |path: &std::path::Path| std::fs::read_to_string(path).expect("it ran once").lines().count();
+    assert_eq!(times(&asked), 1);
     // A policy with a mistake allows nothing that the last good one forbade.
     world.write("policy.toml", "[ceiling]\nrootfs.writabel = true\n");
     assert_eq!(world.palisade(&["daemon-reload"]).status.code(), Some(1));
