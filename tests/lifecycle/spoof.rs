@@ -302,6 +302,8 @@ pub fn a_network_of_its_own_is_new_in_every_run(world: &mut World) {
     let first = report(8081);
     assert_eq!(first["interfaces"], serde_json::json!(["lo", "eth0"]));
     let (address, before) = (world.address("web"), namespace(world, "web", "net"));
+    // Held, so that the kernel, which gives the number of a namespace that is gone to the next one, cannot.
+    let held = std::fs::File::open(format!("/proc/{}/ns/net", world.pid("web"))).expect("it lives");
     // The kernel's word for whose it is, through a program that asks it: sysfs is mounted by who owns the namespace.
     let links = world.ok(&["exec", "web", "--", "/bin/ls", "/sys/class/net"]);
     assert_eq!(links.split_whitespace().collect::<Vec<_>>(), ["eth0", "lo"]);
@@ -322,6 +324,7 @@ pub fn a_network_of_its_own_is_new_in_every_run(world: &mut World) {
     assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
     assert_eq!(wait_http("127.0.0.1:8082", "/"), "stays");
     assert_ne!(namespace(world, "web", "net"), before);
+    drop(held);
     assert_eq!(world.address("web"), address);
     assert_eq!(report(8081)["interfaces"], serde_json::json!(["lo", "eth0"]));
     // Over a change of supervisors it stays, for the run does.
