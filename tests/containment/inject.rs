@@ -352,8 +352,10 @@ fn syscall_name(nr: i64) -> String {
         (libc::SYS_move_mount, "move_mount"),
         (libc::SYS_open_tree, "open_tree"),
         (libc::SYS_mount_setattr, "mount_setattr"),
+        #[cfg(target_arch = "x86_64")]
         (libc::SYS_unlink, "unlink"),
         (libc::SYS_unlinkat, "unlinkat"),
+        #[cfg(target_arch = "x86_64")]
         (libc::SYS_rmdir, "rmdir"),
         (libc::SYS_wait4, "wait4"),
         (libc::SYS_seccomp, "seccomp"),
@@ -362,6 +364,7 @@ fn syscall_name(nr: i64) -> String {
         (libc::SYS_fchmod, "fchmod"),
         (libc::SYS_ftruncate, "ftruncate"),
         (libc::SYS_getcwd, "getcwd"),
+        #[cfg(target_arch = "x86_64")]
         (libc::SYS_readlink, "readlink"),
         (libc::SYS_fstatfs, "fstatfs"),
         (libc::SYS_landlock_restrict_self, "landlock_restrict_self"),
