@@ -133,6 +133,12 @@ pub struct ServiceTable {
     /// How willingly the kernel kills it when memory runs out, -1000 to 1000. Default: 0, or the supervisor's
     /// where that is more willing.
     pub oom_score_adj: Option<Spanned<i64>>,
+    /// When it gets a CPU: `other`, `batch`, `idle` (when nobody else wants one), or realtime, `fifo:N` and `rr:N` with N
+    /// from 1 to 99, who go before everybody and need `security.no_realtime = false`. Default: `other`.
+    pub sched: Option<Text>,
+    /// When it gets the disk, class and level: `none` (by its niceness), `best-effort:0` (first) to `best-effort:7`, `idle`
+    /// (when nobody else wants it), or before everybody, `realtime:0` to `realtime:7`. Default: `none`.
+    pub ioprio: Option<Text>,
 }
 
 /// `[service.stop]`

@@ -51,8 +51,6 @@ const LATER: &[(&str, &[&str])] = &[
             "pid_file",
             "ready",
             "watchdog",
-            "sched",
-            "ioprio",
             "cpu",
         ],
     ),

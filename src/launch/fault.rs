@@ -425,6 +425,24 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         libc::ENOENT,
         "no such profile is loaded: apparmor_parser(8) loads one, aa-status(8) lists them",
     ),
+    (
+        "sched",
+        "sched_setscheduler",
+        libc::EPERM,
+        "palisade itself may not give realtime (CAP_SYS_NICE), or the control group has none to give (cpu.rt_runtime_us)",
+    ),
+    (
+        "sched",
+        "ioprio_set",
+        libc::EPERM,
+        "palisade itself may not give this class of I/O: it takes CAP_SYS_NICE",
+    ),
+    (
+        "sched",
+        "setpriority",
+        libc::EACCES,
+        "palisade itself may not give a niceness below its own: it takes CAP_SYS_NICE",
+    ),
     ("selinux", "", libc::EINVAL, "the loaded policy knows no such label"),
     (
         "user_namespaces",

@@ -43,7 +43,7 @@ use crate::{
     sys::{
         SysError,
         clone::{self, Child, Spawn},
-        file, socket,
+        file, schedule, socket,
     },
 };
 
@@ -403,9 +403,15 @@ impl Launcher {
                 let child = launch.child.as_ref().expect("limits come after the clone");
                 limits::raise(child.pid, raised)?;
             }
-            HostStep::Sched { nice, oom_score_adj } => {
+            HostStep::Sched { nice, oom_score_adj, sched, ioprio } => {
                 let child = launch.child.as_ref().expect("priorities come after the clone");
-                schedule(child.pid, *nice, *oom_score_adj)?;
+                prioritise(child.pid, *nice, *oom_score_adj)?;
+                if let Some(sched) = sched {
+                    schedule::set_scheduler(child.pid, sched.policy(), sched.priority())?;
+                }
+                if let Some(ioprio) = ioprio {
+                    schedule::set_io_priority(child.pid, ioprio.value())?;
+                }
             }
             HostStep::Go => launch.go()?,
         }
@@ -440,7 +446,7 @@ impl Launcher {
         rustix::process::prlimit(process, Resource::Nofile, self.descriptors)
             .map_err(|errno| SysError::new("prlimit", "RLIMIT_NOFILE", errno))?;
         let (nice, oom_score_adj) = not_inherited();
-        schedule(pid, nice, oom_score_adj)?;
+        prioritise(pid, nice, oom_score_adj)?;
         as_usual(pid);
         if let (true, Some(tree), Some(group)) = (late, &self.tree, &launch.traces.cgroup) {
             tree.attach(group, pid)?;
@@ -704,14 +710,14 @@ fn not_inherited() -> (Option<i32>, Option<i32>) {
 /// What a supervisor that was started with less than the usual passes on as little, as far as it may: the policy of the
 /// scheduler, a niceness, a score for the OOM killer, what goes into a core file.
 fn as_usual(pid: u32) {
-    clone::usual_scheduler(pid);
+    let _ = schedule::set_scheduler(pid, libc::SCHED_OTHER, 0);
     // Each by itself: without CAP_SYS_NICE the niceness stays what it is.
-    let _ = schedule(pid, Some(0), None);
-    let _ = schedule(pid, None, Some(0));
+    let _ = prioritise(pid, Some(0), None);
+    let _ = prioritise(pid, None, Some(0));
     let _ = std::fs::write(format!("/proc/{pid}/coredump_filter"), "0x33");
 }
 
-fn schedule(pid: u32, nice: Option<i32>, oom_score_adj: Option<i32>) -> Result<(), SysError> {
+fn prioritise(pid: u32, nice: Option<i32>, oom_score_adj: Option<i32>) -> Result<(), SysError> {
     if let Some(nice) = nice {
         let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default());
         rustix::process::setpriority_process(process, nice)

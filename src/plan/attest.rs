@@ -4,7 +4,9 @@
 use std::{fmt, path::PathBuf};
 
 use super::{ChildStep, Module, child, has_user_namespace, landlock, render};
-use crate::spec::{Base, Dev, Namespace, NetworkMode, Unit, Writable, credential, security::mask};
+use crate::spec::{
+    Base, Dev, IoPrio, Namespace, NetworkMode, Sched, Unit, Writable, credential, security::mask,
+};
 
 /// One thing that is read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,10 @@ pub enum Attested {
     Ambient(u64),
     /// Nothing that is executed gains privileges.
     NoNewPrivs,
+    /// The policy of the scheduler, and the priority within it.
+    Scheduler(Sched),
+    /// The class and level of its I/O.
+    IoPriority(IoPrio),
     /// The session keyring is an anonymous one of root's inside, not that of whoever started the supervisor.
     Keyring,
 }
@@ -77,6 +83,8 @@ impl fmt::Display for Attested {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Attested::Namespace(kind) => return write!(f, "namespace:{kind}"),
+            Attested::Scheduler(sched) => return write!(f, "sched {sched}"),
+            Attested::IoPriority(ioprio) => return write!(f, "ioprio {ioprio}"),
             Attested::Mount(dst, flags) => return write!(f, "mount:{}={flags}", dst.display()),
             Attested::Root => "root",
             Attested::User => "user",
@@ -123,6 +131,10 @@ pub(super) fn process(unit: &Unit, held: u64) -> Vec<Attested> {
     // Otherwise the filter is in place by now, and denies to ask.
     if unit.security.no_new_privs {
         all.extend([Attested::Keyring, Attested::NoNewPrivs]);
+        all.extend(unit.service.sched.map(Attested::Scheduler));
+        // Of no class of its own the kernel tells what follows from the niceness.
+        let ioprio = unit.service.ioprio.filter(|ioprio| *ioprio != IoPrio::None);
+        all.extend(ioprio.map(Attested::IoPriority));
     }
     // Read through its own /proc; where it has none, those of its parent are, which it was born into.
     if unit.rootfs.proc {

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     net::link::LinkPlan,
     spec::{
-        Base, Credential, Dev, Device, Egress, HostFacts, IdRange, Mount, Namespace, Namespaces, NetworkMode,
-        Publish, Stdin, Tmpfs, Unit, UnitName, Writable, credential,
+        Base, Credential, Dev, Device, Egress, HostFacts, IdRange, IoPrio, Mount, Namespace, Namespaces,
+        NetworkMode, Publish, Sched, Service, Stdin, Tmpfs, Unit, UnitName, Writable, credential,
         limits::{Bounds, Knob, Rlimit},
     },
 };
@@ -151,12 +151,16 @@ pub enum HostStep {
     Ids(Vec<IdRange>, Vec<IdRange>),
     /// Lets the init give the service more than the supervisor may have itself.
     Raise(Vec<(Rlimit, Bounds)>),
-    /// Sets what only the host may set: priority, out-of-memory score.
+    /// Sets what only the host may set: who goes first, and who goes when memory runs out.
     Sched {
         /// -20 to 19.
         nice: Option<i32>,
         /// -1000 to 1000.
         oom_score_adj: Option<i32>,
+        /// The policy of the scheduler.
+        sched: Option<Sched>,
+        /// The class and level of its I/O.
+        ioprio: Option<IoPrio>,
     },
     /// Hands the init its plan.
     Go,
@@ -196,9 +200,9 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     if owns_network(unit, assigned) {
         network(&mut steps, unit, assigned);
     }
-    if unit.service.nice.is_some() || unit.service.oom_score_adj.is_some() {
-        let (nice, oom_score_adj) = (unit.service.nice, unit.service.oom_score_adj);
-        steps.push(HostStep::Sched { nice, oom_score_adj });
+    let Service { nice, oom_score_adj, sched, ioprio, .. } = unit.service;
+    if nice.is_some() || oom_score_adj.is_some() || sched.is_some() || ioprio.is_some() {
+        steps.push(HostStep::Sched { nice, oom_score_adj, sched, ioprio });
     }
     steps.push(HostStep::Go);
     steps

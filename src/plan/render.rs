@@ -116,10 +116,14 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         HostStep::Clone(namespaces) => ("clone", namespaces.join(" ")),
         HostStep::Ids(uids, _) => ("ids", ranges(uids)),
         HostStep::Raise(limits) => ("rlimits.raise", rlimits(limits)),
-        HostStep::Sched { nice, oom_score_adj } => {
-            let nice = nice.map(|nice| format!("nice={nice} ")).unwrap_or_default();
-            let score = oom_score_adj.map(|score| format!("oom_score_adj={score}")).unwrap_or_default();
-            ("sched", format!("{nice}{score}"))
+        HostStep::Sched { nice, oom_score_adj, sched, ioprio } => {
+            let all = [
+                nice.map(|nice| format!("nice={nice}")),
+                oom_score_adj.map(|score| format!("oom_score_adj={score}")),
+                sched.map(|sched| format!("sched={sched}")),
+                ioprio.map(|ioprio| format!("ioprio={ioprio}")),
+            ];
+            ("sched", all.into_iter().flatten().collect::<Vec<_>>().join(" "))
         }
         HostStep::Go => ("go", String::new()),
     }

@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Base, Capability, Credential, Denial, Dev, Egress, Families, IdSpec, Landlock, Mount, Namespace,
+    Base, Capability, Credential, Denial, Dev, Egress, Families, IdSpec, IoPrio, Landlock, Mount, Namespace,
     NetworkMode, Publish, Seccomp, Stdin, Unit, UserNamespace, UserSpec, Writable, credential::Source,
     limits::Rlimit,
 };
@@ -91,6 +91,26 @@ pub const TABLE: &[Row] = &[
         find: |unit| {
             let score = unit.service.oom_score_adj.unwrap_or(0);
             loosening_if(score < 0, "service.oom_score_adj", &score.to_string(), 3)
+        },
+    },
+    Row {
+        name: "service.sched",
+        most: 3,
+        closed: "it waits for a CPU as others do",
+        opens: "while it computes, everybody else waits",
+        find: |unit| match unit.service.sched {
+            Some(sched) if sched.is_realtime() => loosening("service.sched", &sched.to_string(), 3),
+            Some(_) | None => Vec::new(),
+        },
+    },
+    Row {
+        name: "service.ioprio",
+        most: 2,
+        closed: "it waits for a disk as others do",
+        opens: "while it reads and writes, everybody else waits",
+        find: |unit| match unit.service.ioprio {
+            Some(ioprio @ IoPrio::Realtime(_)) => loosening("service.ioprio", &ioprio.to_string(), 2),
+            Some(IoPrio::None | IoPrio::BestEffort(_) | IoPrio::Idle) | None => Vec::new(),
         },
     },
     Row {

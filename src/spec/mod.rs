@@ -9,6 +9,7 @@ pub mod exposure;
 pub mod limits;
 mod owner;
 mod resolve;
+mod schedule;
 pub mod security;
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
@@ -21,6 +22,7 @@ pub(crate) use self::resolve::{MOST, clash, parse_owner};
 pub use self::{
     credential::Credential,
     limits::Limits,
+    schedule::{IoPrio, Sched},
     security::{Capability, Device, Landlock, Seccomp, Security},
 };
 use crate::machine::Policy;
@@ -187,6 +189,12 @@ pub struct Service {
     pub nice: Option<i32>,
     /// -1000 to 1000.
     pub oom_score_adj: Option<i32>,
+    /// The policy of the scheduler.
+    #[serde(default)]
+    pub sched: Option<Sched>,
+    /// The class and level of its I/O.
+    #[serde(default)]
+    pub ioprio: Option<IoPrio>,
 }
 
 /// `service.type`.

@@ -135,15 +135,6 @@ pub fn reap(pidfd: &OwnedFd) {
     let _ = rustix::process::waitid(wait, rustix::process::WaitIdOptions::EXITED);
 }
 
-/// Puts a child under the usual policy of the scheduler, as far as the caller may.
-pub fn usual_scheduler(pid: u32) {
-    let Ok(pid) = pid_t::try_from(pid) else { return };
-    // SAFETY: a structure of integers.
-    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: sched_setscheduler(2) reads the parameters, which live until it returns.
-    unsafe { libc::sched_setscheduler(pid, libc::SCHED_OTHER, &raw const parameters) };
-}
-
 fn above_standard(fd: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
     rustix::io::fcntl_dupfd_cloexec(fd, 4).map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))
 }

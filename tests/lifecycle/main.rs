@@ -13,6 +13,7 @@ mod owners;
 mod programs;
 mod reach;
 mod refuse;
+mod schedule;
 mod shutdown;
 mod spoof;
 mod takeover;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         spoof::a_network_of_its_own_is_new_in_every_run: Root CgroupV2 UserNs Nft;
         ids::a_range_is_one_services_for_good: Root CgroupV2 UserNs;
         ids::a_host_that_denies_namespaces_is_named: Root CgroupV2 Program("strace");
+        schedule::the_kernel_schedules_as_the_file_says: Root CgroupV2 UserNs Program("chrt") Program("ionice");
         programs::nginx_answers: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");
         programs::redis_answers: Root CgroupV2 UserNs Nft Program("redis-server") Program("redis-cli");
         programs::postgresql_answers: Root CgroupV2 UserNs Nft Program("psql");

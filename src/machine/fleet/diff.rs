@@ -62,7 +62,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
         Restart: command => "service.command", kind => "service.type", env => "service.env",
             working_dir => "service.working_dir", umask => "service.umask", user => "service.user",
             group => "service.group", extra_groups => "service.extra_groups", stdin => "service.stdin",
-            tty => "service.tty", nice => "service.nice", oom_score_adj => "service.oom_score_adj";
+            tty => "service.tty", nice => "service.nice", oom_score_adj => "service.oom_score_adj",
+            sched => "service.sched", ioprio => "service.ioprio";
         Live: stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
             run_timeout => "service.timeout", success_exit => "service.success_exit",
             remain_after_exit => "service.remain_after_exit";

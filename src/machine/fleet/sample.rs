@@ -145,5 +145,7 @@ fn service() -> Service {
         remain_after_exit: false,
         nice: None,
         oom_score_adj: None,
+        sched: None,
+        ioprio: None,
     }
 }

@@ -211,6 +211,20 @@ impl Lowering {
                 let read = Arg::Value(libc::PR_GET_NO_NEW_PRIVS as u64);
                 self.call_exactly(1 ^ twist.cast_signed(), libc::SYS_prctl, &[read]);
             }
+            Attested::Scheduler(sched) => {
+                self.call_exactly(i64::from(sched.policy()), libc::SYS_sched_getscheduler, &[Arg::Value(0)]);
+                // struct sched_param: one number.
+                let answer = self.put(&[0; 8]);
+                self.call(libc::SYS_sched_getparam, &[Arg::Value(0), Arg::At(answer)]);
+                let twisted = sched.priority() ^ i32::from(twist != 0);
+                self.expect(answer, &twisted.to_ne_bytes());
+            }
+            Attested::IoPriority(ioprio) => {
+                // IOPRIO_WHO_PROCESS, of the caller.
+                let args = [Arg::Value(1), Arg::Value(0)];
+                let value = i64::from(ioprio.value()) ^ twist.cast_signed();
+                self.call_exactly(value, libc::SYS_ioprio_get, &args);
+            }
             Attested::Keyring => self.attest_keyring(twist),
         }
     }

@@ -9,6 +9,7 @@ mod namespaces;
 mod network;
 mod owners;
 mod rootfs;
+mod schedule;
 mod seccomp;
 mod security;
 mod service;

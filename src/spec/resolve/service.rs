@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use toml::Spanned;
 
-use super::Reader;
+use super::{Reader, schedule};
 use crate::{
     config::{
         Diagnostic,
@@ -65,6 +65,8 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
         remain_after_exit: remain_after_exit(reader, kind),
         nice: nice.and_then(|nice| i32::try_from(nice).ok()),
         oom_score_adj: oom.and_then(|score| i32::try_from(score).ok()),
+        sched: schedule::sched(reader),
+        ioprio: schedule::ioprio(reader),
         env,
         user: who.user,
         group: who.group,
