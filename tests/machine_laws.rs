@@ -13,7 +13,7 @@ use std::{
 use palisade::{
     machine::{
         self, Action, By, End, Event, ExitKind, Failure, Kept, Life, Mono, Policy, RestartMode, RestartOn,
-        Retry, Rules, RunId, State, Tally, Why, backoff,
+        Retry, Rules, RunId, State, Why, backoff,
         fleet::{Effect, Entry, Fleet, Goal, Input, Outcome, Report},
         step,
     },
@@ -84,6 +84,30 @@ fn units() -> impl Strategy<Value = Unit> {
     )
 }
 
+/// A service as the machine reads it: its file, and what goes around its program.
+#[derive(Clone, Debug)]
+struct Case {
+    unit: Unit,
+    reports_ready: bool,
+    post_start: bool,
+    post_stop: bool,
+}
+
+impl Case {
+    fn rules(&self) -> Rules<'_> {
+        let (reports_ready, post_start, post_stop) = (self.reports_ready, self.post_start, self.post_stop);
+        Rules { reports_ready, post_start, post_stop, ..Rules::of(&self.unit, 1) }
+    }
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    (units(), any::<[bool; 3]>()).prop_map(|(unit, [reports_ready, post_start, post_stop])| {
+        // A oneshot has started when it has ended: there is nothing that it could report before.
+        let reports_ready = reports_ready && unit.service.kind == Kind::Exec;
+        Case { unit, reports_ready, post_start, post_stop }
+    })
+}
+
 // ---- one service, noise ----
 
 /// Events, and how many milliseconds go by before each. A report of run 0 is about the newest run, of run N about the
@@ -102,7 +126,15 @@ fn noise() -> impl Strategy<Value = Vec<(Event, u64)>> {
         1 => Just(Event::Restart),
         1 => kept.prop_map(Event::SpecChanged),
         6 => Just(Event::Tick),
+        2 => back().prop_map(Event::Preparing),
+        1 => back().prop_map(Event::Skipped),
         6 => back().prop_map(Event::Started),
+        4 => back().prop_map(Event::Ready),
+        4 => back().prop_map(Event::Finished),
+        1 => back().prop_map(Event::HookFailed),
+        1 => back().prop_map(Event::WatchdogExpired),
+        1 => back().prop_map(Event::Unhealthy),
+        1 => (back(), 0..600_000_u64).prop_map(|(back, until)| Event::Extend(back, Mono(until))),
         2 => (back(), retry).prop_map(|(back, retry)| Event::LaunchFailed(back, retry)),
         6 => (back(), exits()).prop_map(|(back, exit)| Event::Exited(back, exit)),
         6 => back().prop_map(Event::Gone),
@@ -113,7 +145,15 @@ fn noise() -> impl Strategy<Value = Vec<(Event, u64)>> {
 fn aim(event: Event, life: &Life) -> Event {
     let run = |back: RunId| RunId(life.last.0.saturating_sub(back.0));
     match event {
+        Event::Preparing(back) => Event::Preparing(run(back)),
+        Event::Skipped(back) => Event::Skipped(run(back)),
         Event::Started(back) => Event::Started(run(back)),
+        Event::Ready(back) => Event::Ready(run(back)),
+        Event::Finished(back) => Event::Finished(run(back)),
+        Event::HookFailed(back) => Event::HookFailed(run(back)),
+        Event::WatchdogExpired(back) => Event::WatchdogExpired(run(back)),
+        Event::Unhealthy(back) => Event::Unhealthy(run(back)),
+        Event::Extend(back, until) => Event::Extend(run(back), until),
         Event::LaunchFailed(back, retry) => Event::LaunchFailed(run(back), retry),
         Event::Exited(back, exit) => Event::Exited(run(back), exit),
         Event::Gone(back) => Event::Gone(run(back)),
@@ -131,8 +171,8 @@ struct Seen<'a> {
 }
 
 /// Plays `events` from the beginning, shows each step to `see`, and returns what comes of it and when.
-fn play(unit: &Unit, events: Vec<(Event, u64)>, mut see: impl FnMut(&Seen<'_>)) -> (Life, Mono) {
-    let rules = Rules::of(unit, 1);
+fn play(case: &Case, events: Vec<(Event, u64)>, mut see: impl FnMut(&Seen<'_>)) -> (Life, Mono) {
+    let rules = case.rules();
     let (mut life, mut now) = (Life::new(), Mono(1_000));
     for (event, pause) in events {
         now.0 += pause;
@@ -146,19 +186,19 @@ fn play(unit: &Unit, events: Vec<(Event, u64)>, mut see: impl FnMut(&Seen<'_>)) 
 
 proptest! {
     #[test]
-    fn no_event_in_any_state_is_a_panic_or_makes_the_loop_spin(unit in units(), events in noise()) {
-        play(&unit, events, |seen| {
-            let deadline = seen.after.state.deadline(&Rules::of(&unit, 1));
+    fn no_event_in_any_state_is_a_panic_or_makes_the_loop_spin(case in cases(), events in noise()) {
+        play(&case, events, |seen| {
+            let deadline = seen.after.deadline(&case.rules());
             let is_past = deadline.is_some_and(|at| at <= seen.now);
             assert!(*seen.event != Event::Tick || !is_past, "{:?}", seen.after);
         });
     }
 
     #[test]
-    fn launch_and_teardown_balance_and_no_two_runs_live(unit in units(), events in noise()) {
+    fn launch_and_teardown_balance_and_no_two_runs_live(case in cases(), events in noise()) {
         let mut standing: Option<RunId> = None;
         let mut last = RunId(0);
-        play(&unit, events, |seen| {
+        play(&case, events, |seen| {
             for action in seen.actions {
                 match *action {
                     Action::Launch(run) => {
@@ -171,7 +211,12 @@ proptest! {
                         assert!(run > last, "a run id was used twice");
                         (standing, last) = (Some(run), run);
                     }
-                    Action::Terminate(run) | Action::KillTree(run) => assert_eq!(standing, Some(run)),
+                    Action::PostStart(run)
+                    | Action::Terminate(run)
+                    | Action::Abort(run)
+                    | Action::KillAll(run)
+                    | Action::PostStop(run)
+                    | Action::KillTree(run) => assert_eq!(standing, Some(run)),
                     Action::Teardown(run) => assert_eq!(standing.take(), Some(run)),
                     Action::Release => assert_eq!(standing, None, "released under a live run"),
                 }
@@ -181,14 +226,20 @@ proptest! {
     }
 
     #[test]
-    fn a_service_at_rest_keeps_nothing(unit in units(), events in noise()) {
+    fn a_service_at_rest_keeps_nothing(case in cases(), events in noise()) {
         let mut kept = false;
-        play(&unit, events, |seen| {
+        play(&case, events, |seen| {
             for action in seen.actions {
                 kept = match action {
                     Action::Launch(_) | Action::RelaunchInPlace { .. } => true,
                     Action::Release => false,
-                    Action::Terminate(_) | Action::KillTree(_) | Action::Teardown(_) => kept,
+                    Action::PostStart(_)
+                    | Action::Terminate(_)
+                    | Action::Abort(_)
+                    | Action::KillAll(_)
+                    | Action::PostStop(_)
+                    | Action::KillTree(_)
+                    | Action::Teardown(_) => kept,
                 };
             }
             assert!(!(seen.after.state.is_resting() && kept), "{:?} was not released", seen.after);
@@ -197,15 +248,15 @@ proptest! {
 
     /// The worst service: only SIGKILL ends it, and nobody reports how.
     #[test]
-    fn stop_while_anything_ends_stopped(unit in units(), events in noise(), force in any::<bool>()) {
-        let (life, mut now) = play(&unit, events, |_| {});
-        let rules = Rules::of(&unit, 1);
+    fn stop_while_anything_ends_stopped(case in cases(), events in noise(), force in any::<bool>()) {
+        let (life, mut now) = play(&case, events, |_| {});
+        let rules = case.rules();
         let stop = if force { Event::ForceStop(By::User) } else { Event::Stop(By::User) };
         let (mut life, mut actions) = step(&rules, life, stop, now);
-        // Twice: the deadline, and the end of what was killed.
-        for _ in 0..2 {
+        // The deadline, another one where hooks were to follow, and the end of what was killed.
+        for _ in 0..3 {
             prop_assert!(!actions.iter().any(|action| matches!(action, Action::Launch(_))));
-            let event = match (life.state.deadline(&rules), life.state.run()) {
+            let event = match (life.deadline(&rules), life.state.run()) {
                 (Some(at), _) => {
                     now = now.max(at);
                     Event::Tick
@@ -219,10 +270,10 @@ proptest! {
     }
 
     #[test]
-    fn every_exit_leaves_running_signals_included(unit in units(), exit in exits(), lived in 0..200_000_u64) {
-        let rules = Rules::of(&unit, 1);
+    fn every_exit_leaves_running_signals_included(case in cases(), exit in exits(), lived in 0..200_000_u64) {
+        let rules = case.rules();
         let (run, since) = (RunId(1), Mono(5));
-        let life = Life { state: State::Running { run, since }, last: run, tally: Tally::default() };
+        let life = Life { state: State::Running { run, since }, last: run, ..Life::new() };
         let now = Mono(5 + lived);
         let (ended, _) = step(&rules, life.clone(), Event::Exited(run, exit), now);
         prop_assert_eq!(ended.state.alive(), None);
@@ -236,28 +287,36 @@ proptest! {
     }
 
     #[test]
-    fn a_stale_run_id_changes_nothing(unit in units(), events in noise(), exit in exits(), off in 1..5_u64) {
-        let (life, now) = play(&unit, events, |_| {});
+    fn a_stale_run_id_changes_nothing(case in cases(), events in noise(), exit in exits(), off in 1..5_u64) {
+        let (life, now) = play(&case, events, |_| {});
         for run in [RunId(life.last.0.saturating_sub(off)), RunId(life.last.0 + off)] {
             if life.state.run() == Some(run) {
                 continue;
             }
             let reports = [
+                Event::Preparing(run),
+                Event::Skipped(run),
                 Event::Started(run),
+                Event::Ready(run),
+                Event::Finished(run),
+                Event::HookFailed(run),
+                Event::WatchdogExpired(run),
+                Event::Unhealthy(run),
+                Event::Extend(run, Mono(u64::MAX)),
                 Event::LaunchFailed(run, Retry::Never),
                 Event::Exited(run, exit),
                 Event::Gone(run),
             ];
             for report in reports {
-                let (after, actions) = step(&Rules::of(&unit, 1), life.clone(), report, now);
+                let (after, actions) = step(&case.rules(), life.clone(), report, now);
                 prop_assert_eq!((&after, actions), (&life, Vec::new()));
             }
         }
     }
 
     #[test]
-    fn nothing_happens_to_a_service_at_rest_that_nobody_asked_for(unit in units(), events in noise()) {
-        play(&unit, events, |seen| {
+    fn nothing_happens_to_a_service_at_rest_that_nobody_asked_for(case in cases(), events in noise()) {
+        play(&case, events, |seen| {
             let is_asked = matches!(
                 seen.event,
                 Event::Start | Event::Restart | Event::Stop(_) | Event::ForceStop(_) | Event::SpecChanged(_)
@@ -366,7 +425,7 @@ proptest! {
             let (up, _) = step(&rules, up, Event::Started(run), now);
             let (ended, actions) = step(&rules, up, Event::Exited(run, ExitKind::Signal(9)), now);
             prop_assert_eq!(actions, []);
-            now = ended.state.deadline(&rules).unwrap();
+            now = ended.deadline(&rules).unwrap();
             (life, _) = step(&rules, ended, Event::Tick, now);
         }
         prop_assert_eq!(launches, 1);
@@ -514,7 +573,12 @@ impl World {
                 assert_eq!(self.runs.get(name), Some(&(sandbox, Body::Standing)));
                 self.launch(name, run);
             }
-            Action::Terminate(run) | Action::KillTree(run) => {
+            Action::PostStart(run)
+            | Action::Terminate(run)
+            | Action::Abort(run)
+            | Action::KillAll(run)
+            | Action::PostStop(run)
+            | Action::KillTree(run) => {
                 assert_eq!(self.runs.get(name).map(|(run, _)| *run), Some(run));
             }
             Action::Teardown(run) => assert_eq!(self.runs.remove(name).map(|(run, _)| run), Some(run)),

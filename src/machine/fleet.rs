@@ -195,10 +195,26 @@ pub enum Input {
 /// News of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
+    /// The sandbox stands, and the commands that go before the program run.
+    Preparing(RunId),
+    /// A command of `service.condition` said no.
+    Skipped(RunId),
     /// The program was executed.
     Started(RunId),
+    /// It is ready.
+    Ready(RunId),
     /// The program will not be executed; what went wrong, in words. [`Report::Gone`] is to follow.
     LaunchFailed(RunId, Retry, String),
+    /// The commands that were asked for are done.
+    Finished(RunId),
+    /// One of them has failed; what went wrong, in words.
+    HookFailed(RunId, String),
+    /// It did not report to its watchdog in time.
+    WatchdogExpired(RunId),
+    /// Its health checks have failed.
+    Unhealthy(RunId),
+    /// It asks for patience until then.
+    Extend(RunId, Mono),
     /// The main process has ended.
     Exited(RunId, ExitKind),
     /// What the run has taken so far; told just before its end, and again when the last of its processes has gone.
@@ -386,15 +402,23 @@ impl Fleet {
                 out.touched.insert(name.clone());
                 return;
             }
+            Report::Preparing(run) => Event::Preparing(run),
+            Report::Skipped(run) => Event::Skipped(run),
             Report::Started(run) => Event::Started(run),
+            Report::Ready(run) => Event::Ready(run),
+            Report::Finished(run) => Event::Finished(run),
+            Report::WatchdogExpired(run) => Event::WatchdogExpired(run),
+            Report::Unhealthy(run) => Event::Unhealthy(run),
+            Report::Extend(run, until) => Event::Extend(run, until),
             Report::Exited(run, exit) => Event::Exited(run, exit),
             Report::Gone(run) => Event::Gone(run),
             Report::LaunchFailed(run, retry, fault) => {
-                if entry.life.state.run() == Some(run) {
-                    entry.fault = Some(fault);
-                    out.touched.insert(name.clone());
-                }
+                note_fault(entry, run, fault, out);
                 Event::LaunchFailed(run, retry)
+            }
+            Report::HookFailed(run, fault) => {
+                note_fault(entry, run, fault, out);
+                Event::HookFailed(run)
             }
         };
         let is_gone = matches!(event, Event::Gone(_)) && event.run() == entry.life.state.run();
@@ -431,7 +455,7 @@ impl Fleet {
     }
 
     fn due(&self, entry: &Entry) -> Option<Mono> {
-        entry.life.state.deadline(&Rules::of(&entry.unit, self.seed))
+        entry.life.deadline(&Rules::of(&entry.unit, self.seed))
     }
 
     /// Works out who comes after whom. An edge that closes a cycle is left out.
@@ -658,7 +682,23 @@ fn end_in(event: &Event) -> Option<End> {
         | Event::Restart
         | Event::SpecChanged(_)
         | Event::Tick
-        | Event::Started(_) => None,
+        | Event::Preparing(_)
+        | Event::Skipped(_)
+        | Event::Started(_)
+        | Event::Ready(_)
+        | Event::Finished(_)
+        | Event::HookFailed(_)
+        | Event::WatchdogExpired(_)
+        | Event::Unhealthy(_)
+        | Event::Extend(..) => None,
+    }
+}
+
+/// Keeps what went wrong with the run that stands.
+fn note_fault(entry: &mut Entry, run: RunId, fault: String, out: &mut Outcome) {
+    if entry.life.state.run() == Some(run) {
+        entry.fault = Some(fault);
+        out.touched.insert(entry.unit.name.clone());
     }
 }
 

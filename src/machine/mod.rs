@@ -13,24 +13,32 @@
 //! *Coming up.* `Start` leads to **Waiting**. The fleet answers with `Go` when everything that has to come
 //! first is there: this is the only door to a launch, so no launch, automatic restarts included, passes by a
 //! dependency. `Launch` leads to **Starting**. Of kind exec, a service is **Running** as soon as its program
-//! was executed. Of kind oneshot, it stays Starting while its program works, and has started when that ends
-//! with success; then it is **Done** with `remain_after_exit`, otherwise Stopped.
+//! was executed, or, where it reports that, once it is ready. Of kind oneshot, it stays Starting while its program
+//! works, and has started when that ends with success; then it is **Done** with `remain_after_exit`, otherwise
+//! Stopped. Commands that go before the program run in its sandbox (`Preparing`), and one of them may say that the
+//! service is not to run now (`Skipped`). Commands that follow it (`PostStart`) keep it Starting until they are done.
 //!
 //! *Going down.* Every run ends in **Stopping**, and leaves it by `Gone`, which says that no process of its
 //! sandbox is left; then it is torn down, once. `Terminate` asks politely; at `kill` the rest is killed. When
 //! the main process has ended, the others are killed at once (`stop.mode = "mixed"`) or asked as well and
 //! killed in time (`"control-group"`). A program that was not executed yet is killed without being asked,
-//! because nobody is there who would hear. `ForceStop` kills at once. A run of which one hears nothing but
+//! because nobody is there who would hear. With `post_stop`, the end of the main process is followed by its commands
+//! (`PostStop`) in what stands of the sandbox, and at `kill` everything but the init is killed first (`KillAll`), so
+//! that they still can. `ForceStop` kills at once, and nothing follows. A run of which one hears nothing but
 //! `Gone` has ended with an exit status unknown to all.
 //!
-//! *Ending by itself.* The end is a success, a failure or abnormal (a signal, a core dump, a time-out, an
-//! unknown status, a launch that failed for want of something). `prevent_exit`, then `force_exit`, then the
+//! *Ending by itself.* The end is a success, a failure or abnormal (a signal, a core dump, a time-out, a watchdog that
+//! heard nothing, an unknown status, a launch that failed for want of something). A daemon that ends well before it was
+//! ready has failed. Ill health is followed by another run whatever the policy: whether it is an end at all, `[health]` says. `prevent_exit`, then `force_exit`, then the
 //! policy decide whether another run follows. If one does and `restart.max` allows it, the service is in
 //! **Backoff** for [`backoff::delay`] from the moment when the sandbox was gone, and then Waiting. With
 //! `restart.mode = "in-place"` a sandbox whose main process ended by itself is left standing through Backoff
 //! and Waiting, and `RelaunchInPlace` gives it to the next run; when it goes away meanwhile, the next run
 //! gets a new one. A launch that cannot succeed ([`Retry::Never`]) is not repeated. A oneshot that succeeded
 //! is not either.
+//!
+//! *Patience.* `Extend` puts every time-out off until then, for as long as the service stays in the state in which it
+//! asked for that.
 //!
 //! *Counting.* [`Tally::failures`] counts automatic restarts in a row and sets the delay. It starts again
 //! when a run lived for `reset_after` after it had started, and with `Start`, `Restart` and `SpecChanged`.
@@ -72,27 +80,70 @@
 //! Starting                   Restart              Stopping, then Waiting      KillTree
 //! Starting                   SpecChanged          Stopping, then Waiting      KillTree
 //! Starting                   Tick, due            Stopping, then Backoff      KillTree
+//! Starting                   Preparing            Starting, hooks before
+//! Starting                   Skipped              Stopping, then Stopped      KillTree
 //! Starting                   Started              Running
 //! Starting                   LaunchFailed, later  Stopping, then Backoff      KillTree
 //! Starting                   LaunchFailed, never  Stopping, then Failed       KillTree
 //! Starting                   Exited, success      Stopping, then Stopped      KillTree
 //! Starting                   Exited, failure      Stopping, then Backoff      KillTree
 //! Starting                   Gone                 Backoff                     Teardown
+//! Starting, hooks before     Stop                 Stopping, then Stopped      Terminate
+//! Starting, hooks before     ForceStop            Stopping, then Stopped      KillTree
+//! Starting, hooks before     Restart              Stopping, then Waiting      Terminate
+//! Starting, hooks before     SpecChanged          Stopping, then Waiting      Terminate
+//! Starting, hooks before     Tick, due            Stopping, then Backoff      Terminate
+//! Starting, hooks before     Skipped              Stopping, then Stopped      KillTree
+//! Starting, hooks before     Started              Starting, hooks after       PostStart
+//! Starting, hooks before     HookFailed           Stopping, then Backoff      KillTree
+//! Starting, hooks before     LaunchFailed, later  Stopping, then Backoff      KillTree
+//! Starting, hooks before     LaunchFailed, never  Stopping, then Failed       KillTree
+//! Starting, hooks before     Exited, success      Stopping, then Stopped      KillTree
+//! Starting, hooks before     Exited, failure      Stopping, then Backoff      KillTree
+//! Starting, hooks before     Gone                 Backoff                     Teardown
 //! Starting, oneshot at work  Stop                 Stopping, then Stopped      Terminate
 //! Starting, oneshot at work  ForceStop            Stopping, then Stopped      KillTree
 //! Starting, oneshot at work  Restart              Stopping, then Waiting      Terminate
 //! Starting, oneshot at work  SpecChanged          Stopping, then Waiting      Terminate
 //! Starting, oneshot at work  Tick, due            Stopping, then Backoff      Terminate
+//! Starting, oneshot at work  WatchdogExpired      Stopping, then Backoff      Abort
 //! Starting, oneshot at work  LaunchFailed, later  Stopping, then Backoff      KillTree
 //! Starting, oneshot at work  LaunchFailed, never  Stopping, then Failed       KillTree
 //! Starting, oneshot at work  Exited, success      Stopping, then Stopped      KillTree
 //! Starting, oneshot at work  Exited, failure      Stopping, then Backoff      KillTree
 //! Starting, oneshot at work  Gone                 Backoff                     Teardown
+//! Starting, not ready        Stop                 Stopping, then Stopped      Terminate
+//! Starting, not ready        ForceStop            Stopping, then Stopped      KillTree
+//! Starting, not ready        Restart              Stopping, then Waiting      Terminate
+//! Starting, not ready        SpecChanged          Stopping, then Waiting      Terminate
+//! Starting, not ready        Tick, due            Stopping, then Backoff      Terminate
+//! Starting, not ready        Ready                Running
+//! Starting, not ready        WatchdogExpired      Stopping, then Backoff      Abort
+//! Starting, not ready        LaunchFailed, later  Stopping, then Backoff      KillTree
+//! Starting, not ready        LaunchFailed, never  Stopping, then Failed       KillTree
+//! Starting, not ready        Exited, success      Stopping, then Backoff      KillTree
+//! Starting, not ready        Exited, failure      Stopping, then Backoff      KillTree
+//! Starting, not ready        Gone                 Backoff                     Teardown
+//! Starting, hooks after      Stop                 Stopping, then Stopped      Terminate
+//! Starting, hooks after      ForceStop            Stopping, then Stopped      KillTree
+//! Starting, hooks after      Restart              Stopping, then Waiting      Terminate
+//! Starting, hooks after      SpecChanged          Stopping, then Waiting      Terminate
+//! Starting, hooks after      Tick, due            Stopping, then Backoff      Terminate
+//! Starting, hooks after      Finished             Running
+//! Starting, hooks after      HookFailed           Stopping, then Backoff      Terminate
+//! Starting, hooks after      WatchdogExpired      Stopping, then Backoff      Abort
+//! Starting, hooks after      LaunchFailed, later  Stopping, then Backoff      KillTree
+//! Starting, hooks after      LaunchFailed, never  Stopping, then Failed       KillTree
+//! Starting, hooks after      Exited, success      Stopping, then Stopped      KillTree
+//! Starting, hooks after      Exited, failure      Stopping, then Backoff      KillTree
+//! Starting, hooks after      Gone                 Backoff                     Teardown
 //! Running                    Stop                 Stopping, then Stopped      Terminate
 //! Running                    ForceStop            Stopping, then Stopped      KillTree
 //! Running                    Restart              Stopping, then Waiting      Terminate
 //! Running                    SpecChanged          Stopping, then Waiting      Terminate
 //! Running                    Tick, due            Stopping, then Backoff      Terminate
+//! Running                    WatchdogExpired      Stopping, then Backoff      Abort
+//! Running                    Unhealthy            Stopping, then Backoff      Terminate
 //! Running                    LaunchFailed, later  Stopping, then Backoff      KillTree
 //! Running                    LaunchFailed, never  Stopping, then Failed       KillTree
 //! Running                    Exited, success      Stopping, then Stopped      KillTree
@@ -105,11 +156,33 @@
 //! Stopping, then Waiting     Stop                 Stopping, then Stopped
 //! Stopping, then Waiting     ForceStop            Stopping, then Stopped      KillTree
 //! Stopping, then Waiting     Tick, due            Stopping, then Waiting      KillTree
+//! Stopping, then Waiting     Finished             Stopping, then Waiting      KillTree
+//! Stopping, then Waiting     HookFailed           Stopping, then Waiting      KillTree
 //! Stopping, then Waiting     LaunchFailed, later  Stopping, then Waiting      KillTree
 //! Stopping, then Waiting     LaunchFailed, never  Stopping, then Waiting      KillTree
 //! Stopping, then Waiting     Exited, success      Stopping, then Waiting      KillTree
 //! Stopping, then Waiting     Exited, failure      Stopping, then Waiting      KillTree
 //! Stopping, then Waiting     Gone                 Waiting                     Teardown
+//! Stopping, post_stop due    Stop                 Stopping, then Stopped
+//! Stopping, post_stop due    ForceStop            Stopping, then Stopped      KillTree
+//! Stopping, post_stop due    Tick, due            Stopping, then Waiting      KillAll
+//! Stopping, post_stop due    Finished             Stopping, then Waiting      PostStop
+//! Stopping, post_stop due    HookFailed           Stopping, then Waiting      PostStop
+//! Stopping, post_stop due    LaunchFailed, later  Stopping, then Waiting      PostStop
+//! Stopping, post_stop due    LaunchFailed, never  Stopping, then Waiting      PostStop
+//! Stopping, post_stop due    Exited, success      Stopping, then Waiting      PostStop
+//! Stopping, post_stop due    Exited, failure      Stopping, then Waiting      PostStop
+//! Stopping, post_stop due    Gone                 Waiting                     Teardown
+//! Stopping, hooks after      Stop                 Stopping, then Stopped
+//! Stopping, hooks after      ForceStop            Stopping, then Stopped      KillTree
+//! Stopping, hooks after      Tick, due            Stopping, then Waiting      KillTree
+//! Stopping, hooks after      Finished             Stopping, then Waiting      KillTree
+//! Stopping, hooks after      HookFailed           Stopping, then Waiting      KillTree
+//! Stopping, hooks after      LaunchFailed, later  Stopping, then Waiting      KillTree
+//! Stopping, hooks after      LaunchFailed, never  Stopping, then Waiting      KillTree
+//! Stopping, hooks after      Exited, success      Stopping, then Waiting      KillTree
+//! Stopping, hooks after      Exited, failure      Stopping, then Waiting      KillTree
+//! Stopping, hooks after      Gone                 Waiting                     Teardown
 //! Backoff                    Start                Waiting
 //! Backoff                    Stop                 Stopped                     Release
 //! Backoff                    ForceStop            Stopped                     Release
@@ -150,8 +223,12 @@ pub fn step(rules: &Rules<'_>, life: Life, event: Event, now: Mono) -> (Life, Ve
     if event.run().is_some_and(|run| life.state.run() != Some(run)) {
         return (life, Vec::new());
     }
-    let Life { state, last, tally } = life;
-    let mut turn = Turn { rules, now, last, tally, actions: Vec::new() };
+    let before = std::mem::discriminant(&life.state);
+    let Life { state, last, tally, extended } = life;
+    let mut turn = Turn { rules, now, last, tally, extended, actions: Vec::new() };
+    if let Event::Extend(_, until) = event {
+        turn.extended = turn.extended.max(Some(until));
+    }
     let state = match state {
         State::Stopped(why) => turn.stopped(why, &event),
         State::Failed(failure) => turn.failed(failure, event),
@@ -164,7 +241,9 @@ pub fn step(rules: &Rules<'_>, life: Life, event: Event, now: Mono) -> (Life, Ve
         }
         State::Backoff { until, site, after } => turn.backoff(until, site, after, event),
     };
-    (Life { state, last: turn.last, tally: turn.tally }, turn.actions)
+    // Whoever asked for time to start did not ask for time to stop.
+    let extended = turn.extended.filter(|_| before == std::mem::discriminant(&state));
+    (Life { state, last: turn.last, tally: turn.tally, extended }, turn.actions)
 }
 
 /// One call of [`step`]: what it reads, and what it changes beside the state.
@@ -173,6 +252,7 @@ struct Turn<'a> {
     now: Mono,
     last: RunId,
     tally: Tally,
+    extended: Option<Mono>,
     actions: Vec<Action>,
 }
 
@@ -201,8 +281,16 @@ impl Turn<'_> {
             | Event::ForceStop(_)
             | Event::SpecChanged(_)
             | Event::Tick
+            | Event::Preparing(_)
+            | Event::Skipped(_)
             | Event::Started(_)
+            | Event::Ready(_)
             | Event::LaunchFailed(..)
+            | Event::Finished(_)
+            | Event::HookFailed(_)
+            | Event::WatchdogExpired(_)
+            | Event::Unhealthy(_)
+            | Event::Extend(..)
             | Event::Exited(..)
             | Event::Gone(_) => State::Stopped(why),
         }
@@ -216,8 +304,16 @@ impl Turn<'_> {
             Event::Go
             | Event::DependencyFailed(_)
             | Event::Tick
+            | Event::Preparing(_)
+            | Event::Skipped(_)
             | Event::Started(_)
+            | Event::Ready(_)
             | Event::LaunchFailed(..)
+            | Event::Finished(_)
+            | Event::HookFailed(_)
+            | Event::WatchdogExpired(_)
+            | Event::Unhealthy(_)
+            | Event::Extend(..)
             | Event::Exited(..)
             | Event::Gone(_) => State::Failed(failure),
         }
@@ -235,59 +331,110 @@ impl Turn<'_> {
                 self.act(Action::Teardown(run));
                 State::Waiting { site: Site::Empty }
             }
-            Event::Tick | Event::Started(_) | Event::LaunchFailed(..) | Event::Exited(..) => {
-                State::Waiting { site }
-            }
+            Event::Tick
+            | Event::Preparing(_)
+            | Event::Skipped(_)
+            | Event::Started(_)
+            | Event::Ready(_)
+            | Event::LaunchFailed(..)
+            | Event::Finished(_)
+            | Event::HookFailed(_)
+            | Event::WatchdogExpired(_)
+            | Event::Unhealthy(_)
+            | Event::Extend(..)
+            | Event::Exited(..) => State::Waiting { site },
         }
     }
 
     fn starting(&mut self, run: Run, phase: Phase, event: Event) -> State {
+        let at = |phase| State::Starting { run: run.run, since: run.since, phase };
         match event {
-            Event::Started(_) => match self.rules.kind {
-                Kind::Exec => State::Running { run: run.run, since: self.now },
-                Kind::Oneshot => State::Starting { run: run.run, since: run.since, phase: Phase::Executed },
+            Event::Preparing(_) if phase == Phase::Launching => at(Phase::Preparing),
+            Event::Started(_) => match (phase, self.rules.kind) {
+                (Phase::Executed | Phase::Settling, _) => at(phase),
+                (Phase::Launching | Phase::Preparing, Kind::Exec) if !self.rules.reports_ready => {
+                    self.ready(run)
+                }
+                (Phase::Launching | Phase::Preparing, Kind::Exec | Kind::Oneshot) => at(Phase::Executed),
             },
+            // It may have said so before we heard that it was executed.
+            Event::Ready(_) if self.rules.reports_ready && phase != Phase::Settling => self.ready(run),
             // Not yet started is no health, however long it took.
-            Event::LaunchFailed(_, retry) => self.end(run, End::Launch(retry), Duration::ZERO),
-            Event::Exited(_, exit) => self.end(run, End::Exit(exit), Duration::ZERO),
+            Event::LaunchFailed(_, retry) => self.end(run, phase, End::Launch(retry), Duration::ZERO),
+            Event::Exited(_, exit) => {
+                let end =
+                    match self.rules.reports_ready && phase == Phase::Executed && self.rules.is_success(exit)
+                    {
+                        true => End::NotReady(exit),
+                        false => End::Exit(exit),
+                    };
+                self.end(run, phase, end, Duration::ZERO)
+            }
+            Event::Skipped(_) if matches!(phase, Phase::Launching | Phase::Preparing) => {
+                self.kill(run, Main::Ended, Then::Rest(Why::Skipped))
+            }
+            Event::Finished(_) if phase == Phase::Settling => {
+                State::Running { run: run.run, since: self.now }
+            }
+            Event::HookFailed(_) if phase == Phase::Settling => {
+                self.give_up(run, phase, End::Hook, Duration::ZERO)
+            }
+            Event::HookFailed(_) if phase == Phase::Preparing => {
+                self.end(run, phase, End::Launch(Retry::Later), Duration::ZERO)
+            }
+            Event::WatchdogExpired(_) if matches!(phase, Phase::Executed | Phase::Settling) => {
+                self.abort(run, Duration::ZERO)
+            }
             Event::Gone(_) => self.vanish(run, Duration::ZERO),
             Event::Stop(by) => self.take_down(run, phase, Then::Rest(Why::Asked(by))),
             Event::ForceStop(by) => self.kill(run, Main::Alive, Then::Rest(Why::Asked(by))),
             Event::Restart => self.replace(run, phase, Kept::Network),
             Event::SpecChanged(kept) => self.replace(run, phase, kept),
             Event::Tick => match self.overdue(run.since, self.rules.start_timeout) {
-                Some(limit) => {
-                    let then = self.decide(End::StartTimeout(limit), Duration::ZERO);
-                    self.take_down(run, phase, then)
-                }
-                None => State::Starting { run: run.run, since: run.since, phase },
+                Some(limit) => self.give_up(run, phase, End::StartTimeout(limit), Duration::ZERO),
+                None => at(phase),
             },
-            Event::Start | Event::Go | Event::DependencyFailed(_) => {
-                State::Starting { run: run.run, since: run.since, phase }
-            }
+            Event::Start
+            | Event::Go
+            | Event::DependencyFailed(_)
+            | Event::Preparing(_)
+            | Event::Skipped(_)
+            | Event::Ready(_)
+            | Event::Finished(_)
+            | Event::HookFailed(_)
+            | Event::WatchdogExpired(_)
+            | Event::Unhealthy(_)
+            | Event::Extend(..) => at(phase),
         }
     }
 
     fn running(&mut self, run: Run, event: Event) -> State {
         let lived = self.now.since(run.since);
+        let phase = Phase::Executed;
         match event {
-            Event::Exited(_, exit) => self.end(run, End::Exit(exit), lived),
-            Event::LaunchFailed(_, retry) => self.end(run, End::Launch(retry), lived),
+            Event::Exited(_, exit) => self.end(run, phase, End::Exit(exit), lived),
+            Event::LaunchFailed(_, retry) => self.end(run, phase, End::Launch(retry), lived),
+            Event::WatchdogExpired(_) => self.abort(run, lived),
+            Event::Unhealthy(_) => self.give_up(run, phase, End::Unhealthy, lived),
             Event::Gone(_) => self.vanish(run, lived),
-            Event::Stop(by) => self.take_down(run, Phase::Executed, Then::Rest(Why::Asked(by))),
+            Event::Stop(by) => self.take_down(run, phase, Then::Rest(Why::Asked(by))),
             Event::ForceStop(by) => self.kill(run, Main::Alive, Then::Rest(Why::Asked(by))),
-            Event::Restart => self.replace(run, Phase::Executed, Kept::Network),
-            Event::SpecChanged(kept) => self.replace(run, Phase::Executed, kept),
+            Event::Restart => self.replace(run, phase, Kept::Network),
+            Event::SpecChanged(kept) => self.replace(run, phase, kept),
             Event::Tick => match self.overdue(run.since, self.rules.run_timeout) {
-                Some(limit) => {
-                    let then = self.decide(End::RunTimeout(limit), lived);
-                    self.take_down(run, Phase::Executed, then)
-                }
+                Some(limit) => self.give_up(run, phase, End::RunTimeout(limit), lived),
                 None => State::Running { run: run.run, since: run.since },
             },
-            Event::Start | Event::Go | Event::DependencyFailed(_) | Event::Started(_) => {
-                State::Running { run: run.run, since: run.since }
-            }
+            Event::Start
+            | Event::Go
+            | Event::DependencyFailed(_)
+            | Event::Preparing(_)
+            | Event::Skipped(_)
+            | Event::Started(_)
+            | Event::Ready(_)
+            | Event::Finished(_)
+            | Event::HookFailed(_)
+            | Event::Extend(..) => State::Running { run: run.run, since: run.since },
         }
     }
 
@@ -300,8 +447,16 @@ impl Turn<'_> {
             | Event::Go
             | Event::DependencyFailed(_)
             | Event::Tick
+            | Event::Preparing(_)
+            | Event::Skipped(_)
             | Event::Started(_)
+            | Event::Ready(_)
             | Event::LaunchFailed(..)
+            | Event::Finished(_)
+            | Event::HookFailed(_)
+            | Event::WatchdogExpired(_)
+            | Event::Unhealthy(_)
+            | Event::Extend(..)
             | Event::Exited(..)
             | Event::Gone(_) => State::Done { run: run.run, since: run.since },
         }
@@ -314,22 +469,25 @@ impl Turn<'_> {
                 self.act(Action::Teardown(run.run));
                 return self.arrive(then);
             }
-            Event::Exited(..) => {
-                main = Main::Ended;
+            Event::Exited(..) | Event::LaunchFailed(..) | Event::Finished(_) | Event::HookFailed(_) => {
                 // stop.mode = "mixed": the polite word was for the main process alone.
-                if self.rules.stop_mode == StopMode::Mixed {
-                    kill = self.kill_once(run, kill);
-                }
-            }
-            Event::LaunchFailed(..) => {
-                main = Main::Ended;
-                kill = self.kill_once(run, kill);
+                let waits =
+                    matches!(event, Event::Exited(..)) && self.rules.stop_mode == StopMode::ControlGroup;
+                (main, kill) = self.after_main(run, main, kill, waits);
             }
             Event::Tick => {
                 if let Kill::At(at) = kill
-                    && at <= self.now
+                    && at.max(self.not_before()) <= self.now
                 {
-                    kill = self.kill_once(run, kill);
+                    match main {
+                        Main::Alive if self.rules.post_stop => {
+                            self.act(Action::KillAll(run.run));
+                            (main, kill) = (Main::Killed, self.patience());
+                        }
+                        Main::Alive | Main::Killed | Main::Hooks | Main::Ended => {
+                            kill = self.kill_once(run, kill);
+                        }
+                    }
                 }
             }
             Event::Stop(by) => then = rest(then, by),
@@ -349,7 +507,15 @@ impl Turn<'_> {
                     then = self.again(&then, kept);
                 }
             }
-            Event::Go | Event::DependencyFailed(_) | Event::Started(_) => {}
+            Event::Go
+            | Event::DependencyFailed(_)
+            | Event::Preparing(_)
+            | Event::Skipped(_)
+            | Event::Started(_)
+            | Event::Ready(_)
+            | Event::WatchdogExpired(_)
+            | Event::Unhealthy(_)
+            | Event::Extend(..) => {}
         }
         State::Stopping { run: run.run, since: run.since, main, kill, then }
     }
@@ -368,8 +534,16 @@ impl Turn<'_> {
             Event::Tick
             | Event::Go
             | Event::DependencyFailed(_)
+            | Event::Preparing(_)
+            | Event::Skipped(_)
             | Event::Started(_)
+            | Event::Ready(_)
             | Event::LaunchFailed(..)
+            | Event::Finished(_)
+            | Event::HookFailed(_)
+            | Event::WatchdogExpired(_)
+            | Event::Unhealthy(_)
+            | Event::Extend(..)
             | Event::Exited(..) => State::Backoff { until, site, after },
         }
     }
@@ -404,20 +578,61 @@ impl Turn<'_> {
         State::Starting { run, since: self.now, phase: Phase::Launching }
     }
 
+    /// It is ready; whether something follows before it has started the file says.
+    fn ready(&mut self, Run { run, since }: Run) -> State {
+        if self.rules.post_start {
+            self.act(Action::PostStart(run));
+            return State::Starting { run, since, phase: Phase::Settling };
+        }
+        State::Running { run, since: self.now }
+    }
+
     /// The main process has ended by itself, or will never be.
-    fn end(&mut self, run: Run, end: End, lived: Duration) -> State {
+    fn end(&mut self, run: Run, phase: Phase, end: End, lived: Duration) -> State {
         let then = self.decide(end, lived);
         let Run { run, since } = run;
-        match (end, &then) {
-            (End::Exit(_), Then::Backoff(_)) if self.rules.restart.mode == RestartMode::InPlace => {
-                self.back_off(Site::Standing(run), end)
-            }
-            (End::Exit(_), _) if self.rules.stop_mode == StopMode::ControlGroup => {
-                self.act(Action::Terminate(run));
-                State::Stopping { run, since, main: Main::Ended, kill: self.patience(), then }
-            }
-            _ => self.kill(Run { run, since }, Main::Ended, then),
+        let exited = matches!(end, End::Exit(_) | End::NotReady(_));
+        if exited && matches!(then, Then::Backoff(_)) && self.rules.restart.mode == RestartMode::InPlace {
+            return self.back_off(Site::Standing(run), end);
         }
+        if self.rules.post_stop && phase != Phase::Launching {
+            self.act(Action::PostStop(run));
+            return State::Stopping { run, since, main: Main::Hooks, kill: self.patience(), then };
+        }
+        if exited && self.rules.stop_mode == StopMode::ControlGroup {
+            self.act(Action::Terminate(run));
+            return State::Stopping { run, since, main: Main::Ended, kill: self.patience(), then };
+        }
+        self.kill(Run { run, since }, Main::Ended, then)
+    }
+
+    /// While it is being stopped, the main process has ended, or the commands around it have. `waits`: others of the
+    /// sandbox are given the time that is left.
+    fn after_main(&mut self, run: Run, main: Main, kill: Kill, waits: bool) -> (Main, Kill) {
+        match main {
+            _ if kill == Kill::Sent => (Main::Ended, kill),
+            Main::Alive | Main::Killed if self.rules.post_stop => {
+                self.act(Action::PostStop(run.run));
+                (Main::Hooks, self.patience())
+            }
+            Main::Alive | Main::Killed | Main::Ended if waits => (Main::Ended, kill),
+            Main::Alive | Main::Killed | Main::Hooks | Main::Ended => {
+                (Main::Ended, self.kill_once(run, kill))
+            }
+        }
+    }
+
+    /// It lives, and must not any longer.
+    fn give_up(&mut self, run: Run, phase: Phase, end: End, lived: Duration) -> State {
+        let then = self.decide(end, lived);
+        self.take_down(run, phase, then)
+    }
+
+    /// It hangs.
+    fn abort(&mut self, Run { run, since }: Run, lived: Duration) -> State {
+        let then = self.decide(End::Watchdog, lived);
+        self.act(Action::Abort(run));
+        State::Stopping { run, since, main: Main::Alive, kill: self.patience(), then }
     }
 
     /// The sandbox is gone, and nobody has said how its main process ended.
@@ -449,7 +664,7 @@ impl Turn<'_> {
     fn take_down(&mut self, run: Run, phase: Phase, then: Then) -> State {
         match phase {
             Phase::Launching => self.kill(run, Main::Alive, then),
-            Phase::Executed => {
+            Phase::Preparing | Phase::Executed | Phase::Settling => {
                 self.act(Action::Terminate(run.run));
                 let (kill, Run { run, since }) = (self.patience(), run);
                 State::Stopping { run, since, main: Main::Alive, kill, then }
@@ -536,7 +751,12 @@ impl Turn<'_> {
 
     /// The limit, if it has been reached.
     fn overdue(&self, since: Mono, limit: Option<Duration>) -> Option<Duration> {
-        limit.filter(|limit| since.after(*limit) <= self.now)
+        limit.filter(|limit| since.after(*limit).max(self.not_before()) <= self.now)
+    }
+
+    /// No time-out counts before.
+    fn not_before(&self) -> Mono {
+        self.extended.unwrap_or(Mono(0))
     }
 }
 

@@ -73,6 +73,12 @@ pub struct Rules<'a> {
     pub success_exit: &'a [ExitMatch],
     /// An end with success leaves the service active.
     pub remain_after_exit: bool,
+    /// A daemon that has started once it is ready, not once its program was executed.
+    pub reports_ready: bool,
+    /// Commands follow when it is ready.
+    pub post_start: bool,
+    /// Commands follow when its main process has ended.
+    pub post_stop: bool,
     /// From launch to started; none waits for ever.
     pub start_timeout: Option<Duration>,
     /// From started to the end; none is no bound.
@@ -94,6 +100,9 @@ impl<'a> Rules<'a> {
             kind: service.kind,
             success_exit: &service.success_exit,
             remain_after_exit: service.remain_after_exit,
+            reports_ready: false,
+            post_start: false,
+            post_stop: false,
             start_timeout: service.start_timeout,
             run_timeout: service.run_timeout,
             stop_timeout: service.stop.timeout,
@@ -130,6 +139,8 @@ impl<'a> Rules<'a> {
             }
         }
         match (self.restart.on, self.class(end)) {
+            // What to do about it is said where the checks are, not here.
+            _ if end == End::Unhealthy => true,
             (_, Class::Hopeless) | (RestartOn::Never, _) => false,
             // systemd.service(5): a oneshot that has done its work is not run again, whatever the policy.
             (_, Class::Success) if self.kind == Kind::Oneshot => false,
@@ -147,9 +158,14 @@ impl<'a> Rules<'a> {
                 true => Then::Done,
                 false => Then::Rest(Why::Ended(exit)),
             },
-            End::Exit(_) | End::Launch(_) | End::StartTimeout(_) | End::RunTimeout(_) => {
-                Then::Fail(Failure::Ended(end))
-            }
+            End::Exit(_)
+            | End::Launch(_)
+            | End::StartTimeout(_)
+            | End::RunTimeout(_)
+            | End::NotReady(_)
+            | End::Hook
+            | End::Watchdog
+            | End::Unhealthy => Then::Fail(Failure::Ended(end)),
         }
     }
 
@@ -158,7 +174,12 @@ impl<'a> Rules<'a> {
             End::Exit(exit) if self.is_success(exit) => Class::Success,
             End::Exit(ExitKind::Code(_)) => Class::Failure,
             End::Exit(ExitKind::Signal(_) | ExitKind::Core(_) | ExitKind::Unknown) => Class::Abnormal,
-            End::StartTimeout(_) | End::RunTimeout(_) | End::Launch(Retry::Later) => Class::Abnormal,
+            End::StartTimeout(_)
+            | End::RunTimeout(_)
+            | End::Watchdog
+            | End::Unhealthy
+            | End::Launch(Retry::Later) => Class::Abnormal,
+            End::NotReady(_) | End::Hook => Class::Failure,
             End::Launch(Retry::Never) => Class::Hopeless,
         }
     }

@@ -90,6 +90,14 @@ pub enum End {
     StartTimeout(Duration),
     /// Still running after this time.
     RunTimeout(Duration),
+    /// It ended well, but before it had said that it was ready.
+    NotReady(ExitKind),
+    /// A `post_start` command failed.
+    Hook,
+    /// It did not report to its watchdog in time.
+    Watchdog,
+    /// Its health checks failed.
+    Unhealthy,
 }
 
 impl fmt::Display for End {
@@ -101,6 +109,10 @@ impl fmt::Display for End {
                 write!(f, "not started within {}", humantime::format_duration(*limit))
             }
             End::RunTimeout(limit) => write!(f, "still running after {}", humantime::format_duration(*limit)),
+            End::NotReady(exit) => write!(f, "ended before it was ready: {exit}"),
+            End::Hook => f.write_str("post_start command failed"),
+            End::Watchdog => f.write_str("watchdog expired"),
+            End::Unhealthy => f.write_str("unhealthy"),
         }
     }
 }
@@ -139,6 +151,8 @@ pub enum Why {
     Asked(By),
     /// It ended with success, and the policy asks for no other run.
     Ended(ExitKind),
+    /// A command of `service.condition` said that it is not to run now.
+    Skipped,
 }
 
 impl fmt::Display for Why {
@@ -150,6 +164,7 @@ impl fmt::Display for Why {
             Why::Asked(By::Removed) => f.write_str("stopped because its file is gone"),
             Why::Asked(By::Required(name)) => write!(f, "stopped together with {name}"),
             Why::Ended(exit) => write!(f, "ended: {exit}"),
+            Why::Skipped => f.write_str("skipped by a condition"),
         }
     }
 }
@@ -200,10 +215,14 @@ pub enum Site {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// The program was not executed yet: nobody is there whom a polite signal would reach.
+    /// Nothing of the service was executed yet: nobody is there whom a polite signal would reach.
     Launching,
-    /// The program of a oneshot is at work.
+    /// The commands that go before the program run in the sandbox.
+    Preparing,
+    /// The program of a oneshot is at work, or that of a daemon has yet to say that it is ready.
     Executed,
+    /// It is ready, and the commands that follow run.
+    Settling,
 }
 
 /// The main process of a run that is being stopped.
@@ -212,6 +231,10 @@ pub enum Phase {
 pub enum Main {
     /// Not known to have ended.
     Alive,
+    /// As `Alive`; everything in the sandbox but its init was killed, so that `post_stop` can still run there.
+    Killed,
+    /// Ended; the commands of `post_stop` run in the sandbox.
+    Hooks,
     /// Ended; others of the sandbox may live.
     Ended,
 }
@@ -367,8 +390,8 @@ impl State {
         match self {
             State::Starting { run, since, .. }
             | State::Running { run, since }
-            | State::Stopping { run, since, main: Main::Alive, .. } => Some((*run, *since)),
-            State::Stopping { main: Main::Ended, .. }
+            | State::Stopping { run, since, main: Main::Alive | Main::Killed, .. } => Some((*run, *since)),
+            State::Stopping { main: Main::Ended | Main::Hooks, .. }
             | State::Stopped(_)
             | State::Failed(_)
             | State::Done { .. }
@@ -390,8 +413,8 @@ impl State {
         }
     }
 
-    /// When an [`Event::Tick`] is due; until then nothing happens by itself.
-    pub fn deadline(&self, rules: &Rules<'_>) -> Option<Mono> {
+    /// When patience with it ends, or its backoff.
+    fn deadline(&self, rules: &Rules<'_>) -> Option<Mono> {
         match self {
             State::Starting { since, .. } => rules.start_timeout.map(|limit| since.after(limit)),
             State::Running { since, .. } => rules.run_timeout.map(|limit| since.after(limit)),
@@ -403,8 +426,6 @@ impl State {
             | State::Waiting { .. }
             | State::Done { .. } => None,
         }
-        // Out of range is for ever.
-        .filter(|at| *at < Mono(u64::MAX))
     }
 
     /// What may be carried out once more by a supervisor that takes over and cannot know whether it was.
@@ -413,7 +434,12 @@ impl State {
     pub fn owed(&self) -> Vec<Action> {
         match self {
             State::Stopping { run, kill: Kill::Sent, .. } => vec![Action::KillTree(*run)],
-            State::Stopping { run, kill: Kill::Never | Kill::At(_), .. } => vec![Action::Terminate(*run)],
+            State::Stopping { run, kill: Kill::Never | Kill::At(_), main, .. } => vec![match main {
+                Main::Alive | Main::Ended => Action::Terminate(*run),
+                Main::Killed => Action::KillAll(*run),
+                Main::Hooks => Action::PostStop(*run),
+            }],
+            State::Starting { run, phase: Phase::Settling, .. } => vec![Action::PostStart(*run)],
             State::Stopped(_) | State::Failed(_) => vec![Action::Release],
             State::Waiting { .. }
             | State::Starting { .. }
@@ -442,12 +468,23 @@ pub struct Life {
     pub last: RunId,
     /// Automatic restarts.
     pub tally: Tally,
+    /// The service has asked for patience until then; of use in the state in which it asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extended: Option<Mono>,
 }
 
 impl Life {
     /// A service that was never started.
     pub fn new() -> Self {
-        Self { state: State::Stopped(Why::NeverStarted), last: RunId(0), tally: Tally::default() }
+        let state = State::Stopped(Why::NeverStarted);
+        Self { state, last: RunId(0), tally: Tally::default(), extended: None }
+    }
+
+    /// When an [`Event::Tick`] is due; until then nothing happens by itself.
+    pub fn deadline(&self, rules: &Rules<'_>) -> Option<Mono> {
+        let due = self.state.deadline(rules)?.max(self.extended.unwrap_or(Mono(0)));
+        // Out of range is for ever.
+        (due < Mono(u64::MAX)).then_some(due)
     }
 }
 
@@ -476,10 +513,27 @@ pub enum Event {
     SpecChanged(Kept),
     /// Time has passed.
     Tick,
+    /// The sandbox stands, and the commands that go before the program run in it.
+    Preparing(RunId),
+    /// A command of `service.condition` said that the service is not to run now.
+    Skipped(RunId),
     /// The program was executed.
     Started(RunId),
+    /// It is ready: it said so, or was found to be.
+    Ready(RunId),
     /// The program will not be executed. What stands of the run ends with [`Event::Gone`].
     LaunchFailed(RunId, Retry),
+    /// The commands that were asked for by [`Action::PostStart`] or [`Action::PostStop`] are done, or those that went
+    /// before the program were ended by [`Action::Terminate`].
+    Finished(RunId),
+    /// As `Finished`, and one of them has failed.
+    HookFailed(RunId),
+    /// It did not report to its watchdog in time.
+    WatchdogExpired(RunId),
+    /// Its health checks have failed as often as they may.
+    Unhealthy(RunId),
+    /// It asks for patience: no time-out before then.
+    Extend(RunId, Mono),
     /// The main process has ended; the sandbox may stand.
     Exited(RunId, ExitKind),
     /// No process of the run is left.
@@ -490,9 +544,18 @@ impl Event {
     /// Which run it tells about.
     pub fn run(&self) -> Option<RunId> {
         match self {
-            Event::Started(run) | Event::LaunchFailed(run, _) | Event::Exited(run, _) | Event::Gone(run) => {
-                Some(*run)
-            }
+            Event::Preparing(run)
+            | Event::Skipped(run)
+            | Event::Started(run)
+            | Event::Ready(run)
+            | Event::LaunchFailed(run, _)
+            | Event::Finished(run)
+            | Event::HookFailed(run)
+            | Event::WatchdogExpired(run)
+            | Event::Unhealthy(run)
+            | Event::Extend(run, _)
+            | Event::Exited(run, _)
+            | Event::Gone(run) => Some(*run),
             Event::Start
             | Event::Go
             | Event::DependencyFailed(_)
@@ -518,8 +581,17 @@ pub enum Action {
         /// The run that made the sandbox or had it last.
         sandbox: RunId,
     },
-    /// Ask it to stop in the way of `service.stop`: command or signal, to whom `stop.mode` says.
+    /// Run the commands of `post_start`. Answered by `Finished` or `HookFailed`.
+    PostStart(RunId),
+    /// Ask it to stop in the way of `service.stop`: command or signal, to whom `stop.mode` says. Commands that go before
+    /// the program get the signal, and their end is answered by `Finished`.
     Terminate(RunId),
+    /// SIGABRT to the main process, which is asked to stop and to leave a trace of where it hangs.
+    Abort(RunId),
+    /// SIGKILL to every process of the sandbox but its init. Answered by `Exited`.
+    KillAll(RunId),
+    /// Run the commands of `post_stop` in what stands of the sandbox. Answered by `Finished` or `HookFailed`.
+    PostStop(RunId),
     /// SIGKILL to every process of the sandbox, its init included. Answered by `Gone`.
     KillTree(RunId),
     /// Undo the host steps of the run, cgroup included; not what is kept between runs. Once for each `Launch`.

@@ -13,6 +13,9 @@ fn rules(restart: &Policy) -> Rules<'_> {
         kind: Kind::Exec,
         success_exit: &[],
         remain_after_exit: false,
+        reports_ready: false,
+        post_start: false,
+        post_stop: false,
         start_timeout: Some(90 * SECOND),
         run_timeout: Some(900 * SECOND),
         stop_timeout: Some(15 * SECOND),
@@ -22,7 +25,7 @@ fn rules(restart: &Policy) -> Rules<'_> {
 }
 
 fn life(state: State) -> Life {
-    Life { state, last: RUN, tally: Tally::default() }
+    Life { state, last: RUN, ..Life::new() }
 }
 
 fn running() -> Life {
@@ -58,10 +61,15 @@ fn samples() -> Vec<(&'static str, State)> {
         ("Waiting", State::Waiting { site: Site::Empty }),
         ("Waiting, sandbox stands", State::Waiting { site }),
         ("Starting", State::Starting { run, since, phase: Phase::Launching }),
+        ("Starting, hooks before", State::Starting { run, since, phase: Phase::Preparing }),
         ("Starting, oneshot at work", State::Starting { run, since, phase: Phase::Executed }),
+        ("Starting, not ready", State::Starting { run, since, phase: Phase::Executed }),
+        ("Starting, hooks after", State::Starting { run, since, phase: Phase::Settling }),
         ("Running", State::Running { run, since }),
         ("Done", State::Done { run, since }),
         ("Stopping, then Waiting", stopping(Main::Alive, Kill::At(NOW))),
+        ("Stopping, post_stop due", stopping(Main::Alive, Kill::At(NOW))),
+        ("Stopping, hooks after", stopping(Main::Hooks, Kill::At(NOW))),
         ("Backoff", State::Backoff { until, site: Site::Empty, after }),
         ("Backoff, sandbox stands", State::Backoff { until, site, after }),
     ]
@@ -77,7 +85,14 @@ fn events() -> Vec<(&'static str, Event)> {
         ("Restart", Event::Restart),
         ("SpecChanged", Event::SpecChanged(Kept::Network)),
         ("Tick, due", Event::Tick),
+        ("Preparing", Event::Preparing(RUN)),
+        ("Skipped", Event::Skipped(RUN)),
         ("Started", Event::Started(RUN)),
+        ("Ready", Event::Ready(RUN)),
+        ("Finished", Event::Finished(RUN)),
+        ("HookFailed", Event::HookFailed(RUN)),
+        ("WatchdogExpired", Event::WatchdogExpired(RUN)),
+        ("Unhealthy", Event::Unhealthy(RUN)),
         ("LaunchFailed, later", Event::LaunchFailed(RUN, Retry::Later)),
         ("LaunchFailed, never", Event::LaunchFailed(RUN, Retry::Never)),
         ("Exited, success", Event::Exited(RUN, ExitKind::Code(0))),
@@ -92,7 +107,9 @@ fn headline(state: &State) -> &'static str {
         State::Failed(_) => "Failed",
         State::Waiting { .. } => "Waiting",
         State::Starting { phase: Phase::Launching, .. } => "Starting",
-        State::Starting { phase: Phase::Executed, .. } => "Starting, oneshot at work",
+        State::Starting { phase: Phase::Preparing, .. } => "Starting, hooks before",
+        State::Starting { phase: Phase::Executed, .. } => "Starting, executed",
+        State::Starting { phase: Phase::Settling, .. } => "Starting, hooks after",
         State::Running { .. } => "Running",
         State::Done { .. } => "Done",
         State::Stopping { then: Then::Rest(_), .. } => "Stopping, then Stopped",
@@ -108,7 +125,11 @@ fn verb(action: &Action) -> &'static str {
     match action {
         Action::Launch(_) => "Launch",
         Action::RelaunchInPlace { .. } => "RelaunchInPlace",
+        Action::PostStart(_) => "PostStart",
         Action::Terminate(_) => "Terminate",
+        Action::Abort(_) => "Abort",
+        Action::KillAll(_) => "KillAll",
+        Action::PostStop(_) => "PostStop",
         Action::KillTree(_) => "KillTree",
         Action::Teardown(_) => "Teardown",
         Action::Release => "Release",
@@ -121,7 +142,9 @@ fn table() -> String {
     for (row, state) in samples() {
         let oneshot = row.contains("oneshot");
         let kind = if oneshot { Kind::Oneshot } else { Kind::Exec };
-        let rules = Rules { kind, ..rules(&policy) };
+        let post_stop = row.starts_with("Stopping, ") && !row.contains("Waiting");
+        let (reports_ready, post_start) = (row.contains("not ready"), row.contains("hooks"));
+        let rules = Rules { kind, reports_ready, post_start, post_stop, ..rules(&policy) };
         for (column, event) in events() {
             let before = life(state.clone());
             let (after, actions) = step(&rules, before.clone(), event, NOW);
@@ -250,19 +273,121 @@ fn a_service_that_ignores_the_request_to_stop_is_killed_once_at_its_time() {
     let rules = rules(&policy);
     let (asked, actions) = feed(&rules, running(), &[Event::Stop(By::User)]);
     assert_eq!(actions, [Action::Terminate(RUN)]);
-    let at = asked.state.deadline(&rules).unwrap();
+    let at = asked.deadline(&rules).unwrap();
     assert_eq!(at, NOW.after(15 * SECOND));
     let (early, actions) = step(&rules, asked, Event::Tick, Mono(at.0 - 1));
     assert_eq!(actions, []);
     let (killed, actions) = step(&rules, early, Event::Tick, at);
     assert_eq!(actions, [Action::KillTree(RUN)]);
-    assert_eq!(killed.state.deadline(&rules), None);
+    assert_eq!(killed.deadline(&rules), None);
     let (_, actions) = feed(
         &rules,
         killed,
         &[Event::Tick, Event::ForceStop(By::User), Event::Exited(RUN, ExitKind::Signal(9))],
     );
     assert_eq!(actions, []);
+}
+
+/// Feeds `events` and compares the actions.
+fn asks(rules: &Rules<'_>, life: Life, events: &[Event], actions: &[Action]) -> Life {
+    let (life, all) = feed(rules, life, events);
+    assert_eq!(all, actions, "{events:?}");
+    life
+}
+
+#[test]
+fn whoever_reports_is_starting_until_it_is_ready_even_when_that_is_heard_first() {
+    let policy = policy();
+    let rules = Rules { reports_ready: true, ..rules(&policy) };
+    let launched = life(State::Starting { run: RUN, since: NOW, phase: Phase::Launching });
+    let up = State::Running { run: RUN, since: NOW };
+    let executed = asks(&rules, launched.clone(), &[Event::Started(RUN)], &[]);
+    assert_eq!(executed.state, State::Starting { run: RUN, since: NOW, phase: Phase::Executed });
+    assert_eq!(asks(&rules, executed.clone(), &[Event::Ready(RUN)], &[]).state, up);
+    assert_eq!(asks(&rules, launched, &[Event::Ready(RUN), Event::Started(RUN)], &[]).state, up);
+    let ended = asks(&rules, executed, &[Event::Exited(RUN, ExitKind::Code(0))], &[Action::KillTree(RUN)]);
+    assert_eq!(ended.state.reason(), "ended before it was ready: exit status 0");
+}
+
+#[test]
+fn hooks_go_around_the_program() {
+    let policy = Policy { on: RestartOn::Never, ..policy() };
+    let rules = Rules { post_start: true, post_stop: true, ..rules(&policy) };
+    let launched = life(State::Starting { run: RUN, since: NOW, phase: Phase::Launching });
+    let preparing = asks(&rules, launched, &[Event::Preparing(RUN)], &[]);
+    let settling = asks(&rules, preparing, &[Event::Started(RUN)], &[Action::PostStart(RUN)]);
+    let up = asks(&rules, settling.clone(), &[Event::Finished(RUN)], &[]);
+    assert_eq!(up.state, State::Running { run: RUN, since: NOW });
+    let exit = Event::Exited(RUN, ExitKind::Code(0));
+    let asked = asks(&rules, up.clone(), &[Event::Stop(By::User)], &[Action::Terminate(RUN)]);
+    let after = asks(&rules, asked, std::slice::from_ref(&exit), &[Action::PostStop(RUN)]);
+    let gone = [Event::Finished(RUN), Event::Gone(RUN)];
+    let end = [Action::KillTree(RUN), Action::Teardown(RUN), Action::Release];
+    assert_eq!(asks(&rules, after, &gone, &end).state, State::Stopped(Why::Asked(By::User)));
+    // By itself, too.
+    let after = asks(&rules, up, &[exit], &[Action::PostStop(RUN)]);
+    assert_eq!(asks(&rules, after, &gone, &end).state, State::Stopped(Why::Ended(ExitKind::Code(0))));
+    let failing = asks(&rules, settling, &[Event::HookFailed(RUN)], &[Action::Terminate(RUN)]);
+    assert_eq!(failing.state.reason(), "post_start command failed");
+}
+
+#[test]
+fn post_stop_still_runs_after_a_stop_that_took_too_long() {
+    let policy = policy();
+    let rules = Rules { post_stop: true, ..rules(&policy) };
+    let asked = asks(&rules, running(), &[Event::Stop(By::User)], &[Action::Terminate(RUN)]);
+    let (killed, actions) = step(&rules, asked, Event::Tick, NOW.after(15 * SECOND));
+    assert_eq!(actions, [Action::KillAll(RUN)]);
+    let exit = Event::Exited(RUN, ExitKind::Signal(9));
+    let (after, actions) = step(&rules, killed.clone(), exit, NOW.after(15 * SECOND));
+    assert_eq!(actions, [Action::PostStop(RUN)]);
+    // It has its time, too; and where nothing helps, everything is killed.
+    for hanging in [after, killed] {
+        let due = hanging.deadline(&rules).unwrap();
+        let (_, actions) = step(&rules, hanging, Event::Tick, due);
+        assert_eq!(actions, [Action::KillTree(RUN)]);
+    }
+}
+
+#[test]
+fn a_hook_that_is_stopped_is_asked_first_and_a_condition_is_no_failure() {
+    let policy = policy();
+    let rules = rules(&policy);
+    let preparing = life(State::Starting { run: RUN, since: NOW, phase: Phase::Preparing });
+    let asked = asks(&rules, preparing.clone(), &[Event::Stop(By::User)], &[Action::Terminate(RUN)]);
+    asks(&rules, asked, &[Event::Finished(RUN)], &[Action::KillTree(RUN)]);
+    let skipped = asks(&rules, preparing, &[Event::Skipped(RUN)], &[Action::KillTree(RUN)]);
+    let (skipped, _) = feed(&rules, skipped, &[Event::Gone(RUN)]);
+    assert_eq!(skipped.state, State::Stopped(Why::Skipped));
+}
+
+#[test]
+fn a_watchdog_aborts_and_ill_health_restarts_whatever_the_policy() {
+    let policy = Policy { on: RestartOn::Never, ..policy() };
+    let rules = rules(&policy);
+    let hung = asks(&rules, running(), &[Event::WatchdogExpired(RUN)], &[Action::Abort(RUN)]);
+    assert_eq!(hung.state.reason(), "watchdog expired");
+    let ill = asks(&rules, running(), &[Event::Unhealthy(RUN)], &[Action::Terminate(RUN)]);
+    assert!(matches!(ill.state, State::Stopping { then: Then::Backoff(End::Unhealthy), .. }));
+}
+
+#[test]
+fn patience_that_was_asked_for_lasts_until_the_state_changes() {
+    let policy = policy();
+    let rules = Rules { reports_ready: true, ..rules(&policy) };
+    let starting = life(State::Starting { run: RUN, since: NOW, phase: Phase::Executed });
+    let later = NOW.after(200 * SECOND);
+    let patient = asks(&rules, starting, &[Event::Extend(RUN, later)], &[]);
+    assert_eq!(patient.deadline(&rules), Some(later));
+    let (patient, actions) = step(&rules, patient, Event::Tick, NOW.after(91 * SECOND));
+    assert_eq!(actions, []);
+    let (ended, actions) = step(&rules, patient.clone(), Event::Tick, later);
+    assert_eq!(
+        (ended.state.reason().as_str(), actions),
+        ("not started within 1m 30s", vec![Action::Terminate(RUN)])
+    );
+    let up = asks(&rules, patient, &[Event::Ready(RUN)], &[]);
+    assert_eq!(up.deadline(&rules), Some(NOW.after(900 * SECOND)));
 }
 
 #[test]
@@ -272,7 +397,7 @@ fn in_a_control_group_stop_the_others_get_their_time_too() {
     let exit = Event::Exited(RUN, ExitKind::Code(0));
     let (waiting, actions) = feed(&rules, running(), &[Event::Stop(By::User), exit.clone()]);
     assert_eq!(actions, [Action::Terminate(RUN)]);
-    assert_eq!(waiting.state.deadline(&rules), Some(NOW.after(15 * SECOND)));
+    assert_eq!(waiting.deadline(&rules), Some(NOW.after(15 * SECOND)));
     let (_, actions) = feed(&rules, running(), &[exit, Event::Gone(RUN)]);
     assert_eq!(actions, [Action::Terminate(RUN), Action::Teardown(RUN), Action::Release]);
 }
@@ -325,7 +450,7 @@ fn in_place_the_sandbox_passes_to_the_next_run_and_is_torn_down_once() {
     let rules = rules(&policy);
     let (backoff, actions) = feed(&rules, running(), &[Event::Exited(RUN, ExitKind::Code(1))]);
     assert_eq!(actions, []);
-    let due = backoff.state.deadline(&rules).unwrap();
+    let due = backoff.deadline(&rules).unwrap();
     let (waiting, _) = step(&rules, backoff, Event::Tick, due);
     let (starting, actions) = step(&rules, waiting, Event::Go, due);
     let run = RunId(RUN.0 + 1);
@@ -342,7 +467,7 @@ fn a_sandbox_that_dies_in_backoff_is_replaced() {
     let rules = rules(&policy);
     let (life, actions) = feed(&rules, running(), &[Event::Exited(RUN, ExitKind::Code(1)), Event::Gone(RUN)]);
     assert_eq!(actions, [Action::Teardown(RUN)]);
-    let due = life.state.deadline(&rules).unwrap();
+    let due = life.deadline(&rules).unwrap();
     let (life, _) = step(&rules, life, Event::Tick, due);
     let (_, actions) = step(&rules, life, Event::Go, due);
     assert_eq!(actions, [Action::Launch(RunId(RUN.0 + 1))]);
@@ -371,9 +496,9 @@ fn time_outs_end_a_run_and_infinity_never_comes() {
     assert_eq!(actions, [Action::Terminate(RUN)]);
     assert_eq!(ended.state.reason(), "still running after 15m");
     let endless = Rules { run_timeout: Some(Duration::MAX), stop_timeout: Some(Duration::MAX), ..rules };
-    assert_eq!(young.state.deadline(&endless), None);
+    assert_eq!(young.deadline(&endless), None);
     let (stopping, _) = step(&endless, young, Event::Stop(By::User), NOW);
-    assert_eq!(stopping.state.deadline(&endless), None);
+    assert_eq!(stopping.deadline(&endless), None);
 }
 
 #[test]

@@ -398,6 +398,10 @@ impl Supervisor {
             Action::Launch(run) => self.launch(&name, run),
             Action::RelaunchInPlace { run, .. } => self.relaunch(&name, run),
             Action::Terminate(_) => self.terminate(&name),
+            Action::Abort(_) => self.signal(&name, libc::SIGABRT, false),
+            Action::KillAll(_) => self.signal(&name, libc::SIGKILL, true),
+            // No service has such commands yet.
+            Action::PostStart(run) | Action::PostStop(run) => self.report(&name, Report::Finished(run)),
             Action::KillTree(_) => self.kill_tree(&name),
             Action::Teardown(_) => self.tear_down(&name),
             Action::Release => self.release(&name),

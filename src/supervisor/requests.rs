@@ -580,7 +580,13 @@ fn exit_record(past: &Past) -> Option<ExitRecord> {
             let record = ExitRecord::new(past.run.0, kind, Some(moment(past.started)), moment(past.ended));
             Some(ExitRecord { cause: past.cause, usage: past.used, ..record })
         }
-        End::Launch(_) | End::StartTimeout(_) | End::RunTimeout(_) => None,
+        End::Launch(_)
+        | End::StartTimeout(_)
+        | End::RunTimeout(_)
+        | End::NotReady(_)
+        | End::Hook
+        | End::Watchdog
+        | End::Unhealthy => None,
     }
 }
 
