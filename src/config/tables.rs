@@ -85,6 +85,12 @@ impl Places {
         }
     }
 
+    /// The keys of a table that the texts have, known ones and others.
+    pub fn keys<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a str> {
+        let keys = self.0.keys().filter_map(move |path| path.strip_prefix(table)?.strip_prefix('.'));
+        keys.filter(|key| !key.contains(['.', '[']))
+    }
+
     fn note(&mut self, path: &str, value: &Spanned<DeValue<'_>>) {
         self.0.insert(path.to_owned(), value.span());
         match value.get_ref() {

@@ -29,10 +29,7 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
     let command = match &table.command {
         Some(command) => reader.command(command, &env).unwrap_or_default(),
         None => {
-            let hint = "add a table [service] with `command = [\"/path/of/the/program\"]`".to_owned();
-            reader.note(|reader| {
-                Diagnostic::about(reader.file.sources.first_path(), "the service has no `command`").hint(hint)
-            });
+            no_command(reader);
             Vec::new()
         }
     };
@@ -72,6 +69,23 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
         group: who.group,
         extra_groups: who.extra_groups,
     }
+}
+
+/// Says that there is no command, unless what was meant to be one is a mistake that was told already.
+fn no_command(reader: &mut Reader<'_>) {
+    let places = &reader.file.places;
+    let is_meant = |key: &str| value::nearest(key, ["command"]).is_some();
+    if places.keys("service").any(is_meant) {
+        return;
+    }
+    let hint = match places.find("service") {
+        Some(_) => "add `command = [\"/path/of/the/program\"]` to [service]",
+        None => "add a table [service] with `command = [\"/path/of/the/program\"]`",
+    };
+    reader.note(|reader| {
+        Diagnostic::about(reader.file.sources.first_path(), "the service has no `command`")
+            .hint(hint.to_owned())
+    });
 }
 
 fn kind(reader: &mut Reader<'_>) -> Kind {

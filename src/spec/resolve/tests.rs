@@ -299,6 +299,14 @@ fn commands_are_argv_or_a_split_line() {
         mistake(&format!("command = {bad}"), "");
     }
     assert_eq!(parse_str("web", "", &host()).unwrap_err()[0].message, "the service has no `command`");
+    let found = parse_str("web", "service.nice = 5", &host()).unwrap_err();
+    assert_eq!(found[0].hint.as_deref(), Some("add `command = [\"/path/of/the/program\"]` to [service]"));
+    // One mistake is one message.
+    for text in ["service.comand = ['/bin/web']", "service.command = 3", "service.commands = '/bin/web'"] {
+        let found: Vec<String> =
+            parse_str("web", text, &host()).unwrap_err().into_iter().map(|found| found.message).collect();
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+    }
 }
 
 #[test]
