@@ -154,9 +154,14 @@ pub(super) fn log_line(entry: &LogEntry, with_name: bool) -> String {
 
 /// A line about something that happened.
 pub(super) fn event_line(event: &Event) -> String {
-    let state = colour(event.state).map_or(event.state.to_string(), |c| c.paint(event.state.as_str()));
+    let kind = escape(&event.kind);
+    let kind = colour(event.state).map_or(kind.to_string(), |colour| colour.paint(&kind));
+    let text = match event.text.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", escape(&event.text)),
+    };
     let time = Colour::Dim.paint(&clock(event.time));
-    format!("{time} {}: {} [{state}]\n", escape(&event.name), escape(&event.text))
+    format!("{time} {}: {kind}{text}\n", escape(&event.name))
 }
 
 /// A length of time with its two largest units, as an operator says it.

@@ -232,7 +232,7 @@ fn output_and_events_are_one_safe_line_each() {
     let event = Event {
         time: moment(NOW),
         name: "web".into(),
-        kind: "exited".into(),
+        kind: "ended".into(),
         state: ServiceState::Backoff,
         run: 7,
         failures: 1,
@@ -240,5 +240,8 @@ fn output_and_events_are_one_safe_line_each() {
         exit: None,
         text: "exited with 1\u{7}".into(),
     };
-    assert_eq!(plain(&show::event_line(&event)), "2026-11-23T21:12:50Z web: exited with 1\\x07 [backoff]\n");
+    let line = "2026-11-23T21:12:50Z web: ended (exited with 1\\x07)\n";
+    assert_eq!(plain(&show::event_line(&event)), line);
+    let event = Event { kind: "added".into(), text: String::new(), ..event };
+    assert_eq!(plain(&show::event_line(&event)), "2026-11-23T21:12:50Z web: added\n");
 }

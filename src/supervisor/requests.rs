@@ -280,7 +280,9 @@ impl Supervisor {
             Some(State::Stopping { .. }) => ServiceState::Stopping,
             Some(State::Backoff { .. }) => ServiceState::Backoff,
             None if self.masked.contains(name) => ServiceState::Masked,
-            None => ServiceState::Broken,
+            None if self.broken.contains_key(name) => ServiceState::Broken,
+            // Its file is gone, and so is the service: told once, in the event that says so.
+            None => ServiceState::Stopped,
         }
     }
 
