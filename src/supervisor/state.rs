@@ -186,9 +186,10 @@ impl Store {
         }
     }
 
-    /// Writes what was given away.
+    /// Writes what was given away. It outlives the boot, and without it no supervisor starts: it is on the disk before
+    /// its name leads to it, or a power cut leaves an empty file.
     pub(super) fn save_assigned(&self, assigned: &Assigned) -> Result<(), SysError> {
-        self.write(&self.assigned, assigned)
+        self.write_by(&self.assigned, assigned, fs::File::sync_all)
     }
 
     /// The interfaces whose forwarding was switched on during this boot.
@@ -220,12 +221,22 @@ impl Store {
     }
 
     fn write<T: Serialize>(&self, path: &Path, content: &T) -> Result<(), SysError> {
+        self.write_by(path, content, |_| Ok(()))
+    }
+
+    fn write_by<T: Serialize>(
+        &self,
+        path: &Path,
+        content: &T,
+        settle: impl Fn(&fs::File) -> io::Result<()>,
+    ) -> Result<(), SysError> {
         let fault = |call, error: io::Error| SysError::new(call, path.display().to_string(), error);
         let file = Versioned { version: VERSION, boot: self.boot.clone(), content };
         let text = serde_json::to_vec(&file).map_err(|error| fault("encode", error.into()))?;
         let new = path.with_extension("new");
         let mut out = fs::File::create(&new).map_err(|error| fault("open", error))?;
         out.write_all(&text).map_err(|error| fault("write", error))?;
+        settle(&out).map_err(|error| fault("fsync", error))?;
         fs::rename(&new, path).map_err(|error| fault("rename", error))
     }
 }
