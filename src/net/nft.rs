@@ -424,8 +424,7 @@ fn batch(parts: &[Part], begin: u32) -> Encoder {
     out
 }
 
-/// Hands the table's text to nft(8), in the calling thread's network namespace.
-/// Loads the text of a table of this name into the network namespace that the caller is in.
+/// Loads the text of a table of this name into the network namespace that the calling thread is in, by nft(8).
 ///
 /// # Errors
 /// [`NetError::NftMissing`], [`NetError::NftText`] with what nft says.
