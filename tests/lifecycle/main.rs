@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         reach::two_published_services_see_only_themselves: Root CgroupV2 UserNs Nft;
         reach::udp_is_published_too: Root CgroupV2 UserNs Nft;
         reach::a_service_reaches_neither_another_nor_the_host: Root CgroupV2 UserNs Nft;
+        reach::what_is_published_is_reached_from_outside_and_who_may_go_out_does: Root CgroupV2 UserNs Nft Program("curl");
         reach::exec_and_shell_run_inside: Root CgroupV2 UserNs Nft;
         ends::a_killed_service_comes_back_with_the_same_address: Root CgroupV2 UserNs Nft;
         ends::a_server_without_reuseaddr_comes_back_while_a_client_holds_on: Root CgroupV2 UserNs Nft;

@@ -1,6 +1,7 @@
 //! Who can be reached, from where, and what they see of each other.
 
 use std::{
+    fs,
     net::{TcpListener, UdpSocket},
     process::Command,
     time::Duration,
@@ -8,9 +9,12 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{
-    World,
-    world::{PROBE, describe, wait_http},
+use crate::{
+    spoof::furnish_host,
+    support::{
+        World, wait_for,
+        world::{PROBE, describe, wait_http},
+    },
 };
 
 /// A probe that serves HTTP on port 80 and is published on `port` of the loopback address.
@@ -90,6 +94,69 @@ pub fn a_service_reaches_neither_another_nor_the_host(world: &mut World) {
     }
     listener.set_nonblocking(true).expect("a socket");
     assert!(listener.accept().is_err(), "somebody got through");
+}
+
+/// What the probe says of a connection that a service tries to make; nothing when a second brings no handshake.
+fn connect(world: &World, name: &str, target: &str) -> String {
+    let args = ["exec", name, "--", "/usr/bin/timeout", "1", PROBE, "__probe", "connect", target];
+    let output = world.palisade(&args);
+    assert!(matches!(output.status.code(), Some(0 | 124)), "it was tried: {}", describe(&output));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+pub fn what_is_published_is_reached_from_outside_and_who_may_go_out_does(world: &mut World) {
+    let outside = furnish_host();
+    // The one that the host has for a neighbour there. It knows no way to a service: who gets an answer was translated.
+    outside.sh("ip link set eth0 address 02:00:00:00:00:fe; ip addr add 192.0.2.254/24 dev eth0");
+    let forwarding =
+        || fs::read_to_string("/proc/sys/net/ipv4/conf/up0/forwarding").expect("its link is there");
+    // A new network namespace has what the first one has.
+    fs::write("/proc/sys/net/ipv4/conf/up0/forwarding", "0").expect("the network is the world's");
+    let keys = "network.egress = \"any\"\nnetwork.publish = [\"0.0.0.0:8081:80\"]";
+    world.write_service("open", &world.probe_toml(&["http", "80"], keys));
+    web(world, "shut", 8082);
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "open");
+    assert_eq!(wait_http("127.0.0.1:8082", "/"), "shut");
+    let ask = |url: &str| {
+        let netns = format!("--net={}", outside.path());
+        let output = Command::new("nsenter").args([&netns, "curl", "-s", "-m", "2", url]).output();
+        let output = output.expect("declared as a need");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(ask("http://192.0.2.1:8081/"), (true, "open".to_owned()), "published for everybody");
+    assert!(!ask("http://192.0.2.1:8082/").0, "published for this host alone");
+    let mut server = Command::new("nsenter")
+        .arg(format!("--net={}", outside.path()))
+        .arg(std::env::current_exe().expect("own path"))
+        .args(["__probe", "http", "80"])
+        .spawn()
+        .expect("util-linux is installed");
+    wait_for("who may go out is answered", Duration::from_secs(20), || {
+        (connect(world, "open", "192.0.2.254:80") == "ok").then_some(())
+    });
+    assert_ne!(connect(world, "shut", "192.0.2.254:80"), "ok", "nobody lets it out");
+    let listener = TcpListener::bind("0.0.0.0:9999").expect("the port is free");
+    let shut = world.address("shut");
+    let shut = shut.split('/').next().unwrap_or_default();
+    let inward = ["10.83.0.1:9999", "192.0.2.1:9999", "169.254.169.254:9999", "192.0.2.1:8082"];
+    for target in inward.map(str::to_owned).into_iter().chain([format!("{shut}:80")]) {
+        assert_ne!(connect(world, "open", &target), "ok", "{target}: out is not to the host or to another");
+    }
+    listener.set_nonblocking(true).expect("a socket");
+    assert!(listener.accept().is_err(), "somebody got through");
+    assert_eq!(forwarding(), "1\n", "packets come back by it");
+    // Allowed in between, and not any more.
+    world.write_service("open", &world.probe_toml(&["http", "80"], &keys.replace("\"any\"", "[]")));
+    world.ok(&["daemon-reload"]);
+    wait_for("it is another run", Duration::from_secs(20), || {
+        (world.run_id("open") == 2 && world.state("open") == "active").then_some(())
+    });
+    assert_ne!(connect(world, "open", "192.0.2.254:80"), "ok", "its file has taken it back");
+    server.kill().and_then(|()| server.wait()).expect("our child");
+    assert_eq!(world.stop(), Ok(()));
+    assert_eq!(forwarding(), "0\n", "put back");
+    drop(outside);
 }
 
 pub fn exec_and_shell_run_inside(world: &mut World) {

@@ -78,7 +78,7 @@ fn json(command: &str) -> Value {
 }
 
 /// A network namespace of the test's, for as long as a process in it is held.
-struct Place(Child);
+pub struct Place(Child);
 
 impl Place {
     fn new() -> Self {
@@ -92,11 +92,11 @@ impl Place {
         place
     }
 
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/proc/{}/ns/net", self.0.id())
     }
 
-    fn sh(&self, command: &str) -> String {
+    pub fn sh(&self, command: &str) -> String {
         sh(&format!("nsenter --net={} sh -ec '{command}'", self.path()))
     }
 }
@@ -108,7 +108,7 @@ impl Drop for Place {
 }
 
 /// Gives the world's host an uplink, and the addresses of [`HOST`]. Whoever holds the result is the outside.
-fn furnish_host() -> Place {
+pub fn furnish_host() -> Place {
     let outside = Place::new();
     sh(&format!(
         "ip link add up0 type veth peer name eth0 netns {}
