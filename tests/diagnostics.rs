@@ -99,10 +99,10 @@ snapshots! { file:
     three_mistakes unknown_key later_key megabyte duration user command specifier syntax no_command network rootfs seccomp
     oneshot user_off walls nested_off schedule
     credentials
-    limits
+    limits sockets
 }
 snapshots! { house: ceiling profile }
-snapshots! { directory: cycle address_clash port_clash unknown_service drop_in }
+snapshots! { directory: cycle address_clash port_clash socket_clash unknown_service drop_in }
 
 #[test]
 fn every_bad_file_has_its_snapshot() {

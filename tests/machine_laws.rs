@@ -17,7 +17,10 @@ use palisade::{
         fleet::{Effect, Entry, Fleet, Goal, Input, Outcome, Report},
         step,
     },
-    spec::{self, After, ExitMatch, Kind, Milestone, StopMode, Unit, UnitName},
+    spec::{
+        self, Activation, After, ExitMatch, Kind, Listen, Milestone, Socket, SocketKind, StopMode, Unit,
+        UnitName,
+    },
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -453,6 +456,8 @@ enum Op {
     Start(usize),
     Stop(usize),
     Restart(usize),
+    /// Somebody connects.
+    Demand(usize),
     Reload(Vec<Option<Unit>>),
     /// Something becomes of the run of this service: which of the things that can.
     Run(usize, u8, ExitKind),
@@ -467,6 +472,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             3 => service().prop_map(Op::Start),
             1 => service().prop_map(Op::Stop),
             1 => service().prop_map(Op::Restart),
+            3 => service().prop_map(Op::Demand),
             1 => files().prop_map(Op::Reload),
             12 => run.prop_map(|(service, what, exit)| Op::Run(service, what, exit)),
             4 => (0..40_000_u64).prop_map(Op::Pause),
@@ -478,7 +484,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 /// A set of files: each service may lack one, and requires or follows some of those before it in `NAMES`.
 fn files() -> impl Strategy<Value = Vec<Option<Unit>>> {
     let edges = || vec(0..6_u8, NAMES.len());
-    vec((units(), edges(), any::<bool>(), 0..8_u8), NAMES.len()).prop_map(|all| {
+    vec((units(), edges(), any::<bool>(), 0..10_u8), NAMES.len()).prop_map(|all| {
         let file = |(own, (unit, edges, is_other, luck)): (usize, (Unit, Vec<u8>, bool, u8))| {
             let mut unit = Unit { name: sample::name(NAMES[own]), ..unit };
             for (other, edge) in NAMES.iter().zip(edges).take(own) {
@@ -491,6 +497,13 @@ fn files() -> impl Strategy<Value = Vec<Option<Unit>>> {
             }
             if is_other {
                 unit.rootfs.hide.push("/srv".into());
+            }
+            if luck > 5 {
+                let listen = Listen::Ip(([127, 0, 0, 1], 80).into());
+                let (kind, name) = (SocketKind::Stream, "web".to_owned());
+                let socket = Socket { listen, kind, name, backlog: 1, mode: 0o600, user: 0, group: 0 };
+                unit.sockets.push(socket);
+                unit.activation = if luck > 6 { Activation::OnDemand } else { Activation::Boot };
             }
             unit.enabled = luck > 2;
             (luck > 0).then_some(unit)
@@ -554,7 +567,16 @@ impl World {
             let is_same = before.entry(name) == self.fleet.entry(name);
             assert!(is_same || out.touched.contains(name), "{name} changed and would not be persisted");
         }
+        if let Input::Demand(name) = &input
+            && !before.entry(name).is_some_and(Entry::is_on_call)
+        {
+            assert_eq!(out, Outcome::default(), "{name} was not on call");
+        }
         for (name, entry) in self.fleet.entries() {
+            let is_down = matches!(entry.goal, Goal::Down(_)) && entry.life.state.is_resting();
+            assert!(!(is_down || self.is_closed) || !entry.is_on_call(), "{name} is wanted down and on call");
+            let has_run = entry.life.state.run().is_some() && !entry.unit.sockets.is_empty();
+            assert!(!has_run || entry.is_listened_for(), "{name} has a run, and nobody listens for it");
             assert_eq!(entry.life.state.run(), self.runs.get(name).map(|(run, _)| *run), "{name}");
         }
         self.last.retain(|name, _| self.fleet.entry(name).is_some());
@@ -660,6 +682,7 @@ impl World {
             Op::Start(index) => self.apply(Input::Start(vec![name(index)])),
             Op::Stop(index) => self.apply(Input::Stop(vec![name(index)])),
             Op::Restart(index) => self.apply(Input::Restart(vec![name(index)])),
+            Op::Demand(index) => self.apply(Input::Demand(name(index))),
             Op::Run(index, what, exit) => self.run(&name(index), what, exit),
             Op::Pause(millis) => self.pause(millis),
             Op::Reload(files) => {
@@ -778,6 +801,37 @@ proptest! {
         }
         prop_assert_eq!(&restored, &world.fleet);
     }
+}
+
+/// A program that ends well without taking the connection that waits for it is not started again and again.
+#[test]
+fn a_connection_that_nobody_takes_is_no_busy_loop() {
+    let mut unit = Unit { activation: Activation::OnDemand, ..sample::unit("e", &[]) };
+    let listen = Listen::Unix("/run/e.sock".into());
+    let (kind, name) = (SocketKind::Stream, "e".to_owned());
+    unit.sockets.push(Socket { listen, kind, name, backlog: 1, mode: 0o600, user: 0, group: 0 });
+    let mut world = World::after(vec![Some(unit)], Vec::new());
+    let name = sample::name("e");
+    for run in 1..=100 {
+        if !world.fleet.entries()[&name].is_on_call() {
+            break;
+        }
+        world.apply(Input::Demand(name.clone()));
+        if world.runs.contains_key(&name) {
+            assert_eq!(world.runs[&name], (RunId(run), Body::Setup));
+            world.thrive();
+            world.run(&name, 2, ExitKind::Code(0));
+            world.run(&name, 7, ExitKind::Code(0));
+        }
+    }
+    assert_eq!(world.last[&name], RunId(20));
+    assert!(!world.fleet.entries()[&name].is_listened_for());
+    world.apply(Input::Start(vec![name.clone()]));
+    world.thrive();
+    assert_eq!(world.runs[&name], (RunId(21), Body::Alive));
+    world.run(&name, 2, ExitKind::Code(0));
+    world.run(&name, 7, ExitKind::Code(0));
+    assert!(world.fleet.entries()[&name].is_on_call(), "it is forgotten");
 }
 
 /// The world tests nothing if nothing happens in it: it gets services up, restarts them and takes them down.

@@ -48,6 +48,7 @@ fn unit(path: &Path) -> (Unit, Assigned) {
         root: "/run/palisade/init/root".into(),
         state: "/var/lib/palisade".into(),
         link,
+        stored: Vec::new(),
         netns_kept: false,
         machine_id: plan::machine_id(&facts.hostname, name),
         ends_with_launcher: false,

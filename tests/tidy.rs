@@ -267,6 +267,7 @@ fn the_freestanding_init_numbers_its_calls_as_the_kernel_does() {
             "Wait4" => libc::SYS_wait4,
             "Kill" => libc::SYS_kill,
             "Fcntl" => libc::SYS_fcntl,
+            "GetPid" => libc::SYS_getpid,
             "SetSid" => libc::SYS_setsid,
             "GetGroups" => libc::SYS_getgroups,
             "SetGroups" => libc::SYS_setgroups,

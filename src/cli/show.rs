@@ -92,6 +92,9 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
     for published in &service.ports {
         line("Port", &port(published));
     }
+    for socket in &service.sockets {
+        line("Socket", &escape(socket));
+    }
     let optional = [("File", &service.config), ("Log", &service.log), ("Cgroup", &service.cgroup)];
     for (title, value) in optional {
         if let Some(value) = value {
@@ -259,6 +262,6 @@ fn colour(state: ServiceState) -> Option<Colour> {
             Some(Colour::Yellow)
         }
         ServiceState::Failed | ServiceState::Broken => Some(Colour::Red),
-        ServiceState::Stopped | ServiceState::Done | ServiceState::Masked => None,
+        ServiceState::Listening | ServiceState::Stopped | ServiceState::Done | ServiceState::Masked => None,
     }
 }

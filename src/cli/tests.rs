@@ -27,6 +27,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         attested: Vec::new(),
         addresses: vec![],
         ports: vec![],
+        sockets: vec![],
         since: None,
         until: None,
         exits: vec![],

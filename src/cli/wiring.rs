@@ -258,6 +258,7 @@ fn assumed(unit: &Unit, settings: &Settings, facts: &HostFacts) -> plan::Assigne
         state: "/var/lib/palisade".into(),
         link,
         netns_kept: false,
+        stored: Vec::new(),
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: false,
         unprivileged: None,

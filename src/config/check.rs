@@ -11,7 +11,9 @@ use super::{
     diagnostic::{Diagnostic, Location},
     value::nearest,
 };
-use crate::spec::{self, MOST, Namespace, Namespaces, Proto, Publish, UnitName, UserNamespace};
+use crate::spec::{
+    self, Listen, MOST, Namespace, Namespaces, Proto, Publish, Socket, SocketKind, UnitName, UserNamespace,
+};
 
 /// The services of all files.
 pub(super) struct Known<'a> {
@@ -34,6 +36,7 @@ impl Known<'_> {
 struct Taken<'a> {
     addresses: BTreeMap<Ipv4Addr, (&'a UnitName, &'a Range<usize>)>,
     ports: BTreeMap<(Proto, u16), Vec<Port<'a>>>,
+    sockets: Vec<(&'a Socket, &'a UnitName, &'a Range<usize>)>,
 }
 
 /// A published port, whose it is, and the span there that says so.
@@ -48,6 +51,7 @@ pub(super) fn check(known: &Known<'_>) -> BTreeMap<UnitName, Vec<Diagnostic>> {
         mistakes.extend(borrowed(known, name, checked));
         mistakes.extend(cycle(known, name));
         mistakes.extend(clashes(known, name, checked, &mut taken));
+        mistakes.extend(listens_twice(known, name, checked, &mut taken));
         if !mistakes.is_empty() {
             found.insert(name.clone(), mistakes);
         }
@@ -199,4 +203,55 @@ fn clashes<'a>(
         ports.push((publish, name, span));
     }
     found
+}
+
+/// Sockets where somebody else listens, or has a port published; two services that publish a port are told above.
+fn listens_twice<'a>(
+    known: &Known<'_>,
+    name: &'a UnitName,
+    checked: &'a Checked,
+    taken: &mut Taken<'a>,
+) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut clash = |at: &Range<usize>, what: String, (other, there): (&UnitName, &Range<usize>)| {
+        if found.len() < MOST {
+            let message = format!("{what} is already taken by {other}");
+            let hint = "listen on another port, or on another address of the host".to_owned();
+            let clash = Diagnostic::at(known.at(name, at), message).hint(hint);
+            found.push(clash.note(known.at(other, there), "taken here"));
+        }
+    };
+    for (publish, span) in &checked.claims.publish {
+        let other = taken.sockets.iter().find(|(socket, other, _)| *other != name && meets(publish, socket));
+        if let Some((_, other, there)) = other {
+            clash(span, format!("host port {}/{}", publish.host_port, publish.proto), (other, there));
+        }
+    }
+    for (socket, span) in &checked.claims.sockets {
+        let published = taken.ports.values().flatten().find(|(publish, ..)| meets(publish, socket));
+        let published = published.map(|(_, other, there)| (*other, *there));
+        let held = taken.sockets.iter().find(|(other, ..)| other.clashes_with(socket));
+        let held = held.map(|(_, other, there)| (*other, *there));
+        if let Some(taken) = published.or(held) {
+            clash(span, format!("the socket {socket}"), taken);
+        }
+    }
+    taken.sockets.extend(checked.claims.sockets.iter().map(|(socket, span)| (socket, name, span)));
+    found
+}
+
+/// Whether a published port and a held socket want the same of the host.
+fn meets(publish: &Publish, socket: &Socket) -> bool {
+    let proto = match socket.kind {
+        SocketKind::Stream | SocketKind::Seqpacket => Proto::Tcp,
+        SocketKind::Dgram => Proto::Udp,
+    };
+    match &socket.listen {
+        Listen::Unix(_) => false,
+        Listen::Ip(address) => {
+            let overlap = address.ip() == publish.address
+                || (address.is_ipv4() && (address.ip().is_unspecified() || publish.address.is_unspecified()));
+            publish.proto == proto && publish.host_port == address.port() && overlap
+        }
+    }
 }

@@ -59,6 +59,8 @@ pub struct Tables {
     pub rootfs: RootfsTable,
     /// Its link to the world.
     pub network: NetworkTable,
+    /// Where Palisade listens for it.
+    pub socket: Vec<Spanned<SocketTable>>,
     /// What it may ask of the kernel.
     pub security: SecurityTable,
     /// How much it may take.
@@ -139,6 +141,9 @@ pub struct ServiceTable {
     /// When it gets the disk, class and level: `none` (by its niceness), `best-effort:0` (first) to `best-effort:7`, `idle`
     /// (when nobody else wants it), or before everybody, `realtime:0` to `realtime:7`. Default: `none`.
     pub ioprio: Option<Text>,
+    /// How many descriptors of its own it may hand over (sd_notify(3), `FDSTORE=1`) to have them given to its next run,
+    /// behind the held sockets; up to 128. They are closed when the service is stopped. Default: 0.
+    pub fd_store_max: Option<Spanned<i64>>,
 }
 
 /// `[service.stop]`
@@ -313,6 +318,33 @@ pub struct NetworkTable {
     /// families, or `any`; others fail with EAFNOSUPPORT. With inet or inet6 comes what lists addresses (rtnetlink).
     /// Default: unix inet inet6, with CAP_NET_ADMIN netlink, with CAP_NET_RAW packet.
     pub address_families: Option<Spanned<WordOrList>>,
+}
+
+/// `[[socket]]`; Palisade listens on the host and hands every run of the service the sockets, in the order of the file, as
+/// sd_listen_fds(3) has them: descriptors from 3 on, `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`. The service needs no network
+/// for it. They are held while it restarts and while no supervisor lives, so that nobody who connects meanwhile is refused;
+/// when it is stopped they are closed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table { listen, … }")]
+pub struct SocketTable {
+    /// `ADDRESS:PORT`, `[IPV6]:PORT`, a port alone for 127.0.0.1, or the absolute path of a Unix socket, whose missing
+    /// directories are made. `0.0.0.0` is every IPv4 address of the host, `[::]` every IPv6 address. Required.
+    pub listen: Option<Spanned<Scalar>>,
+    /// `stream` (TCP), `dgram` (UDP) or, of a Unix socket, `seqpacket`. Default: `stream`.
+    pub r#type: Option<Text>,
+    /// What it is called in `LISTEN_FDNAMES`. Default: the service's name.
+    pub name: Option<Text>,
+    /// How many connections may wait to be accepted; the host's `net.core.somaxconn` bounds it. Default: 4096.
+    pub backlog: Option<Spanned<i64>>,
+    /// Mode of the file of a Unix socket, octal, as a string; whoever may write to it may connect. Default: `"0660"`.
+    pub mode: Option<Text>,
+    /// Whose the file is: a name or an id of the host. Default: root.
+    pub user: Option<Spanned<Scalar>>,
+    /// The group of the file. Default: root.
+    pub group: Option<Spanned<Scalar>>,
+    /// `boot`, or `on-demand`: the service is not started with the supervisor but by the first connection or datagram, and
+    /// again by the next one after it has ended well. The same for all sockets of a service. Default: `boot`.
+    pub activation: Option<Text>,
 }
 
 /// `[security]`; every key that says less than its default is a door.

@@ -23,7 +23,7 @@ const OWN_KEYS: [(&str, &str); 4] =
 
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["health", "timer", "job", "metrics", "http", "socket"]),
+    ("", &["health", "timer", "job", "metrics", "http"]),
     (
         "unit",
         &[
@@ -60,6 +60,7 @@ const LATER: &[(&str, &[&str])] = &[
         "network",
         &["mac", "interface", "bridge", "allow_to", "allow_from", "dns", "hosts", "firewall", "bandwidth"],
     ),
+    ("socket", &["accept"]),
     ("limits", &["disk", "pressure"]),
     ("log", &["target", "full", "max_age", "rate", "format"]),
 ];

@@ -34,6 +34,8 @@ pub enum ServiceState {
     Backoff,
     /// Ended badly, and is not started again.
     Failed,
+    /// Not running; the next connection starts it.
+    Listening,
     /// Not running, as it should be.
     Stopped,
     /// A oneshot that ended well.
@@ -54,6 +56,7 @@ impl ServiceState {
             ServiceState::Stopping => "stopping",
             ServiceState::Backoff => "backoff",
             ServiceState::Failed => "failed",
+            ServiceState::Listening => "listening",
             ServiceState::Stopped => "stopped",
             ServiceState::Done => "done",
             ServiceState::Masked => "masked",
@@ -202,6 +205,9 @@ pub struct ServiceStatus {
     pub addresses: Vec<IpAddr>,
     /// What of it is published on the host.
     pub ports: Vec<Port>,
+    /// Where Palisade listens for it.
+    #[serde(default)]
+    pub sockets: Vec<String>,
     /// When it entered its state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Moment>,

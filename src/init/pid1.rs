@@ -104,6 +104,7 @@ const EINVAL: i64 = 22;
 const SIGKILL: i64 = 9;
 const SIGCHLD: i64 = 17;
 const PR_SET_TIMERSLACK: u64 = 29;
+const F_DUPFD_CLOEXEC: u64 = 1030;
 const O_CLOEXEC: u64 = 0o2000000;
 const MSG_NOSIGNAL: u64 = 0x4000;
 const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
@@ -245,7 +246,17 @@ impl Init {
                 }
                 continue;
             }
-            let result = self.run_op(op, channel);
+            let result = match op.kind {
+                OP_REPORT_ABOVE => {
+                    let above = call(Call::Fcntl, [report as u64, F_DUPFD_CLOEXEC, op.args[0], 0, 0, 0]);
+                    if above >= 0 {
+                        close(report);
+                        report = above;
+                    }
+                    above
+                }
+                _ => self.run_op(op, channel),
+            };
             if op.save != NOWHERE {
                 self.registers[op.save as usize % REGISTERS] = result;
             }
@@ -385,6 +396,10 @@ impl Init {
                 if word & args[1] == args[2] { 0 } else { -EPROTO }
             }
             OP_HAS_GROUPS => self.has_groups(),
+            OP_PID => {
+                write_number(args[0], call(Call::GetPid, [0; 6]) as u64);
+                0
+            }
             OP_HAS_BITS => has_bits(op.nr, args),
             _ => -EINVAL,
         }
@@ -784,6 +799,22 @@ fn close(fd: i64) {
 
 fn kill(pid: i64, signal: i64) {
     call(Call::Kill, [pid as u64, signal as u64, 0, 0, 0, 0]);
+}
+
+/// Writes a number in decimal, with a NUL behind it.
+fn write_number(at: u64, number: u64) {
+    let mut digits = 1;
+    while number / 10u64.pow(digits) > 0 {
+        digits += 1;
+    }
+    for n in 0..=digits {
+        let byte = match n {
+            n if n == digits => 0,
+            n => b'0' + (number / 10u64.pow(digits - 1 - n) % 10) as u8,
+        };
+        // SAFETY: addresses in a plan point into the mapped plan, which has room for the digits of a pid.
+        unsafe { ((at + u64::from(n)) as *mut u8).write(byte) };
+    }
 }
 
 fn has_bits(nr: u64, args: [u64; 6]) -> i64 {

@@ -33,6 +33,7 @@ calls! {
     SigAction = 13, 134;
     SigProcMask = 14, 135;
     PWrite64 = 18, 68;
+    GetPid = 39, 172;
     SendTo = 44, 206;
     SendMsg = 46, 211;
     RecvMsg = 47, 212;

@@ -21,11 +21,11 @@ pub const PLAN_AT: u64 = 0x10_0000_0000;
 pub const MAGIC: u32 = 0x5041_4c31;
 
 /// Registers of the interpreter. The received descriptors come first, results are saved behind them.
-pub const REGISTERS: usize = 64;
+pub const REGISTERS: usize = 256;
 /// The register that holds the channel on which the request came.
-pub const CHANNEL: u8 = 63;
-/// Descriptors that one message may carry.
-pub const MAX_FDS: usize = 32;
+pub const CHANNEL: u8 = 254;
+/// Descriptors that one message may carry; the kernel takes 253.
+pub const MAX_FDS: usize = 192;
 /// Bytes of a label.
 pub const LABEL: usize = 80;
 
@@ -112,6 +112,11 @@ pub const OP_MASKED: u16 = 14;
 pub const OP_HAS_GROUPS: u16 = 15;
 /// The system call, with 0 to 63 in turn as argument args\[5\], must give the bits of args\[4\]; EINVAL counts as 0.
 pub const OP_HAS_BITS: u16 = 16;
+
+/// Where faults are reported moves to descriptor args\[0\] or above: what lies below is about to be given away.
+pub const OP_REPORT_ABOVE: u16 = 17;
+/// Writes the own pid, as the own pid namespace counts, in decimal and with a NUL to args\[0\].
+pub const OP_PID: u16 = 18;
 
 /// The upper half of an operation's flags: which of the things that its step looks at, counted from 1. A fault has it in
 /// the bits above those of the step.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     net::NetError,
     plan::{self, ChildStep, HostStep, render},
-    spec::UnitName,
+    spec::{Socket, UnitName},
     sys::SysError,
 };
 
@@ -140,6 +140,14 @@ impl LaunchFault {
             cleanup: Vec::new(),
             errno: None,
         })
+    }
+
+    /// A socket that is to listen before the launch, and after it.
+    pub fn listen(socket: &Socket, error: NetError) -> Box<Self> {
+        let mut fault = Self::before("listen", &StepError::Net(error));
+        fault.object = socket.to_string();
+        fault.hint = fault.errno.and_then(|errno| hint("listen", "", errno)).map(str::to_owned);
+        fault
     }
 
     /// A part of a step that is done before there is a plan to number it in.
@@ -305,6 +313,20 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         "",
         libc::ENOEXEC,
         "the program is neither an executable of this machine nor a script with a #! line",
+    ),
+    ("listen", "", libc::EADDRINUSE, "stop who has it, or listen elsewhere"),
+    ("listen", "", libc::EADDRNOTAVAIL, "this host does not have the address that socket.listen names"),
+    (
+        "listen",
+        "",
+        libc::EACCES,
+        "ports below 1024 are root's alone; of a path, its directory is somebody else's",
+    ),
+    (
+        "listen",
+        "",
+        libc::ELOOP,
+        "socket.listen leads through a symbolic link: write the path that it points to",
     ),
     ("working_dir", "", libc::ENOENT, "service.working_dir does not exist inside the sandbox"),
     (

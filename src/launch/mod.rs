@@ -39,7 +39,7 @@ use crate::{
     net::netns::NetNs,
     plan::{Assigned, FailAt, Fd, HostStep, LaunchPlan, NsKind, Seen, lower, render},
     rootfs::{self, IdRange, Workshop, write_id_maps},
-    spec::{Stdin, Unit, UnitName},
+    spec::{Socket, Stdin, Unit, UnitName},
     sys::{
         SysError,
         clone::{self, Child, Spawn},
@@ -103,6 +103,10 @@ pub struct Given {
     pub peers: Peers,
     /// The credentials, where they were read already.
     pub secrets: Option<Vec<credentials::Secret>>,
+    /// Copies of the held sockets.
+    pub sockets: Vec<(Socket, OwnedFd)>,
+    /// Copies of what earlier runs have stored, in the order of their names.
+    pub stored: Vec<OwnedFd>,
 }
 
 /// Takes back one step.
@@ -393,6 +397,17 @@ impl Launcher {
                 launch.fds.extend(fds);
                 launch.outputs = outputs;
             }
+            HostStep::Listen(socket) => {
+                let held = launch.given.sockets.iter().position(|(held, _)| held.is_at(socket));
+                let at = held.ok_or_else(|| SysError::new("listen", socket.to_string(), libc::EBADF))?;
+                let (_, fd) = launch.given.sockets.remove(at);
+                launch.give(fd);
+            }
+            HostStep::Stored(_) => {
+                for fd in std::mem::take(&mut launch.given.stored) {
+                    launch.give(fd);
+                }
+            }
             HostStep::Channel => launch.channel()?,
             HostStep::Clone(namespaces) => self.clone(launch, namespaces)?,
             HostStep::Ids(uids, gids) => {
@@ -516,6 +531,12 @@ impl Launch<'_> {
     /// The service's network.
     pub fn net(&self) -> Option<&Net> {
         self.net.as_ref()
+    }
+
+    /// The next of the descriptors that the service is given.
+    fn give(&mut self, fd: OwnedFd) {
+        let given = self.fds.iter().filter(|(fd, _)| matches!(fd, Fd::Given(_))).count();
+        self.fds.push((Fd::Given(u8::try_from(given).expect("a service is given few")), fd));
     }
 
     fn channel(&mut self) -> Result<(), SysError> {

@@ -18,7 +18,11 @@ use crate::{
     config::settings::{IDS_PER_SERVICE, Settings},
     init::{self, wire},
     machine::Cause,
-    net::{addr::NetworkSettings, link::LinkPlan},
+    net::{
+        addr::NetworkSettings,
+        link::LinkPlan,
+        listen::{self, Held},
+    },
     plan::{self, Assigned, unprivileged::Unprivileged},
     spec::{HostFacts, NetworkMode, Stdin, StopMode, Unit},
     sys::{SysError, socket, terminal},
@@ -59,7 +63,20 @@ pub fn run(
         None => None,
     };
     let slot = Slot::take(dir)?;
-    let ended = within(&slot, unit, facts, (settings, state), (tree, made));
+    // Where the host's network and files still are those of this process.
+    let mut held = Vec::new();
+    for socket in &unit.sockets {
+        match listen::open(socket) {
+            Ok(socket) => held.push(socket),
+            Err(error) => {
+                held.into_iter().for_each(Held::close);
+                slot.clear();
+                return Ok(Ended::Fault(LaunchFault::listen(socket, error)));
+            }
+        }
+    }
+    let ended = within(&slot, unit, facts, (settings, state), (tree, made, &held));
+    held.into_iter().for_each(Held::close);
     // Whatever came of it: what is left here would be the next one's to clear.
     slot.clear();
     ended
@@ -71,7 +88,7 @@ fn within(
     unit: &Unit,
     facts: &HostFacts,
     (settings, state): (&Settings, &Path),
-    (tree, made): (Option<cgroup::Tree>, Option<Unprivileged>),
+    (tree, made, held): (Option<cgroup::Tree>, Option<Unprivileged>, &[Held]),
 ) -> Result<Ended, SysError> {
     let is_users = made.is_some();
     let id_base = if is_users { 0 } else { id_base(settings, slot.number)? };
@@ -116,6 +133,7 @@ fn within(
         state: state.to_path_buf(),
         link,
         netns_kept: false,
+        stored: Vec::new(),
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: true,
         unprivileged: made,
@@ -123,7 +141,7 @@ fn within(
     slot.clear_left(&mut launcher, is_users);
     slot.note(&launcher, assigned.cgroup.as_deref());
     let foreground = Foreground::new(&mut launcher, unit, slot);
-    let ended = foreground.and_then(|foreground| foreground.launch(&assigned, facts, secrets));
+    let ended = foreground.and_then(|foreground| foreground.launch(&assigned, facts, (secrets, held)));
     // Before the groups: what ends with it is in one of them.
     drop(entered);
     if let Some(tree) = launcher.tree() {
@@ -354,13 +372,18 @@ impl<'a> Foreground<'a> {
         mut self,
         assigned: &Assigned,
         facts: &HostFacts,
-        secrets: Option<Vec<credentials::Secret>>,
+        (secrets, held): (Option<Vec<credentials::Secret>>, &[Held]),
     ) -> Result<Ended, SysError> {
         let plan = plan::build(self.unit, assigned, facts);
         let stdin = self.stdin()?;
         let service = plan::ids_on_host(self.unit, assigned, facts);
         let mut net: Option<Net> = None;
-        let given = Given { service, stdin, secrets, ..Given::default() };
+        let copy = |held: &Held| {
+            let copy = rustix::io::fcntl_dupfd_cloexec(&held.fd, 3);
+            Ok((held.socket.clone(), copy.map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?))
+        };
+        let sockets: Result<Vec<_>, SysError> = held.iter().map(copy).collect();
+        let given = Given { service, stdin, secrets, sockets: sockets?, ..Given::default() };
         let launched = self.launcher.launch((self.unit, assigned, &plan), &mut net, given);
         let run = match launched {
             Ok(run) => run,

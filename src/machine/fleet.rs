@@ -36,6 +36,7 @@ use super::{
 };
 use crate::spec::{Kind, Milestone, Unit, UnitName};
 
+mod demand;
 mod diff;
 #[cfg(test)]
 pub(super) mod sample;
@@ -43,6 +44,7 @@ pub(super) mod sample;
 mod tests;
 mod verbs;
 
+pub use demand::Demand;
 pub use diff::{Change, Diff, diff};
 
 /// How many past runs an entry remembers.
@@ -96,6 +98,12 @@ pub struct Entry {
     pub history: Vec<Past>,
     /// What the last launch that failed had to say; cleared by the next start.
     pub fault: Option<String>,
+    /// What a connection does while it is down.
+    #[serde(default)]
+    pub demand: Demand,
+    /// When connections have started it of late.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    calls: Vec<Mono>,
     /// What a run took of which the end was not told yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     used: Option<(RunId, Usage, Option<Cause>)>,
@@ -104,7 +112,8 @@ pub struct Entry {
 impl Entry {
     fn new(unit: Unit, now: Mono) -> Self {
         let (life, history) = (Life::new(), Vec::new());
-        Self { unit, life, since: now, goal: Goal::Up, history, fault: None, used: None }
+        let (demand, calls) = (Demand::No, Vec::new());
+        Self { unit, life, since: now, goal: Goal::Up, history, fault: None, demand, calls, used: None }
     }
 
     /// Nothing asked for is outstanding: it is up, at rest, or stands where only time or another service moves it.
@@ -182,6 +191,8 @@ pub enum Input {
     Stop(Vec<UnitName>),
     /// Somebody wants these down and up again.
     Restart(Vec<UnitName>),
+    /// Somebody has connected to a socket of a service that is down.
+    Demand(UnitName),
     /// Everything goes down; the second time without being asked.
     Shutdown,
     /// The files were read again; this is all there is now.
@@ -272,6 +283,8 @@ pub enum News {
         /// Which run.
         run: RunId,
     },
+    /// Connections have started it too often in too short a time: nobody listens for it any more.
+    Tripped,
     /// Its file has changed.
     Changed(Diff),
     /// It has a file now.
@@ -384,6 +397,7 @@ impl Fleet {
             Input::Start(names) => self.start(&names, now, &mut out),
             Input::Stop(names) => self.stop(&names, &By::User, &mut out),
             Input::Restart(names) => self.restart(&names, now, &mut out),
+            Input::Demand(name) => self.demanded(&name, now, &mut out),
             Input::Shutdown => self.shut_down(now, &mut out),
             Input::Reload(units) => self.reload(units, now, &mut out),
             Input::Report(name, report) => self.report(&name, report, now, &mut out),

@@ -12,6 +12,7 @@
 //! | [`conntrack`] | connections that outlive what they were translated for | `NETLINK_NETFILTER` |
 //! | [`sockdiag`] | TCP sockets that nobody owns | `NETLINK_SOCK_DIAG` |
 //! | [`mod@reserve`] | a bound port of the host | |
+//! | [`listen`] | a socket that listens for a service | |
 //! | [`sysctl`] | `/proc/sys/net` | |
 //!
 //! Called by the supervisor and by `launch`; knows nothing of files, units' lives or clocks.
@@ -19,6 +20,7 @@
 pub mod addr;
 pub mod conntrack;
 pub mod link;
+pub mod listen;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
@@ -57,15 +59,23 @@ pub enum NetError {
         text: String,
     },
     /// A port of the host belongs to somebody else.
-    #[error("{address}:{port}/{proto} is taken{by}")]
+    #[error("{}/{proto} is taken{by}", std::net::SocketAddr::new(*address, *port))]
     Taken {
         /// The host's address.
-        address: std::net::Ipv4Addr,
+        address: std::net::IpAddr,
         /// The host's port.
         port: u16,
         /// The protocol.
         proto: crate::spec::Proto,
         /// ` by nginx (pid 123)`, or what else is known.
+        by: String,
+    },
+    /// Something is where a Unix socket is to be made.
+    #[error("{path} is taken{by}")]
+    PathTaken {
+        /// The path.
+        path: String,
+        /// By whom or what.
         by: String,
     },
 }
@@ -76,7 +86,7 @@ impl NetError {
         match self {
             NetError::Sys(cause) | NetError::Netlink { cause, .. } => Some(cause.errno),
             NetError::NftMissing | NetError::NftText { .. } => None,
-            NetError::Taken { .. } => Some(libc::EADDRINUSE),
+            NetError::Taken { .. } | NetError::PathTaken { .. } => Some(libc::EADDRINUSE),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4},
     os::fd::OwnedFd,
 };
 
@@ -43,7 +43,8 @@ pub fn reserve(publish: &Publish) -> Result<OwnedFd, NetError> {
         Ok(()) => (),
         Err(rustix::io::Errno::ADDRINUSE) => {
             let (address, port, proto) = (publish.address, publish.host_port, publish.proto);
-            return Err(NetError::Taken { address, port, proto, by: taker(publish) });
+            let address = std::net::IpAddr::from(address);
+            return Err(NetError::Taken { address, port, proto, by: taker(address, port, proto) });
         }
         Err(errno) => return Err(failed("bind", errno).into()),
     }
@@ -52,8 +53,8 @@ pub fn reserve(publish: &Publish) -> Result<OwnedFd, NetError> {
 }
 
 /// ` by nginx (pid 123)`, as far as /proc shows it.
-fn taker(publish: &Publish) -> String {
-    let inodes = owners(publish);
+pub(super) fn taker(address: IpAddr, port: u16, proto: Proto) -> String {
+    let inodes = owners(address, port, proto);
     if inodes.is_empty() {
         // proc_net(5) shows neither a bound socket that does not listen, such as ours, nor who had TIME_WAIT's.
         return " by a socket that does not listen: a port that is published already, or connections that are ending"
@@ -67,17 +68,17 @@ fn taker(publish: &Publish) -> String {
 }
 
 /// Inodes of the sockets that stand in the way, from proc_net(5).
-fn owners(publish: &Publish) -> Vec<u64> {
+fn owners(address: IpAddr, port: u16, proto: Proto) -> Vec<u64> {
     // thread-self: the leader of the thread group may be in another network namespace.
-    let table = |suffix| fs::read_to_string(format!("/proc/thread-self/net/{}{suffix}", publish.proto));
+    let table = |suffix| fs::read_to_string(format!("/proc/thread-self/net/{proto}{suffix}"));
     let lines = |text: &str| -> Vec<u64> {
-        text.lines().skip(1).filter_map(|line| owner(line, publish.address, publish.host_port)).collect()
+        text.lines().skip(1).filter_map(|line| owner(line, address, port)).collect()
     };
     ["", "6"].into_iter().filter_map(|suffix| table(suffix).ok()).flat_map(|text| lines(&text)).collect()
 }
 
 /// The inode of one line of such a table, where its local end overlaps the one that was asked for.
-fn owner(line: &str, address: Ipv4Addr, port: u16) -> Option<u64> {
+fn owner(line: &str, address: IpAddr, port: u16) -> Option<u64> {
     let mut fields = line.split_ascii_whitespace();
     let (ip, at) = fields.nth(1)?.split_once(':')?;
     if u16::from_str_radix(at, 16).ok()? != port {
@@ -85,9 +86,21 @@ fn owner(line: &str, address: Ipv4Addr, port: u16) -> Option<u64> {
     }
     // An address is printed as the words it is stored in, in the byte order of the machine; the last word of an IPv6
     // address that stands for an IPv4 address is that address, and all zero is every address of both families.
-    let word = u32::from_str_radix(ip.get(ip.len().checked_sub(8)?..)?, 16).ok()?;
-    let held = Ipv4Addr::from(word.to_ne_bytes());
-    let overlaps = held.is_unspecified() || address.is_unspecified() || held == address;
+    let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok();
+    let last = Ipv4Addr::from(word(ip.len().checked_sub(8)?)?.to_ne_bytes());
+    let overlaps = match address {
+        IpAddr::V4(address) => last.is_unspecified() || address.is_unspecified() || last == address,
+        // One of IPv6 alone is not in the way of those of IPv4, nor they in its own.
+        IpAddr::V6(_) if ip.len() == 8 => false,
+        IpAddr::V6(address) => {
+            let mut bytes = [0; 16];
+            for (n, part) in bytes.chunks_exact_mut(4).enumerate() {
+                part.copy_from_slice(&word(n * 8)?.to_ne_bytes());
+            }
+            let held = Ipv6Addr::from(bytes);
+            held.is_unspecified() || address.is_unspecified() || held == address
+        }
+    };
     // local, remote, state, queues, timer, retransmissions, uid, time-out, inode; 0: no process holds it.
     fields.nth(7)?.parse().ok().filter(|inode| overlaps && *inode != 0)
 }
@@ -120,13 +133,17 @@ mod tests {
 
     #[test]
     fn a_line_of_proc_net_is_matched_by_port_and_address() {
-        let local = Ipv4Addr::LOCALHOST;
+        let local = IpAddr::from(Ipv4Addr::LOCALHOST);
         assert_eq!(owner(LINE, local, 8080), Some(4711));
-        assert_eq!(owner(LINE, Ipv4Addr::UNSPECIFIED, 8080), Some(4711));
-        assert_eq!(owner(LINE, Ipv4Addr::new(192, 0, 2, 1), 8080), None);
+        assert_eq!(owner(LINE, Ipv4Addr::UNSPECIFIED.into(), 8080), Some(4711));
+        assert_eq!(owner(LINE, Ipv4Addr::new(192, 0, 2, 1).into(), 8080), None);
         assert_eq!(owner(LINE, local, 8081), None);
         assert_eq!(owner(LINE6, local, 8080), Some(4712));
         assert_eq!(owner(&LINE.replace("4711", "0"), local, 8080), None);
+        let local6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+        assert_eq!(owner(LINE6, local6, 8080), Some(4712));
+        assert_eq!(owner(LINE, local6, 8080), None);
+        assert_eq!(owner(&LINE6.replacen("00000000", "B80D0120", 1), local6, 8080), None);
         for end in 0..LINE.len() {
             let _ = owner(&LINE[..end], local, 8080);
         }

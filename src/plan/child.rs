@@ -104,6 +104,8 @@ pub enum ChildStep {
     },
     /// Marks every other descriptor close-on-exec.
     CloseFds,
+    /// The held sockets and stored descriptors with these names, from 3 on: sd_listen_fds(3).
+    Given(Vec<String>),
     /// Tells the supervisor which process this is.
     Hello,
     /// Takes everything but these out of the bounding set, while there is still the right to.
@@ -188,6 +190,7 @@ impl ChildStep {
     pub(super) fn fds(&self) -> Vec<Fd> {
         match self {
             ChildStep::Stdio => vec![Fd::Stdin, Fd::Stdout, Fd::Stderr],
+            ChildStep::Given(names) => (0..).map(Fd::Given).take(names.len()).collect(),
             ChildStep::Keep(fds) => fds.clone(),
             ChildStep::Landlock(landlock) if landlock.stdin => vec![Fd::Stdin],
             ChildStep::IdsRoot
@@ -290,7 +293,27 @@ fn fitted(steps: Vec<ChildStep>, assigned: &Assigned) -> Vec<ChildStep> {
 pub(super) fn service_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
     let stdio =
         if unit.service.tty { ChildStep::Terminal { columns: 80, rows: 24 } } else { ChildStep::Stdio };
-    fitted(session(unit, &unit.service.command, stdio), assigned)
+    let mut steps = session(unit, &unit.service.command, stdio);
+    give(&mut steps, unit, assigned);
+    fitted(steps, assigned)
+}
+
+/// Hands the main process, and nobody else, what Palisade holds for the service.
+fn give(steps: &mut Vec<ChildStep>, unit: &Unit, assigned: &Assigned) {
+    let sockets = unit.sockets.iter().map(|socket| socket.name.clone());
+    let names: Vec<String> = sockets.chain(assigned.stored.iter().cloned()).collect();
+    if names.is_empty() {
+        return;
+    }
+    if let Some(ChildStep::Exec { env, .. }) = steps.last_mut() {
+        // LISTEN_PID is not known before the process is there.
+        env.retain(|entry| !entry.starts_with("LISTEN_"));
+        env.push(format!("LISTEN_FDS={}", names.len()));
+        env.push(format!("LISTEN_FDNAMES={}", names.join(":")));
+    }
+    // Before the limit on descriptors: on the way they have higher numbers than they end with.
+    let at = steps.iter().position(|step| matches!(step, ChildStep::Rlimits(_))).unwrap_or(steps.len());
+    steps.insert(at, ChildStep::Given(names));
 }
 
 /// The steps of a process in the sandbox of `unit`: the service itself, or a session with the same confinement.

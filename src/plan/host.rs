@@ -10,7 +10,7 @@ use crate::{
     net::link::LinkPlan,
     spec::{
         Base, Credential, Dev, Device, Egress, HostFacts, IdRange, IoPrio, Mount, Namespace, Namespaces,
-        NetworkMode, Publish, Sched, Service, Stdin, Tmpfs, Unit, UnitName, Writable, credential,
+        NetworkMode, Publish, Sched, Service, Socket, Stdin, Tmpfs, Unit, UnitName, Writable, credential,
         limits::{Bounds, Knob, Rlimit},
     },
 };
@@ -143,6 +143,10 @@ pub enum HostStep {
     RootSeal,
     /// Opens standard input and the pipes of the output.
     Stdio(Stdin),
+    /// Hands over a socket that listens since before the launch, and goes on listening after it.
+    Listen(Socket),
+    /// Hands over the descriptors that earlier runs have stored.
+    Stored(Vec<String>),
     /// Makes the channel and the file for the last words.
     Channel,
     /// Starts the init in its namespaces and its control group.
@@ -184,6 +188,10 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     }
     root(&mut steps, unit, assigned, facts);
     steps.push(HostStep::Stdio(unit.service.stdin.clone()));
+    steps.extend(unit.sockets.iter().cloned().map(HostStep::Listen));
+    if !assigned.stored.is_empty() {
+        steps.push(HostStep::Stored(assigned.stored.clone()));
+    }
     steps.push(HostStep::Channel);
     steps.push(HostStep::Clone(namespaces(unit, assigned)));
     if has_user_namespace(unit) {

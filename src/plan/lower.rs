@@ -30,15 +30,18 @@ use crate::{
 };
 
 // The first registers hold the descriptors that came with the plan; results go here.
-const TARGET: u8 = 48;
-const CONFIGURATION: u8 = 49;
-const MOUNTED: u8 = 50;
-const MASTER: u8 = 51;
-const SLAVE: u8 = 52;
-const FILE: u8 = 53;
-const UID: u8 = 54;
-const GID: u8 = 55;
-const KEYRING: u8 = 56;
+const TARGET: u8 = 200;
+const CONFIGURATION: u8 = 201;
+const MOUNTED: u8 = 202;
+const MASTER: u8 = 203;
+const SLAVE: u8 = 204;
+const FILE: u8 = 205;
+const UID: u8 = 206;
+const GID: u8 = 207;
+const KEYRING: u8 = 208;
+
+/// Above every number that a service is given a descriptor under.
+const BEYOND: u64 = 256;
 
 const AT_FDCWD: u64 = (libc::AT_FDCWD as i64).cast_unsigned();
 
@@ -126,6 +129,8 @@ struct Lowering {
     seen: Seen,
     /// Which item of the step it is about, where the operations have their flags.
     item: u16,
+    /// The text `LISTEN_PID=`, whose number is written by the process that it is about.
+    listen_pid: Option<u64>,
 }
 
 impl Lowering {
@@ -144,6 +149,7 @@ impl Lowering {
             wrong_at: None,
             seen,
             item: 0,
+            listen_pid: None,
         }
     }
 
@@ -210,7 +216,12 @@ impl Lowering {
     /// A vector of pointers to texts, with a null at the end.
     fn put_texts(&mut self, texts: &[String]) -> u64 {
         let offsets: Vec<u64> = texts.iter().map(|text| self.put_text(text)).collect();
-        let at = self.put(&vec![0; (texts.len() + 1) * 8]);
+        self.put_pointers(&offsets)
+    }
+
+    /// A vector of pointers into the blob, with a null at the end.
+    fn put_pointers(&mut self, offsets: &[u64]) -> u64 {
+        let at = self.put(&vec![0; (offsets.len() + 1) * 8]);
         for (n, offset) in offsets.iter().enumerate() {
             let word = usize::try_from(at).expect("a blob fits into memory") + n * 8;
             self.blob[word..word + 8].copy_from_slice(&offset.to_ne_bytes());
@@ -324,6 +335,7 @@ impl Lowering {
                 let cloexec = Arg::Value(u64::from(libc::CLOSE_RANGE_CLOEXEC));
                 self.call(libc::SYS_close_range, &[Arg::Value(3), all, cloexec]);
             }
+            ChildStep::Given(names) => self.give(names.len()),
             ChildStep::Hello => self.hello(),
             ChildStep::BoundingSet(kept) => self.bounding_set(kept),
             ChildStep::Credentials(credentials) => self.credentials(credentials),
@@ -538,6 +550,35 @@ impl Lowering {
         self.close(MASTER);
     }
 
+    /// Descriptors 3 and up. Any of those numbers may be that of another one that is still needed, so all of them, and where
+    /// faults are reported, first go where no number is given away. The channel is not needed any more.
+    fn give(&mut self, count: usize) {
+        let registers: Vec<u8> = (0..count)
+            .map(|n| match self.register(Fd::Given(u8::try_from(n).expect("a service is given few"))) {
+                Arg::Register(register) => register,
+                _ => unreachable!("a descriptor is in a register"),
+            })
+            .collect();
+        self.op(wire::OP_REPORT_ABOVE, 0, &[Arg::Value(BEYOND)]);
+        let above = || [Arg::Value(libc::F_DUPFD_CLOEXEC as u64), Arg::Value(BEYOND)];
+        for register in &registers {
+            let [command, least] = above();
+            self.call_into(*register, libc::SYS_fcntl, &[Arg::Register(*register), command, least]);
+        }
+        for (n, register) in registers.iter().enumerate() {
+            let to = 3 + n as u64;
+            let args = [Arg::Register(*register), Arg::Value(to), Arg::Value(0)];
+            self.call_exactly(to.cast_signed(), libc::SYS_dup3, &args);
+        }
+        const NAME: &str = "LISTEN_PID=";
+        let mut text = NAME.as_bytes().to_vec();
+        // pid_max is below 2^22.
+        text.extend([0; 16]);
+        let at = self.put(&text);
+        self.op(wire::OP_PID, 0, &[Arg::At(at + NAME.len() as u64)]);
+        self.listen_pid = Some(at);
+    }
+
     fn hello(&mut self) {
         let message = wire::Message::new(wire::SAY_HELLO, self.session, 0, 0);
         let bytes = init::message_bytes(&message);
@@ -710,7 +751,9 @@ impl Lowering {
             path.iter().map(|dir| format!("{dir}/{program}")).collect()
         };
         let argv = self.put_texts(command);
-        let envp = self.put_texts(env);
+        let mut env: Vec<u64> = env.iter().map(|text| self.put_text(text)).collect();
+        env.extend(self.listen_pid);
+        let envp = self.put_pointers(&env);
         let last = candidates.len().saturating_sub(1);
         for (n, candidate) in candidates.iter().enumerate() {
             let op = self.call(libc::SYS_execve, &[Arg::Text(candidate), Arg::At(argv), Arg::At(envp)]);
@@ -727,9 +770,13 @@ impl Lowering {
             match fd {
                 Fd::Listen => self.op(wire::OP_LISTEN, 0, &[register]),
                 Fd::Words => self.op(wire::OP_WORDS, 0, &[register]),
-                Fd::Stdin | Fd::Stdout | Fd::Stderr | Fd::KeepStdout | Fd::KeepStderr | Fd::Kill => {
-                    self.op(wire::OP_KEEP, 0, &[register, Arg::Text(fd.label())])
-                }
+                Fd::Stdin
+                | Fd::Stdout
+                | Fd::Stderr
+                | Fd::KeepStdout
+                | Fd::KeepStderr
+                | Fd::Kill
+                | Fd::Given(_) => self.op(wire::OP_KEEP, 0, &[register, Arg::Text(fd.label())]),
             };
         }
     }

@@ -47,6 +47,9 @@ pub struct Assigned {
     pub link: Option<LinkPlan>,
     /// The network namespace is there already, with its link.
     pub netns_kept: bool,
+    /// The names of the descriptors that earlier runs have stored.
+    #[serde(default)]
+    pub stored: Vec<String>,
     /// 32 hexadecimal digits.
     pub machine_id: String,
     /// The sandbox ends with the process that launched it (`palisade run`).
@@ -104,6 +107,9 @@ pub enum Fd {
     KeepStderr,
     /// The control group's `cgroup.kill`.
     Kill,
+    /// What the service is given beside its standard streams: held sockets in the order of the file, then stored
+    /// descriptors.
+    Given(u8),
 }
 
 impl Fd {
@@ -116,6 +122,7 @@ impl Fd {
             Fd::Stdout | Fd::KeepStdout => "stdout",
             Fd::Stderr | Fd::KeepStderr => "stderr",
             Fd::Kill => "kill",
+            Fd::Given(_) => "given",
         }
     }
 }

@@ -112,6 +112,8 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
             };
             ("stdio", format!("stdin={from} stdout=pipe stderr=pipe"))
         }
+        HostStep::Listen(socket) => ("listen", format!("{socket} {}", socket.name)),
+        HostStep::Stored(names) => ("stored", names.join(" ")),
         HostStep::Channel => ("channel", String::new()),
         HostStep::Clone(namespaces) => ("clone", namespaces.join(" ")),
         HostStep::Ids(uids, _) => ("ids", ranges(uids)),
@@ -197,6 +199,7 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         ChildStep::Stdio => ("stdio", String::new()),
         ChildStep::Terminal { columns, rows } => ("terminal", format!("{columns}x{rows}")),
         ChildStep::CloseFds => ("close_fds", "3.. cloexec".into()),
+        ChildStep::Given(names) => ("listen_fds", format!("3.. {}", names.join(" "))),
         ChildStep::Hello => ("hello", String::new()),
         ChildStep::BoundingSet(kept) => ("bounding_set", capabilities(kept)),
         ChildStep::Credentials(credentials) => ("user", whom(credentials)),

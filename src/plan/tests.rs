@@ -42,6 +42,7 @@ fn plan(keys: &str) -> LaunchPlan {
         root: "/run/palisade/init/root".into(),
         state: "/var/lib/palisade".into(),
         link,
+        stored: Vec::new(),
         netns_kept: false,
         machine_id: machine_id("alpha", "web"),
         ends_with_launcher: false,

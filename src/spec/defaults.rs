@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use super::{
-    Kind, NetworkMode, Stdin, StopMode, Writable,
+    Kind, NetworkMode, SocketKind, Stdin, StopMode, Writable,
     limits::{Oom, Rlimit},
 };
 use crate::{
@@ -53,6 +53,13 @@ pub const RESTART_JITTER: f64 = 0.2;
 pub const RESTART_RESET_AFTER: Duration = Duration::from_secs(60);
 /// `restart.mode`.
 pub const RESTART_MODE: RestartMode = RestartMode::Fresh;
+
+/// `socket.type`.
+pub const SOCKET_KIND: SocketKind = SocketKind::Stream;
+/// `socket.backlog`: what the kernel's `net.core.somaxconn` is by default.
+pub const SOCKET_BACKLOG: i32 = 4096;
+/// `socket.mode`.
+pub const SOCKET_MODE: u32 = 0o660;
 
 /// `rootfs.writable`.
 pub const WRITABLE: Writable = Writable::No;

@@ -8,9 +8,9 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Base, Capability, Credential, Denial, Dev, Egress, Families, IdSpec, IoPrio, Landlock, Mount, Namespace,
-    NetworkMode, Publish, Seccomp, Stdin, Unit, UserNamespace, UserSpec, Writable, credential::Source,
-    limits::Rlimit,
+    Base, Capability, Credential, Denial, Dev, Egress, Families, IdSpec, IoPrio, Landlock, Listen, Mount,
+    Namespace, NetworkMode, Publish, Seccomp, Socket, Stdin, Unit, UserNamespace, UserSpec, Writable,
+    credential::Source, limits::Rlimit,
 };
 use crate::seccomp;
 
@@ -292,6 +292,13 @@ pub const TABLE: &[Row] = &[
         closed: "nobody outside reaches it",
         opens: "whoever reaches the port talks to it: this host on 127.0.0.1, everybody else elsewhere",
         find: |unit| unit.network.publish.iter().enumerate().map(published).collect(),
+    },
+    Row {
+        name: "socket.listen",
+        most: 10,
+        closed: "Palisade listens nowhere for it",
+        opens: "whoever reaches the socket talks to it: this host on 127.0.0.1, ::1 or a path, everybody else elsewhere",
+        find: |unit| unit.sockets.iter().enumerate().map(listened).collect(),
     },
     Row {
         name: "network.egress",
@@ -793,6 +800,17 @@ fn device(at: &str, node: &Path) -> Opening {
     };
     let node = shown(node);
     opening(&format!("{at}[{node:?}]"), &node, Standing::Loosening, price)
+}
+
+/// As a port that is published there.
+fn listened((index, socket): (usize, &Socket)) -> Opening {
+    let (standing, price) = match &socket.listen {
+        Listen::Unix(_) => (Standing::Use, 1),
+        Listen::Ip(address) if address.ip().is_loopback() => (Standing::Use, 1),
+        Listen::Ip(address) if address.ip().is_unspecified() => (Standing::Loosening, 3),
+        Listen::Ip(_) => (Standing::Loosening, 2),
+    };
+    opening(&format!("socket[{index}].listen"), &socket.to_string(), standing, price)
 }
 
 fn published((index, publish): (usize, &Publish)) -> Opening {

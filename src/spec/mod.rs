@@ -11,6 +11,7 @@ mod owner;
 mod resolve;
 mod schedule;
 pub mod security;
+pub mod socket;
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -24,6 +25,7 @@ pub use self::{
     limits::Limits,
     schedule::{IoPrio, Sched},
     security::{Capability, Device, Landlock, Seccomp, Security},
+    socket::{Activation, Listen, Socket, SocketKind},
 };
 use crate::machine::Policy;
 pub use crate::seccomp::{Denial, Families};
@@ -113,6 +115,12 @@ pub struct Unit {
     pub rootfs: Rootfs,
     /// Its link to the world.
     pub network: Network,
+    /// Where Palisade listens for it.
+    #[serde(default)]
+    pub sockets: Vec<Socket>,
+    /// What starts it.
+    #[serde(default)]
+    pub activation: Activation,
     /// What it may ask of the kernel.
     pub security: Security,
     /// How much it may take.
@@ -195,6 +203,9 @@ pub struct Service {
     /// The class and level of its I/O.
     #[serde(default)]
     pub ioprio: Option<IoPrio>,
+    /// How many descriptors that it hands over are kept for its next run.
+    #[serde(default)]
+    pub fd_store_max: u32,
 }
 
 /// `service.type`.

@@ -15,6 +15,13 @@ pub enum Owner {
 }
 
 impl Owner {
+    /// The number of the user or group.
+    pub fn id(&self) -> u32 {
+        match self {
+            Owner::User(id) | Owner::Group(id) => *id,
+        }
+    }
+
     /// Whether this is who has the user id `uid` and the group ids `gids`.
     pub fn is(self: &Owner, uid: u32, gids: &[u32]) -> bool {
         match self {

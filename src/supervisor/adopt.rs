@@ -45,6 +45,7 @@ impl Supervisor {
                 dead.push(name.clone());
             }
             self.adopt_net(record, &mut held);
+            self.adopt_holdings(record, &mut held);
         }
         // What is still held belongs to nobody. Ours is a copy: both go, or the port stays taken.
         self.keeper.let_go(held.keys());
@@ -77,6 +78,12 @@ impl Supervisor {
             self.carry_out(effect);
         }
         self.inputs.push_back(Input::Boot);
+        self.pump();
+        // What was held when a predecessor died, and what it had not come to.
+        let known = self.fleet.entries().keys().chain(self.holdings.keys());
+        for name in known.cloned().collect::<BTreeSet<_>>() {
+            self.settle_holdings(&name);
+        }
         self.pump();
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `requests` | what the control socket asks for |
+//! | `sockets` | what is held for services beside their network |
 //! | `sessions` | further processes in a sandbox |
 //! | `state`, `keeper` | what outlives the supervisor: words, and descriptors |
 
@@ -22,6 +23,7 @@ mod output;
 mod requests;
 mod runs;
 mod sessions;
+mod sockets;
 mod state;
 
 use std::{
@@ -105,6 +107,8 @@ enum Wake {
     Empty(UnitName),
     /// The programs of its credentials.
     Fetch(UnitName),
+    /// A socket on which a connection starts it.
+    Demand(UnitName),
 }
 
 /// One supervisor.
@@ -123,6 +127,7 @@ struct Supervisor {
     /// Launches that wait for the programs of their credentials.
     fetches: BTreeMap<UnitName, (RunId, Fetch)>,
     nets: BTreeMap<UnitName, Net>,
+    holdings: BTreeMap<UnitName, sockets::Holdings>,
     faults: BTreeMap<UnitName, Box<LaunchFault>>,
     /// How many launches followed an end that nobody had asked for.
     restarts: BTreeMap<UnitName, u64>,
@@ -209,6 +214,7 @@ impl Supervisor {
             runs: BTreeMap::new(),
             fetches: BTreeMap::new(),
             nets: BTreeMap::new(),
+            holdings: BTreeMap::new(),
             faults: BTreeMap::new(),
             restarts: BTreeMap::new(),
             logs: BTreeMap::new(),
@@ -273,6 +279,7 @@ impl Supervisor {
         for (name, (_, fetch)) in &self.fetches {
             all.extend(fetch.interests().map(|fd| (Wake::Fetch(name.clone()), fd, PollFlags::IN)));
         }
+        all.extend(self.called().map(|(name, fd)| (Wake::Demand(name.clone()), fd, PollFlags::IN)));
         all
     }
 
@@ -327,6 +334,7 @@ impl Supervisor {
             Wake::Output(name, stream) => self.output_ready(&name, stream),
             Wake::Empty(name) => self.maybe_gone(&name),
             Wake::Fetch(name) => self.fetch_ready(&name),
+            Wake::Demand(name) => self.inputs.push_back(Input::Demand(name)),
         }
     }
 
@@ -349,6 +357,9 @@ impl Supervisor {
             }
             for effect in outcome.effects {
                 self.carry_out(effect);
+            }
+            for name in &outcome.touched {
+                self.settle_holdings(name);
             }
         }
         self.answer_settled();
@@ -388,7 +399,8 @@ impl Supervisor {
             is_fleeting: net.is_fleeting,
         });
         let fault = self.faults.get(name).cloned();
-        if let Err(error) = self.store.save(&Record { entry, run, net, fault, restarts }) {
+        let holdings = self.holdings.get(name).map(sockets::Holdings::record).unwrap_or_default();
+        if let Err(error) = self.store.save(&Record { entry, run, net, holdings, fault, restarts }) {
             tracing::error!(unit = %name, "state was not written: {error}");
         }
     }
@@ -412,15 +424,18 @@ impl Supervisor {
         let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
         self.faults.remove(name);
         let mut net = self.kept_net(name, &unit);
-        let admitted = self.admit(&unit);
-        let launched = admitted.and_then(|()| self.assign(&unit, run, net.is_some())).and_then(|assigned| {
+        let admitted = self.admit(&unit).and_then(|()| self.hold_sockets(name));
+        let assigned = admitted.and_then(|()| self.assign(&unit, run, net.is_some()));
+        let launched = assigned.and_then(|mut assigned| {
+            let (sockets, stored) = self.give(&unit, &mut assigned)?;
             let mut plan = plan::build(&unit, &assigned, &self.facts);
             plan.fail_at = match &self.options.fail_at {
                 Some((service, step)) if service == name.as_str() => Some(*step),
                 _ => None,
             };
             let service = plan::ids_on_host(&unit, &assigned, &self.facts);
-            let given = Given { service, peers: self.peers(&unit), secrets, ..Given::default() };
+            let peers = self.peers(&unit);
+            let given = Given { service, peers, secrets, sockets, stored, ..Given::default() };
             let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
             self.keep_net(name, launch.net());
@@ -509,6 +524,30 @@ impl Supervisor {
         refused.map_or(Ok(()), |reason| Err(LaunchFault::refused("policy", &reason)))
     }
 
+    /// The id range of a service, which it keeps for good and which things of it are named after.
+    pub(super) fn slot_of(&mut self, name: &UnitName) -> Result<u32, Box<LaunchFault>> {
+        let before = self.assigned.ids.len();
+        let count = self.settings.service_ranges();
+        let slot = self.assigned.id_slot(name, count).ok_or_else(|| self.no_slot(&[name]))?;
+        if before != self.assigned.ids.len() {
+            let saved = self.store.save_assigned(&self.assigned);
+            saved.map_err(|error| LaunchFault::refused("assigned", &error.to_string()))?;
+        }
+        Ok(slot)
+    }
+
+    fn no_slot(&self, names: &[&UnitName]) -> Box<LaunchFault> {
+        let count = self.settings.service_ranges();
+        let error = match names.iter().find_map(|name| self.assigned.ids.get(*name)) {
+            Some(slot) => format!(
+                "range {slot}, which the service's files may belong to, is beyond ids.count = {count}: \
+                 raise it in palisade.toml to what it was"
+            ),
+            None => "every id range of [ids] is given away".to_owned(),
+        };
+        LaunchFault::refused("ids", &error)
+    }
+
     /// What this run gets: ids, address, control group.
     fn assign(
         &mut self,
@@ -526,14 +565,7 @@ impl Supervisor {
         let count = self.settings.service_ranges();
         let slots = self.assigned.id_slot(name, count).zip(self.assigned.id_slot(owner, count));
         let Some((_, slot)) = slots else {
-            let error = match self.assigned.ids.get(name).or(self.assigned.ids.get(owner)) {
-                Some(slot) => format!(
-                    "range {slot}, which the service's files may belong to, is beyond ids.count = {count}: \
-                     raise it in palisade.toml to what it was"
-                ),
-                None => "every id range of [ids] is given away".to_owned(),
-            };
-            return Err(LaunchFault::refused("ids", &error));
+            return Err(self.no_slot(&[name, owner]));
         };
         let link = match unit.network.mode {
             NetworkMode::Veth => {
@@ -562,6 +594,7 @@ impl Supervisor {
             state: self.options.state.clone(),
             link,
             netns_kept,
+            stored: Vec::new(),
             machine_id: machine_id.unwrap_or_else(|| plan::machine_id(&self.facts.hostname, name.as_str())),
             ends_with_launcher: false,
             unprivileged: None,
@@ -602,6 +635,7 @@ impl Supervisor {
             self.keep_net(name, Some(net));
         }
         self.nets = nets;
+        self.keep_holdings();
     }
 
     fn release(&mut self, name: &UnitName) {
@@ -722,6 +756,9 @@ impl Supervisor {
         let names: Vec<UnitName> = self.nets.keys().cloned().collect();
         for name in names {
             self.release(&name);
+        }
+        for name in self.holdings.keys().cloned().collect::<Vec<_>>() {
+            self.let_go(&name);
         }
         self.keeper.end();
         if let Err(error) = self.launcher.network.close() {

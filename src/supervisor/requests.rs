@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Supervisor, now, sessions::Purpose};
+use super::{Supervisor, now, sessions::Purpose, sockets::Holdings};
 use crate::{
     config::policy::Verb as Right,
     control::{
@@ -19,7 +19,7 @@ use crate::{
     logs::{self, Follower},
     machine::{
         End, Mono, State,
-        fleet::{Entry, Input, News, Notice, Past},
+        fleet::{Demand, Entry, Input, News, Notice, Past},
     },
     spec::{Reload, UnitName},
 };
@@ -228,6 +228,9 @@ impl Supervisor {
                 let names: Vec<&str> = names.iter().map(UnitName::as_str).collect();
                 format!("for {}", names.join(" "))
             }
+            (Some(_), None) if entry.is_some_and(|entry| entry.demand == Demand::Tripped) => {
+                "started by connections too often in too short a time".to_owned()
+            }
             (Some(state), None) => state.reason(),
             (None, None) => String::new(),
         };
@@ -251,6 +254,7 @@ impl Supervisor {
             },
             addresses: address.into_iter().collect(),
             ports: unit.map_or(Vec::new(), |unit| unit.network.publish.iter().map(|p| (*p).into()).collect()),
+            sockets: self.holdings.get(name).map(Holdings::shown).unwrap_or_default(),
             since: entry.map(|entry| moment(entry.since)),
             until,
             exits: entry.map_or(Vec::new(), |entry| entry.history.iter().filter_map(exit_record).collect()),
@@ -271,6 +275,9 @@ impl Supervisor {
     fn service_state(&self, name: &UnitName) -> ServiceState {
         match self.fleet.entry(name).map(|entry| &entry.life.state) {
             Some(State::Stopped(_)) if self.broken.contains_key(name) => ServiceState::Broken,
+            Some(State::Stopped(_)) if self.fleet.entry(name).is_some_and(Entry::is_on_call) => {
+                ServiceState::Listening
+            }
             Some(State::Stopped(_)) => ServiceState::Stopped,
             Some(State::Failed(_)) => ServiceState::Failed,
             Some(State::Waiting { .. }) => ServiceState::Waiting,
@@ -546,6 +553,11 @@ impl Supervisor {
                 event.kind = "killed".into();
                 event.run = run.0;
                 event.text = "did not stop in time".into();
+            }
+            News::Tripped => {
+                event.kind = "tripped".into();
+                event.text =
+                    "connections start it too often: nobody listens for it until it is started".into();
             }
             News::Changed(diff) => {
                 event.kind = "changed".into();

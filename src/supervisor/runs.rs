@@ -409,7 +409,9 @@ impl Supervisor {
 
     fn respawn(&mut self, name: &UnitName, unit: &Unit, run: RunId) -> Result<(), Box<LaunchFault>> {
         self.admit(unit)?;
-        let assigned = self.assign(unit, run, true)?;
+        self.hold_sockets(name)?;
+        let mut assigned = self.assign(unit, run, true)?;
+        let (sockets, stored) = self.give(unit, &mut assigned)?;
         let plan = crate::plan::build(unit, &assigned, &self.facts);
         let mut after = vec![ChildStep::Keep(vec![Fd::KeepStdout, Fd::KeepStderr])];
         if unit.service.tty {
@@ -418,7 +420,9 @@ impl Supervisor {
         let session = Session { number: 0, steps: plan.service, after, flags: plan.flags };
         let refused = |error: SysError| LaunchFault::refused("relaunch", &error.to_string());
         let owner = crate::plan::owner(unit, &assigned);
-        let (fds, outputs) = launch::stdio(unit, owner, None).map_err(refused)?;
+        let (mut fds, outputs) = launch::stdio(unit, owner, None).map_err(refused)?;
+        let given = sockets.into_iter().map(|(_, fd)| fd).chain(stored);
+        fds.extend((0..).map(Fd::Given).zip(given));
         let live = self.runs.get_mut(name).ok_or_else(LaunchFault::init_died)?;
         live.forget_words();
         let channel = live.channel.as_ref().ok_or_else(LaunchFault::init_died)?;

@@ -43,6 +43,9 @@ pub(super) struct Record {
     pub(super) run: Option<RunRecord>,
     /// The network that is kept.
     pub(super) net: Option<NetRecord>,
+    /// What is held for it beside that.
+    #[serde(default)]
+    pub(super) holdings: super::sockets::HoldingsRecord,
     /// Why the last launch failed.
     pub(super) fault: Option<Box<LaunchFault>>,
     /// How many launches followed an end that nobody had asked for.
@@ -259,7 +262,8 @@ pub fn taken_over(text: &str) -> Option<(Entry, String)> {
 #[cfg(fuzzing)]
 pub fn record(entry: &Entry) -> String {
     let (entry, fault) = (entry.clone(), Some(LaunchFault::init_died()));
-    let record = Record { entry, run: None, net: None, fault, restarts: 0 };
+    let holdings = super::sockets::HoldingsRecord::default();
+    let record = Record { entry, run: None, net: None, holdings, fault, restarts: 0 };
     let file = Versioned { version: VERSION, boot: String::new(), content: record };
     serde_json::to_string(&file).expect("a record has a JSON form")
 }

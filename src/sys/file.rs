@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -89,4 +89,26 @@ pub fn give(fd: BorrowedFd<'_>, owner: u32) -> Result<(), SysError> {
     let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
     rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
         .map_err(|errno| SysError::new("fchownat", owner.to_string(), errno))
+}
+
+/// Whether two descriptors are the same open file. Where the kernel does not tell (kcmp(2)), they are not.
+#[allow(unsafe_code)]
+pub fn is_same(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> bool {
+    // linux/kcmp.h
+    const KCMP_FILE: libc::c_int = 0;
+    let me = rustix::process::getpid().as_raw_nonzero().get();
+    // SAFETY: the call reads five numbers.
+    unsafe { libc::syscall(libc::SYS_kcmp, me, me, KCMP_FILE, a.as_raw_fd(), b.as_raw_fd()) == 0 }
+}
+
+/// Whether nobody can make us wait who closes it: a socket, a pipe, an anonymous thing of the kernel's, or memory. The file of
+/// a file system that a sandbox may have made itself is none of those, and is not looked at in any way that asks it.
+pub fn is_storable(fd: BorrowedFd<'_>) -> bool {
+    let link = std::fs::read_link(Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string()));
+    // A path of any file system begins with a slash.
+    let is_anonymous = |link: std::path::PathBuf| {
+        let text = link.to_string_lossy().into_owned();
+        ["socket:", "pipe:", "anon_inode:"].iter().any(|kind| text.starts_with(kind))
+    };
+    link.is_ok_and(is_anonymous) || rustix::fs::fcntl_get_seals(fd).is_ok()
 }

@@ -15,6 +15,7 @@ mod reach;
 mod refuse;
 mod schedule;
 mod shutdown;
+mod sockets;
 mod spoof;
 mod takeover;
 mod verbs;
@@ -58,6 +59,12 @@ fn main() -> ExitCode {
         shutdown::a_stop_while_starting_ends_stopped: Root CgroupV2 UserNs;
         shutdown::a_storm_of_reloads_ends_in_the_last_files: Root CgroupV2 UserNs;
         shutdown::fifty_services_come_and_go: Root CgroupV2 UserNs Nft;
+        sockets::the_protocol_is_kept_to: Root CgroupV2 UserNs;
+        sockets::no_connection_is_refused_while_a_service_restarts: Root CgroupV2 UserNs;
+        sockets::a_connection_starts_a_service: Root CgroupV2 UserNs;
+        sockets::what_takes_no_connection_is_not_started_without_end: Root CgroupV2 UserNs;
+        sockets::a_socket_that_is_taken_is_named_with_who_has_it: Root CgroupV2 UserNs;
+        sockets::a_changed_socket_is_applied: Root CgroupV2 UserNs;
         modes::in_place_keeps_the_sandbox_over_ends_and_takeovers: Root CgroupV2 UserNs;
         modes::stop_and_reload_commands_run_inside: Root CgroupV2 UserNs;
         modes::a_service_on_a_terminal_is_logged_and_taken_over: Root CgroupV2 UserNs;
@@ -97,7 +104,7 @@ fn main() -> ExitCode {
         programs::nginx_answers: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");
         programs::redis_answers: Root CgroupV2 UserNs Nft Program("redis-server") Program("redis-cli");
         programs::postgresql_answers: Root CgroupV2 UserNs Nft Program("psql");
-        programs::gunicorn_answers: Root CgroupV2 UserNs Nft Program("gunicorn");
+        programs::gunicorn_answers: Root CgroupV2 UserNs Program("gunicorn");
         programs::node_answers: Root CgroupV2 UserNs Nft Program("node");
     ])
 }

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command, time::Duration};
 
 use crate::support::{
     World, wait_for,
-    world::{describe, wait_http},
+    world::{describe, http_get, wait_http},
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -69,6 +69,18 @@ pub fn gunicorn_answers(world: &mut World) {
     example(world, "gunicorn");
     assert_eq!(wait_http("127.0.0.1:8084", "/").trim(), "hello from gunicorn, gunicorn");
     behind_walls(world, "gunicorn");
+    // Whoever connects while there is no gunicorn waits for the next one.
+    let stopping = std::thread::spawn({
+        let mut restart = world.command(&["restart", "gunicorn"]);
+        move || restart.output()
+    });
+    for _ in 0..50 {
+        let said = http_get("127.0.0.1:8084", "/").expect("nobody is refused");
+        assert_eq!(said.trim(), "hello from gunicorn, gunicorn");
+    }
+    let restarted = stopping.join().expect("no panic").expect("the program under test starts");
+    assert!(restarted.status.success(), "{}", describe(&restarted));
+    assert!(http_get("127.0.0.1:8084", "/").is_ok());
 }
 
 pub fn node_answers(world: &mut World) {

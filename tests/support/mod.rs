@@ -15,6 +15,7 @@
 
 pub mod calls;
 pub mod frames;
+pub mod held;
 pub mod need;
 pub mod probe;
 pub mod snapshot;

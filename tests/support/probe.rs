@@ -20,7 +20,7 @@ use super::calls;
 
 /// Runs the probe that `args` name.
 ///
-/// `report` · `http PORT` · `echo PORT` · `udp PORT` · `ignore-term` · `tree` · `flood BYTES` · `exit CODE` ·
+/// `report` · `http PORT` · `held` · `held-once` · `echo PORT` · `udp PORT` · `ignore-term` · `tree` · `flood BYTES` · `exit CODE` ·
 /// `eat BYTES` · `eat-apart BYTES` · `fork COUNT` · `spin MILLISECONDS` · `store PATH BYTES` ·
 /// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH` ·
 /// `calls` · `writable-code` · `personality` · `i386 NUMBER` · `x32` · `nanoseconds COUNT` ·
@@ -29,6 +29,8 @@ pub fn main(args: &[&str]) -> ExitCode {
     match args {
         ["report"] => println!("{}", report()),
         ["http", port] => http(number(port)),
+        ["held"] => super::held::serve(false),
+        ["held-once"] => super::held::serve(true),
         ["echo", port] => echo(number(port)),
         ["udp", port] => udp(number(port)),
         ["ignore-term"] => ignore_term(),

@@ -16,7 +16,7 @@ pub fn parse_publish(text: &str) -> Result<Publish, Refusal> {
     };
     if ports.starts_with('[') || ports.matches(':').count() > 2 {
         return Err(Refusal::new(format!("{text:?}: ports cannot be published on IPv6 addresses yet"))
-            .hint("write an IPv4 address; 0.0.0.0 is every address of the host"));
+            .hint("write an IPv4 address, 0.0.0.0 for every one of the host; for IPv6, have a [[socket]] listened on"));
     }
     let mut parts = ports.rsplitn(3, ':');
     let (Some(port), Some(host_port)) = (parts.next(), parts.next()) else {
@@ -35,7 +35,7 @@ pub fn parse_publish(text: &str) -> Result<Publish, Refusal> {
 fn parse_address(text: &str) -> Result<Ipv4Addr, Refusal> {
     let address: Ipv4Addr = text.parse().map_err(|_| match text.parse::<Ipv6Addr>() {
         Ok(_) => Refusal::new(format!("{text:?}: ports cannot be published on IPv6 addresses yet"))
-            .hint("write an IPv4 address; 0.0.0.0 is every address of the host"),
+            .hint("write an IPv4 address, 0.0.0.0 for every one of the host; for IPv6, have a [[socket]] listened on"),
         Err(_) => Refusal::new(format!("{text:?} is not an IPv4 address"))
             .hint("names are not looked up; 0.0.0.0 is every address of the host"),
     })?;

@@ -130,6 +130,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         attested: vec!["root".to_owned()],
         addresses: vec![],
         ports: vec![port.clone()],
+        sockets: vec!["127.0.0.1:80/tcp".to_owned()],
         since: Some(moment),
         until: Some(moment),
         exits: vec![exit],

@@ -52,12 +52,22 @@ macro_rules! compare {
 /// What `new` changes about a service that was started from `old`.
 pub fn diff(old: &Unit, new: &Unit) -> Diff {
     let mut diff = Diff { change: Change::None, keys: Vec::new() };
-    compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network, security, limits] {
+    compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network, sockets, security, limits] {
         Live: description => "unit.description", documentation => "unit.documentation",
             profile => "unit.profile", owners => "unit.owners",
             enabled => "unit.enabled", requires => "unit.requires", after => "unit.after",
-            restart => "restart", log => "log";
+            restart => "restart", log => "log", activation => "socket.activation";
     });
+    // What a run was given stays as it is; what else there is to a socket is the supervisor's to change.
+    let given = |unit: &Unit| -> Vec<_> {
+        let all = unit.sockets.iter();
+        all.map(|socket| (socket.listen.clone(), socket.kind, socket.name.clone())).collect()
+    };
+    match given(old) == given(new) {
+        false => diff.note(Change::Restart, "socket"),
+        true if old.sockets != new.sockets => diff.note(Change::Live, "socket"),
+        true => {}
+    }
     compare!(&mut diff, &old.service, &new.service, Service but for [] {
         Restart: command => "service.command", kind => "service.type", env => "service.env",
             working_dir => "service.working_dir", umask => "service.umask", user => "service.user",
@@ -66,7 +76,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             sched => "service.sched", ioprio => "service.ioprio";
         Live: stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
             run_timeout => "service.timeout", success_exit => "service.success_exit",
-            remain_after_exit => "service.remain_after_exit";
+            remain_after_exit => "service.remain_after_exit", fd_store_max => "service.fd_store_max";
     });
     compare!(&mut diff, &old.namespaces, &new.namespaces, Namespaces but for [] {
         Restart: pid => "namespaces.pid", uts => "namespaces.uts", ipc => "namespaces.ipc",

@@ -9,9 +9,9 @@ use std::{
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
-        After, Base, Denial, Dev, Egress, Families, Kind, Landlock, Limits, LogPolicy, Milestone, Namespace,
-        Namespaces, Network, NetworkMode, Rootfs, Seccomp, Security, Service, Stdin, StopMode, StopPolicy,
-        Unit, UnitName, UserNamespace, UserSpec, Writable,
+        Activation, After, Base, Denial, Dev, Egress, Families, Kind, Landlock, Limits, LogPolicy, Milestone,
+        Namespace, Namespaces, Network, NetworkMode, Rootfs, Seccomp, Security, Service, Stdin, StopMode,
+        StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
         limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
     },
 };
@@ -84,6 +84,8 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             egress: Egress::None,
             address_families: Families::Default,
         },
+        sockets: Vec::new(),
+        activation: Activation::Boot,
         security: Security {
             no_new_privs: true,
             capabilities: BTreeSet::new(),
@@ -147,5 +149,6 @@ fn service() -> Service {
         oom_score_adj: None,
         sched: None,
         ioprio: None,
+        fd_store_max: 0,
     }
 }

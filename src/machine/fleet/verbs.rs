@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, Entry, Fleet, Goal, News, Notice, Outcome, Shutdown, diff};
+use super::{Change, Demand, Entry, Fleet, Goal, News, Notice, Outcome, Shutdown, diff};
 use crate::{
     machine::{By, Event, Failure, Kept, Mono, State, Then, Why},
     spec::{Unit, UnitName},
@@ -25,7 +25,7 @@ impl Fleet {
         };
         let names: Vec<UnitName> =
             self.entries.values().filter(is_due).map(|entry| entry.unit.name.clone()).collect();
-        self.start(&names, now, out);
+        self.welcome(names, now, out);
     }
 
     /// Starts the named ones, and those that they require unless they are on their way.
@@ -38,6 +38,10 @@ impl Fleet {
         while let Some(name) = queue.pop() {
             let Some(entry) = self.entries.get(&name).filter(|entry| entry.goal != REMOVED) else { continue };
             let is_down = is_down(entry);
+            if is_down || named.contains(&name) {
+                self.arm(&name, out);
+            }
+            let Some(entry) = self.entries.get(&name) else { continue };
             if is_down {
                 queue.extend(entry.needs().cloned());
             }
@@ -58,9 +62,11 @@ impl Fleet {
             let Some(entry) = self.entries.get(name) else { continue };
             if entry.goal != REMOVED {
                 self.aim(name, Goal::Down(by.clone()), out);
+                self.disarm(name, out);
             }
         }
         for (name, root) in dependents {
+            self.disarm(&name, out);
             self.aim(&name, Goal::Down(By::Required(root)), out);
         }
     }
@@ -91,6 +97,9 @@ impl Fleet {
         let is_up = |entry: &&Entry| !matches!(entry.life.state, State::Stopped(_));
         let names: Vec<UnitName> =
             self.entries.values().filter(is_up).map(|entry| entry.unit.name.clone()).collect();
+        for name in self.entries.keys().cloned().collect::<Vec<_>>() {
+            self.disarm(&name, out);
+        }
         for name in &names {
             match self.shutdown {
                 Shutdown::Asked => self.deliver(name, Event::ForceStop(By::Shutdown), now, out),
@@ -111,7 +120,7 @@ impl Fleet {
         }
         let removed: Vec<UnitName> =
             self.entries.keys().filter(|name| !units.contains_key(*name)).cloned().collect();
-        let mut wanted = Vec::new();
+        let (mut wanted, mut new) = (Vec::new(), Vec::new());
         let known: Vec<UnitName> = self.entries.keys().cloned().collect();
         for name in known {
             if let Some(unit) = units.remove(&name) {
@@ -120,7 +129,7 @@ impl Fleet {
         }
         for (name, unit) in units {
             if unit.enabled {
-                wanted.push(name.clone());
+                new.push(name.clone());
             }
             self.entries.insert(name.clone(), Entry::new(unit, now));
             out.touched.insert(name.clone());
@@ -129,6 +138,7 @@ impl Fleet {
         self.arrange();
         self.stop(&removed, &By::Removed, out);
         self.start(&wanted, now, out);
+        self.welcome(new, now, out);
     }
 
     /// Gives a service its new file. Returns whom to start because of it.
@@ -136,18 +146,25 @@ impl Fleet {
         let Some(entry) = self.entries.get_mut(name) else { return Vec::new() };
         let diff = diff(&entry.unit, &unit);
         let mut wanted = Vec::new();
-        if unit.enabled && (entry.goal == REMOVED || !entry.unit.enabled) {
-            wanted.push(name.clone());
-        }
+        let is_wanted = unit.enabled && (entry.goal == REMOVED || !entry.unit.enabled);
         // The file is back before the service was gone: as new, but with its history.
         if entry.goal == REMOVED {
             entry.goal = Goal::Down(By::User);
             out.touched.insert(name.clone());
         }
         entry.unit = unit;
+        // As its new file has it: on demand from now on, or not any more.
+        let (was_armed, was_up) = (entry.demand == Demand::Armed, !is_down(entry));
+        let is_armed = (was_armed || was_up || is_wanted) && self.arm(name, out);
+        match is_armed {
+            true if is_wanted => self.aim(name, Goal::Up, out),
+            false if is_wanted || (was_armed && !was_up) => wanted.push(name.clone()),
+            true | false => {}
+        }
         if diff.change == Change::None {
             return wanted;
         }
+        let Some(entry) = self.entries.get(name) else { return wanted };
         // What it newly requires has to be there the next time it is launched.
         if !is_down(entry) {
             wanted.extend(entry.needs().filter(|other| *other != name).cloned());

@@ -13,6 +13,7 @@ mod schedule;
 mod seccomp;
 mod security;
 mod service;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod walls;
@@ -30,8 +31,8 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    After, ExitMatch, HostFacts, LogPolicy, Milestone, Namespace, Publish, Unit, UnitName, UserNamespace,
-    defaults,
+    After, ExitMatch, HostFacts, LogPolicy, Milestone, Namespace, Publish, Socket, Unit, UnitName,
+    UserNamespace, defaults,
 };
 use crate::{
     config::{
@@ -58,6 +59,8 @@ pub struct Claims {
     pub address: Option<(std::net::Ipv4Addr, Range<usize>)>,
     /// `network.publish`.
     pub publish: Vec<(Publish, Range<usize>)>,
+    /// `[[socket]]`.
+    pub sockets: Vec<(Socket, Range<usize>)>,
 }
 
 /// Resolves one service file.
@@ -85,6 +88,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let namespaces = namespaces::namespaces(reader);
     let rootfs = rootfs::rootfs(reader);
     let (network, claims) = network::network(reader);
+    let (sockets, activation) = sockets::sockets(reader);
     let service = service::service(reader, &rootfs.base, &namespaces.user);
     let security = security::security(reader, &service, &namespaces, &rootfs);
     let limits = limits::limits(reader, &namespaces.user);
@@ -95,6 +99,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         after: after.iter().map(|(after, span)| (after.name.clone(), span.clone())).collect(),
         joins: joined(&namespaces, reader),
         shares: shared(&namespaces.user, reader),
+        sockets: sockets.clone(),
         ..claims
     };
     let unit = Unit {
@@ -114,6 +119,8 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         namespaces,
         rootfs,
         network,
+        sockets: sockets.into_iter().map(|(socket, _)| socket).collect(),
+        activation,
         security,
         limits,
         log,

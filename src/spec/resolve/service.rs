@@ -64,6 +64,7 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
         oom_score_adj: oom.and_then(|score| i32::try_from(score).ok()),
         sched: schedule::sched(reader),
         ioprio: schedule::ioprio(reader),
+        fd_store_max: super::sockets::fd_store_max(reader),
         env,
         user: who.user,
         group: who.group,

@@ -1,0 +1,165 @@
+//! `[[socket]]`.
+
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::Reader;
+use crate::{
+    config::{
+        Diagnostic,
+        schema::{Scalar, SocketTable, Text},
+        value::{self, Refusal},
+    },
+    spec::{
+        Activation, Listen, Socket, SocketKind, defaults, parse_owner,
+        socket::{MOST_SOCKETS, MOST_STORED},
+    },
+};
+
+const KINDS: &[(&str, SocketKind)] =
+    &[("stream", SocketKind::Stream), ("dgram", SocketKind::Dgram), ("seqpacket", SocketKind::Seqpacket)];
+const ACTIVATIONS: &[(&str, Activation)] = &[("boot", Activation::Boot), ("on-demand", Activation::OnDemand)];
+
+/// The sockets with their places, and how the service is started.
+pub(super) fn sockets(reader: &mut Reader<'_>) -> (Vec<(Socket, Range<usize>)>, Activation) {
+    let list = &reader.file.tables.socket;
+    let mut found: Vec<(Socket, Range<usize>)> = Vec::new();
+    let mut activations = Vec::new();
+    for entry in list {
+        let text = &entry.get_ref().activation;
+        let activation = reader.word("socket.activation", text, ACTIVATIONS).unwrap_or_default();
+        activations.push((activation, text.as_ref().map_or_else(|| entry.span(), Text::span)));
+        let Some(socket) = socket(reader, entry) else { continue };
+        if let Some((_, first)) = found.iter().find(|(other, _)| other.clashes_with(&socket)) {
+            let message = format!("two sockets of the service cannot both listen on {socket}");
+            let first = first.clone();
+            reader.note(|reader| {
+                let twice = Diagnostic::at(reader.at(&entry.span()), message);
+                twice.hint("leave one of them out".to_owned()).note(reader.at(&first), "listens here first")
+            });
+        }
+        found.push((socket, entry.span()));
+    }
+    if let Some(entry) = list.get(MOST_SOCKETS) {
+        let message = format!("a service has at most {MOST_SOCKETS} sockets");
+        reader.refuse(entry.span(), Refusal::new(message).hint("divide the work between two services"));
+    }
+    let activation = activations.first().map_or(Activation::Boot, |(activation, _)| *activation);
+    if let Some((_, span)) = activations.iter().find(|(other, _)| *other != activation) {
+        let refusal = Refusal::new("the sockets of one service are activated in the same way");
+        reader.refuse(span.clone(), refusal.hint("write the same `activation` in every [[socket]]"));
+    }
+    (found, activation)
+}
+
+/// `service.fd_store_max`.
+pub(super) fn fd_store_max(reader: &mut Reader<'_>) -> u32 {
+    let key = &reader.file.tables.service.fd_store_max;
+    let most = key.as_ref().and_then(|most| reader.number(most, 0..=i64::from(MOST_STORED)));
+    most.and_then(|most| u32::try_from(most).ok()).unwrap_or(0)
+}
+
+fn socket(reader: &mut Reader<'_>, entry: &Spanned<SocketTable>) -> Option<Socket> {
+    let table = entry.get_ref();
+    let listen = match &table.listen {
+        Some(value) => listen(reader, value),
+        None => {
+            let refusal = Refusal::new("the socket does not say where to listen");
+            reader.refuse(entry.span(), refusal.hint("add `listen = \"127.0.0.1:8080\"`, or a path"));
+            None
+        }
+    };
+    let kind = reader.word("socket.type", &table.r#type, KINDS).unwrap_or(defaults::SOCKET_KIND);
+    let name = match &table.name {
+        Some(text) => reader.text(text).and_then(|name| reader.take(text.span(), checked_name(name))),
+        None => Some(reader.file.name.to_string()),
+    };
+    let backlog = table.backlog.as_ref().and_then(|backlog| reader.number(backlog, 1..=1 << 20));
+    let mode = table.mode.as_ref().and_then(|text| reader.checked(text, |text| mode(text)));
+    let user = table.user.as_ref().and_then(|value| account(reader, "", value));
+    let group = table.group.as_ref().and_then(|value| account(reader, "group:", value));
+    let listen = listen?;
+    fits(reader, table, &listen, kind);
+    Some(Socket {
+        listen,
+        kind,
+        name: name?,
+        backlog: backlog.and_then(|backlog| i32::try_from(backlog).ok()).unwrap_or(defaults::SOCKET_BACKLOG),
+        mode: mode.unwrap_or(defaults::SOCKET_MODE),
+        user: user.unwrap_or(0),
+        group: group.unwrap_or(0),
+    })
+}
+
+fn listen(reader: &mut Reader<'_>, value: &Spanned<Scalar>) -> Option<Listen> {
+    let text = match value.get_ref() {
+        Scalar::Text(text) => reader.text(&Text::new(value.span(), text.clone()))?,
+        Scalar::Int(number) => number.to_string(),
+        Scalar::Float(number) => format!("{number:?}"),
+    };
+    match reader.take(value.span(), value::parse_listen(&text))? {
+        Listen::Unix(path) => {
+            let path = reader.take(value.span(), super::absolute(&path.display().to_string()))?;
+            let is_file = path.file_name().is_some() && !text.ends_with('/');
+            let refusal =
+                || Refusal::new(format!("{text:?} is not the path of a socket")).hint("name a file");
+            reader.take(value.span(), if is_file { Ok(Listen::Unix(path)) } else { Err(refusal()) })
+        }
+        ip @ Listen::Ip(_) => Some(ip),
+    }
+}
+
+/// Refuses what has no meaning for this kind of socket: it would be ignored.
+fn fits(reader: &mut Reader<'_>, table: &SocketTable, listen: &Listen, kind: SocketKind) {
+    let mut wrong = Vec::new();
+    if let Listen::Ip(_) = listen {
+        let spans = [
+            ("mode", table.mode.as_ref().map(Text::span)),
+            ("user", table.user.as_ref().map(Spanned::span)),
+            ("group", table.group.as_ref().map(Spanned::span)),
+        ];
+        let why = "is about the file of a Unix socket, and this one has none";
+        wrong.extend(spans.into_iter().filter_map(|(key, span)| Some((key, span?, why))));
+        if let (SocketKind::Seqpacket, Some(text)) = (kind, &table.r#type) {
+            let refusal = Refusal::new("only Unix sockets are of type \"seqpacket\"");
+            reader.refuse(text.span(), refusal.hint("write \"stream\" for TCP or \"dgram\" for UDP"));
+        }
+    }
+    if let (SocketKind::Dgram, Some(backlog)) = (kind, &table.backlog) {
+        wrong.push(("backlog", backlog.span(), "counts connections, and datagrams need none"));
+    }
+    for (key, span, why) in wrong {
+        reader.refuse(span, Refusal::new(format!("`{key}` {why}")).hint("leave it out"));
+    }
+}
+
+/// sd_listen_fds_with_names(3): names are separated by colons.
+fn checked_name(name: String) -> Result<String, Refusal> {
+    let good =
+        (1..=255).contains(&name.len()) && name.bytes().all(|b| (b'!'..=b'~').contains(&b) && b != b':');
+    match good {
+        true => Ok(name),
+        false => Err(Refusal::new(format!("{name:?} is not the name of a socket"))
+            .hint("names are up to 255 visible ASCII characters without ':' and blanks")),
+    }
+}
+
+fn mode(text: &str) -> Result<u32, Refusal> {
+    let mode = value::parse_octal(text)?;
+    match mode & !0o666 {
+        0 => Ok(mode),
+        _ => Err(Refusal::new(format!("{text:?} is not the mode of a socket"))
+            .hint("whoever may write to it may connect: write \"0600\", \"0660\" or \"0666\"")),
+    }
+}
+
+/// A user or group of the host: the file lies there.
+fn account(reader: &mut Reader<'_>, kind: &str, value: &Spanned<Scalar>) -> Option<u32> {
+    let word = match value.get_ref() {
+        Scalar::Text(text) => reader.text(&Text::new(value.span(), text.clone()))?,
+        other => other.to_string(),
+    };
+    let host = reader.host;
+    reader.take(value.span(), parse_owner(&format!("{kind}{word}"), host).map(|owner| owner.id()))
+}
