@@ -14,7 +14,10 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::plan::FailAt;
+use crate::{
+    plan::FailAt,
+    supervisor::{DieAt, POINTS, Place},
+};
 
 /// What the exit code of `palisade` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +131,9 @@ pub enum Verb {
         /// Have a step of a service's launch fail, to see what becomes of it (for tests)
         #[arg(long, value_name = "NAME:SIDE:STEP", hide = true, value_parser = fail_at)]
         fail_at: Option<(String, FailAt)>,
+        /// Kill this supervisor at a moment of a service's life, to see what becomes of it (for tests)
+        #[arg(long, value_name = "NAME:SIDE:STEP|NAME:at:POINT", hide = true, value_parser = die_at)]
+        die_at: Option<DieAt>,
     },
     /// Run one service in the foreground; the exit code is its own
     Run {
@@ -274,8 +280,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     match verb {
-        Verb::Supervise { services, places, fail_at } => {
-            wiring::supervise(&SuperviseOptions { global, services, places, fail_at })
+        Verb::Supervise { services, places, fail_at, die_at } => {
+            wiring::supervise(&SuperviseOptions { global, services, places, fail_at, die_at })
         }
         Verb::Run { file, places } => wiring::run(&RunOptions { global, file, places }),
         Verb::Check { targets, services } => wiring::check(&CheckOptions { global, targets, services }),
@@ -306,6 +312,21 @@ fn fail_at(text: &str) -> Result<(String, FailAt), String> {
     }
 }
 
+/// `web:host:3`: before the third host step of web. `web:at:after-launch`: a moment of `supervisor::POINTS`.
+fn die_at(text: &str) -> Result<DieAt, String> {
+    let parts: Vec<&str> = text.rsplitn(3, ':').collect();
+    let place = match parts[..] {
+        [point, "at", _] if POINTS.contains(&point) => Some(Place::Point(point.to_owned())),
+        [number, "host", _] => number.parse().ok().map(Place::Host),
+        [number, "child", _] => number.parse().ok().map(Place::Child),
+        _ => None,
+    };
+    let die_at = place.map(|place| DieAt { name: parts[2].to_owned(), place });
+    die_at.ok_or_else(|| {
+        format!("NAME:host:STEP, NAME:child:STEP or NAME:at:POINT is wanted, a point of {POINTS:?}")
+    })
+}
+
 /// What `palisade supervise` was told.
 #[derive(Clone, Debug)]
 pub struct SuperviseOptions {
@@ -317,6 +338,8 @@ pub struct SuperviseOptions {
     pub places: Places,
     /// `--fail-at`.
     pub fail_at: Option<(String, FailAt)>,
+    /// `--die-at`.
+    pub die_at: Option<DieAt>,
 }
 
 /// What `palisade run` was told.

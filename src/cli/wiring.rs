@@ -35,6 +35,7 @@ pub(super) fn supervise(options: &SuperviseOptions) -> Exit {
         log: places.log.clone(),
         sources: sources(options.services.as_deref(), &options.global),
         fail_at: options.fail_at.clone(),
+        die_at: options.die_at.clone(),
     };
     match supervisor::main(options, settings) {
         Ok(()) => Exit::Done,

@@ -244,6 +244,7 @@ impl Launcher {
             Some(FailAt::Host(at)) if at == number => {
                 Err(SysError::new("injected", render::host(step).0, libc::EIO).into())
             }
+            Some(FailAt::DieAtHost(at)) if at == number => crate::sys::die(),
             _ => self.step(&mut launch, step),
         };
         match done {

@@ -64,7 +64,8 @@ pub fn lower(plan: &LaunchPlan, seen: &Seen) -> Vec<u8> {
         Some(FailAt::Attested(number, item)) => {
             out.wrong_at = u16::try_from(number).ok().map(|number| (number, item));
         }
-        Some(FailAt::Host(_)) | None => {}
+        Some(FailAt::WaitAtChild(number)) => out.wait_at = u16::try_from(number).ok(),
+        Some(FailAt::Host(_) | FailAt::DieAtHost(_)) | None => {}
     }
     for step in plan.init.iter().chain([&ChildStep::Fork]).chain(&plan.service) {
         out.step(step);
@@ -122,6 +123,8 @@ struct Lowering {
     session: u32,
     /// The step that begins with a call that no kernel has.
     fail_at: Option<u16>,
+    /// The step that begins with a wait for the end of the supervisor.
+    wait_at: Option<u16>,
     /// The change of user has been told to leave the capabilities alone.
     keeps_capabilities: bool,
     /// The step and the item whose expectation is wrong.
@@ -145,6 +148,7 @@ impl Lowering {
             step: 0,
             session: 0,
             fail_at: None,
+            wait_at: None,
             keeps_capabilities: false,
             wrong_at: None,
             seen,
@@ -253,6 +257,16 @@ impl Lowering {
         op.want = -i64::from(errno);
     }
 
+    /// Waits until the supervisor at the other end of the channel has ended. Where the channel is closed already, or the
+    /// filter denies it, there is no wait.
+    fn wait_for_hangup(&mut self) {
+        // struct pollfd with no event: a hang-up is told all the same.
+        let channel = self.put(&[0; 8]);
+        self.op(wire::OP_STORE, 0, &[Arg::At(channel), Arg::Register(wire::CHANNEL)]);
+        let zero = || Arg::Value(0);
+        self.call_unless(0, libc::SYS_ppoll, &[Arg::At(channel), Arg::Value(1), zero(), zero(), zero()]);
+    }
+
     fn close(&mut self, register: u8) {
         self.call(libc::SYS_close, &[Arg::Register(register)]);
     }
@@ -268,6 +282,9 @@ impl Lowering {
         if self.fail_at == Some(self.step) {
             // Without the bit that makes it a call of x32, which the filter would kill.
             self.call(0x3fff_ffff, &[]);
+        }
+        if self.wait_at == Some(self.step) {
+            self.wait_for_hangup();
         }
         match step {
             ChildStep::IdsRoot => self.ids_root(),

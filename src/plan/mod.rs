@@ -86,6 +86,10 @@ pub enum FailAt {
     Child(usize),
     /// Inside the sandbox, where this one of the things that the step reads back is expected to be what it is not.
     Attested(usize, usize),
+    /// Before this step of the supervisor there is an end of the supervisor.
+    DieAtHost(usize),
+    /// At this step inside the sandbox there is a wait for the end of the supervisor.
+    WaitAtChild(usize),
 }
 
 /// Which descriptor of the launch a child step works on.

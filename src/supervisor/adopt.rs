@@ -34,6 +34,7 @@ impl Supervisor {
         });
         let entries = records.iter().map(|record| record.entry.clone());
         self.fleet = Fleet::restore(self.assigned.seed, entries);
+        self.point_of_all("adopt-records");
         let mut dead = Vec::new();
         for record in &records {
             let name = &record.entry.unit.name;
@@ -44,9 +45,12 @@ impl Supervisor {
             if !self.adopt_run(record) {
                 dead.push(name.clone());
             }
+            self.point(name, "adopt-run");
             self.adopt_net(record, &mut held);
             self.adopt_holdings(record, &mut held);
+            self.point(name, "adopt-net");
         }
+        self.point_of_all("adopt-runs");
         // What is still held belongs to nobody. Ours is a copy: both go, or the port stays taken.
         self.keeper.let_go(held.keys());
         drop(held);
@@ -54,7 +58,9 @@ impl Supervisor {
         if let Err(error) = self.launcher.network.adopt(&live, self.store.forwarding()) {
             tracing::error!("the network was not taken over: {error}");
         }
+        self.point_of_all("adopt-networks");
         self.sweep();
+        self.point_of_all("adopt-swept");
         for name in self.runs.keys().cloned().collect::<Vec<_>>() {
             self.verify_limits(&name);
         }
@@ -62,13 +68,16 @@ impl Supervisor {
             tracing::info!("taking over {} running services", self.runs.len() - dead.len());
         }
         let units = self.load();
+        self.point_of_all("adopt-read");
         self.inputs.push_back(Input::Reload(units));
         self.pump();
+        self.point_of_all("adopt-reloaded");
         for name in dead {
             // A run whose init is gone: its last words say how it ended.
             self.init_ended(&name);
         }
         self.pump();
+        self.point_of_all("adopt-dead");
         let owed = |entry: &Entry| {
             let name = entry.unit.name.clone();
             entry.life.state.owed().into_iter().map(move |action| Effect { name: name.clone(), action })
@@ -77,6 +86,7 @@ impl Supervisor {
         for effect in owed {
             self.carry_out(effect);
         }
+        self.point_of_all("adopt-owed");
         self.inputs.push_back(Input::Boot);
         self.pump();
         // What was held when a predecessor died, and what it had not come to.
@@ -85,6 +95,7 @@ impl Supervisor {
             self.settle_holdings(&name);
         }
         self.pump();
+        self.point_of_all("adopt-booted");
         Ok(())
     }
 

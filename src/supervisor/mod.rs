@@ -13,6 +13,7 @@
 //! | `requests` | what the control socket asks for |
 //! | `sockets` | what is held for services beside their network |
 //! | `sessions` | further processes in a sandbox |
+//! | `points` | where the tests have it die |
 //! | `state`, `keeper` | what outlives the supervisor: words, and descriptors |
 
 mod adopt;
@@ -20,6 +21,7 @@ mod fetch;
 mod keeper;
 mod limits;
 mod output;
+mod points;
 mod requests;
 mod runs;
 mod sessions;
@@ -60,6 +62,7 @@ use crate::{
     sys::SysError,
 };
 use keeper::Keeper;
+pub use points::{DieAt, POINTS, Place};
 use runs::{LiveRun, Part};
 use state::{Assigned, NetRecord, Record, RunRecord, Store};
 #[cfg(fuzzing)]
@@ -78,6 +81,8 @@ pub struct Options {
     pub sources: Sources,
     /// A service and the step of its plan that is made to fail: how the tests reach every unwinding.
     pub fail_at: Option<(String, plan::FailAt)>,
+    /// When this supervisor kills itself: how the tests reach every moment of a takeover.
+    pub die_at: Option<DieAt>,
 }
 
 /// Why there is no supervisor.
@@ -341,6 +346,7 @@ impl Supervisor {
     /// Tells the fleet what has happened until nothing is left to tell.
     fn pump(&mut self) {
         while let Some(input) = self.inputs.pop_front() {
+            let is_reload = matches!(input, Input::Reload(_));
             let bounded = match &input {
                 Input::Reload(_) => self.bounded(),
                 _ => Vec::new(),
@@ -352,11 +358,21 @@ impl Supervisor {
             for notice in &outcome.notices {
                 self.tell(notice);
             }
+            // The one of a takeover has a name of its own.
+            if is_reload && self.announced {
+                self.point_of_all("reload-applied");
+            }
             for name in &outcome.touched {
+                let state = self.fleet.entry(name).map_or("", |entry| entry.life.state.name());
+                self.moment(name, "record-", state);
                 self.persist(name);
+                self.moment(name, "recorded-", state);
             }
             for effect in outcome.effects {
+                let (name, action) = (effect.name.clone(), points::named(&effect.action));
+                self.moment(&name, "before-", action);
                 self.carry_out(effect);
+                self.moment(&name, "after-", action);
             }
             for name in &outcome.touched {
                 self.settle_holdings(name);
@@ -429,16 +445,15 @@ impl Supervisor {
         let launched = assigned.and_then(|mut assigned| {
             let (sockets, stored) = self.give(&unit, &mut assigned)?;
             let mut plan = plan::build(&unit, &assigned, &self.facts);
-            plan.fail_at = match &self.options.fail_at {
-                Some((service, step)) if service == name.as_str() => Some(*step),
-                _ => None,
-            };
+            plan.fail_at = self.fail_at(name);
             let service = plan::ids_on_host(&unit, &assigned, &self.facts);
             let peers = self.peers(&unit);
             let given = Given { service, peers, secrets, sockets, stored, ..Given::default() };
             let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
+            self.point(name, "launch-prepared");
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
             self.keep_net(name, launch.net());
+            self.point(name, "launch-kept");
             if let Err(error) = self.store.save_forwarding(self.launcher.network.opened()) {
                 tracing::error!("state was not written: {error}");
             }
@@ -452,7 +467,10 @@ impl Supervisor {
                 attested: plan::attested(&unit, plan.child()),
             });
             self.write_down(name, record, launch.net());
+            self.point(name, "launch-noted");
             let launched = self.launcher.go(launch)?;
+            self.point_in_sandbox(name);
+            self.point(name, "launch-sent");
             Ok((launched, plan))
         });
         if let Some(net) = net {
@@ -643,6 +661,7 @@ impl Supervisor {
         let mut labels = vec![self.label(name, "netns")];
         labels.extend(net.reserved.iter().map(|(publish, _)| self.label(name, &publish.to_string())));
         self.keeper.let_go(&labels);
+        self.point(name, "released-keeper");
         if let Err(error) = self.launcher.network.release(net) {
             tracing::error!(unit = %name, "the network was not released: {error}");
         }
@@ -710,6 +729,7 @@ impl Supervisor {
                 libc::SIGHUP => {
                     tracing::info!("SIGHUP: reading the service files again");
                     let units = self.load();
+                    self.point_of_all("reload-read");
                     self.inputs.push_back(Input::Reload(units));
                 }
                 libc::SIGUSR1 => {

@@ -429,6 +429,7 @@ impl Supervisor {
 
     fn daemon_reload(&mut self, client: ClientId) {
         let units = self.load();
+        self.point_of_all("reload-read");
         let outcome = self.preview(&units);
         let broken = self.broken.iter();
         let broken =

@@ -219,8 +219,12 @@ impl Supervisor {
             wire::SAY_HELLO => {
                 run.main = received.pid;
                 self.persist(name);
+                self.point(name, "heard-hello");
             }
-            wire::SAY_STARTED => self.report(name, Report::Started(id)),
+            wire::SAY_STARTED => {
+                self.point(name, "heard-started");
+                self.report(name, Report::Started(id));
+            }
             wire::SAY_FAULT => {
                 let number = usize::try_from(message.a).unwrap_or_default();
                 let errno = i32::try_from(message.b).unwrap_or(libc::EIO);
@@ -243,6 +247,7 @@ impl Supervisor {
                     if surplus > 0 {
                         self.pass_over(name, n, surplus);
                     }
+                    self.point(name, "heard-kept");
                 }
             }
             // The master of the service's own terminal.
@@ -259,7 +264,10 @@ impl Supervisor {
                     run.outputs[0] = Some(fd);
                 }
             }
-            wire::SAY_STATE => self.identified(name, received.pid, message.a != 0),
+            wire::SAY_STATE => {
+                self.point(name, "heard-state");
+                self.identified(name, received.pid, message.a != 0);
+            }
             _ => {}
         }
     }
@@ -270,6 +278,7 @@ impl Supervisor {
         if self.runs.get(name).is_some_and(|run| run.channel.is_some() && run.pidfd.is_some()) {
             self.channel_ready(name);
         }
+        self.point(name, "init-ended");
         let Some(run) = self.runs.get_mut(name) else { return };
         run.is_dead = true;
         if let Some(pidfd) = &run.pidfd {
@@ -291,6 +300,7 @@ impl Supervisor {
             let kind = words.map_or(ExitKind::Unknown, |words| exit_kind(i64::from(words.status)));
             self.exited(name, id, kind);
         }
+        self.point(name, "init-told");
         self.maybe_gone(name);
     }
 
@@ -336,6 +346,7 @@ impl Supervisor {
             let _ = log.finish(Timestamp::now());
             self.clients.wrote(name);
         }
+        self.point(name, "torn-down");
         self.sessions_ended(name);
         if self.nets.get(name).is_some_and(|net| net.is_fleeting) {
             self.release(name);

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 #[macro_use]
 mod support;
+mod campaign;
 mod ends;
 mod faults;
 mod ids;
@@ -54,6 +55,9 @@ fn main() -> ExitCode {
         faults::every_step_with_power_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
         faults::a_child_step_that_fails_is_named: Root CgroupV2 UserNs;
         faults::a_supervisor_killed_anywhere_in_a_launch_has_a_successor: Root CgroupV2 UserNs Nft Program("strace");
+        campaign::a_supervisor_may_die_at_every_step_of_its_own: Root CgroupV2 UserNs Nft;
+        campaign::a_supervisor_may_die_at_every_step_inside_a_sandbox: Root CgroupV2 UserNs Nft;
+        campaign::a_supervisor_may_die_in_every_way_again_and_again: Root CgroupV2 UserNs Nft;
         shutdown::sigterm_stops_everybody_in_reverse_order: Root CgroupV2 UserNs;
         shutdown::a_second_sigterm_does_not_wait: Root CgroupV2 UserNs;
         shutdown::a_stop_while_starting_ends_stopped: Root CgroupV2 UserNs;

@@ -93,9 +93,13 @@ fn trial(test: &Test) -> Trial {
 fn outside(name: &str) -> Result<(), libtest_mimic::Failed> {
     let me = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
     let output = Command::new(me).args(["__keep", name]).output().map_err(|e| format!("keeper: {e}"))?;
-    let said = [output.stdout, output.stderr].concat();
+    let said = [output.stdout.clone(), output.stderr].concat();
     match output.status.success() {
-        true => Ok(()),
+        true => {
+            // Figures, where it has any.
+            print!("{}", String::from_utf8_lossy(&output.stdout));
+            Ok(())
+        }
         false => Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&said)).into()),
     }
 }

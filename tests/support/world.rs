@@ -240,6 +240,31 @@ impl World {
         });
     }
 
+    /// Starts a supervisor that is to kill itself. False: it has done so before it answered.
+    ///
+    /// # Panics
+    /// When it ends in another way.
+    pub fn start_to_die(&mut self, mut command: Command) -> bool {
+        assert!(self.supervisor.is_none(), "one supervisor at a time");
+        self.supervisor = Some(command.spawn().expect("the program under test starts"));
+        wait_for("the supervisor answers or dies", SUPERVISOR_TIME, || match self.has_died() {
+            true => Some(false),
+            false => self.palisade(&["list"]).status.success().then_some(true),
+        })
+    }
+
+    /// Whether the supervisor has been killed by SIGKILL; then it is forgotten.
+    ///
+    /// # Panics
+    /// When it has ended in another way.
+    pub fn has_died(&mut self) -> bool {
+        let Some(status) = self.supervisor_ended() else { return self.supervisor.is_none() };
+        let log = self.supervisor_log();
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "the supervisor ended: {status}\n{log}");
+        self.supervisor = None;
+        true
+    }
+
     /// The supervisor's process id.
     pub fn supervisor_pid(&self) -> u32 {
         self.supervisor.as_ref().expect("the supervisor was started").id()
