@@ -246,6 +246,11 @@ impl Tree {
         self.base.starts_with(crate::cgroup::own()) && may(&own) && may(&own.join("cgroup.procs"))
     }
 
+    /// The group of what runs outside for a run; no service is called so.
+    pub fn outside(&self, service: &str, run: u64) -> PathBuf {
+        self.group(&format!("{service}.hooks"), run)
+    }
+
     /// The group of a run, relative to the mount.
     pub fn group(&self, service: &str, run: u64) -> PathBuf {
         self.base.join(format!("{service}.{run}"))
@@ -346,6 +351,16 @@ impl Tree {
         })
     }
 
+    /// `cgroup.procs` of a group, for whoever is to enter it.
+    ///
+    /// # Errors
+    /// open(2).
+    pub fn open_procs(&self, group: &Path) -> Result<OwnedFd, SysError> {
+        let path = self.path(group).join("cgroup.procs");
+        rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| SysError::new("open", path.display().to_string(), errno))
+    }
+
     /// Kills every process of a group at once (`cgroup.kill`, Linux 5.14). A group that is gone has none.
     ///
     /// # Errors
@@ -369,9 +384,9 @@ impl Tree {
             .map_err(|errno| SysError::new("open", path.display().to_string(), errno))
     }
 
-    /// Sends a signal to every process of a group.
-    pub fn signal(&self, group: &Path, signal: nix::sys::signal::Signal) {
-        for pid in self.processes(group) {
+    /// Sends a signal to every process of a group but one.
+    pub fn signal(&self, group: &Path, signal: nix::sys::signal::Signal, but: Option<u32>) {
+        for pid in self.processes(group).into_iter().filter(|pid| Some(*pid) != but) {
             if let Ok(pid) = i32::try_from(pid) {
                 // The process may have ended since: then there is nothing to signal.
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);

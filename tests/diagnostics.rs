@@ -97,7 +97,7 @@ macro_rules! snapshots {
 
 snapshots! { file:
     three_mistakes unknown_key later_key megabyte duration user command specifier syntax no_command network rootfs seccomp
-    oneshot user_off walls nested_off schedule
+    oneshot user_off walls nested_off schedule hooks
     credentials
     limits sockets
 }

@@ -135,6 +135,24 @@ pub struct ServiceTable {
     /// How willingly the kernel kills it when memory runs out, -1000 to 1000. Default: 0, or the supervisor's
     /// where that is more willing.
     pub oom_score_adj: Option<Spanned<i64>>,
+    /// Whether it is to run at all: commands that are executed inside before anything else of the service, one after another.
+    /// One that ends with 1 to 254 says no, and the service is skipped; with 255, or by a signal, the start has failed. As in the four lists below, an item is a command line, a list that is argv, or a table with more (see there). All run
+    /// behind the walls of the service, with its environment and their output in its log. Default: none.
+    pub condition: Option<Spanned<HooksText>>,
+    /// Commands before the main program, in the sandbox that it will have. When the supervisor ends meanwhile, they go on,
+    /// and the next one waits for them. Whatever they leave running is killed. A failure is a failed start. Default: none.
+    pub pre_start: Option<Spanned<HooksText>>,
+    /// Commands when the service is ready; it has started when they are done. MAINPID is in their environment. After a
+    /// failure the service is stopped and has failed. Default: none.
+    pub post_start: Option<Spanned<HooksText>>,
+    /// Commands before it is asked to stop, that is before `stop.command` and `stop.signal`, within `stop.timeout`. MAINPID
+    /// and SERVICE_RESULT are in their environment. A failure leaves out those that follow. Default: none.
+    pub pre_stop: Option<Spanned<HooksText>>,
+    /// Commands when the main process has ended, also after a start that failed, and after a stop that took too long; not
+    /// after a condition that said no, not after `kill`, and with `restart.mode = "in-place"` not between two runs. They
+    /// have `stop.timeout` to themselves. SERVICE_RESULT, EXIT_CODE and EXIT_STATUS are in their environment as
+    /// systemd.exec(5) has them. Where the init of the sandbox has been killed, only privileged ones are left. Default: none.
+    pub post_stop: Option<Spanned<HooksText>>,
     /// When it gets a CPU: `other`, `batch`, `idle` (when nobody else wants one), or realtime, `fifo:N` and `rr:N` with N
     /// from 1 to 99, who go before everybody and need `security.no_realtime = false`. Default: `other`.
     pub sched: Option<Text>,
@@ -144,6 +162,23 @@ pub struct ServiceTable {
     /// How many descriptors of its own it may hand over (sd_notify(3), `FDSTORE=1`) to have them given to its next run,
     /// behind the held sockets; up to 128. They are closed when the service is stopped. Default: 0.
     pub fd_store_max: Option<Spanned<i64>>,
+}
+
+/// An item of `service.condition`, `pre_start`, `post_start`, `pre_stop`, `post_stop`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table { command, … }")]
+pub struct HookTable {
+    /// As `service.command`; of a privileged one the path of a program of the host. Required.
+    pub command: Option<Spanned<WordOrList>>,
+    /// Whom it runs as inside: a name or an id. Default: the service's user.
+    pub user: Option<Spanned<Scalar>>,
+    /// Whether it succeeds changes nothing. Default: false.
+    pub ignore_failure: Option<bool>,
+    /// It runs outside: on the host, as root, in a control group of its own, with PATH and the variables of its stage as
+    /// its environment. When the supervisor ends meanwhile it is killed, and the next one runs it again. Default: false.
+    pub privileged: Option<Spanned<bool>>,
+    /// After which it is killed and has failed, a duration. Default: what `timeout.start` or `stop.timeout` leaves.
+    pub timeout: Option<Spanned<Scalar>>,
 }
 
 /// `[service.stop]`
@@ -658,6 +693,67 @@ impl<'de> Deserialize<'de> for WordOrList {
                     list.push(word);
                 }
                 Ok(WordOrList::List(list))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// Commands: one, or a list of them.
+#[derive(Clone, Debug)]
+pub struct HooksText(pub Vec<Spanned<HookText>>);
+
+impl<'de> Deserialize<'de> for HooksText {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = HooksText;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of commands")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<HooksText, A::Error> {
+                let mut list = Vec::new();
+                while let Some(hook) = seq.next_element()? {
+                    list.push(hook);
+                }
+                Ok(HooksText(list))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub enum HookText {
+    /// A command line.
+    Line(String),
+    /// argv.
+    Argv(Vec<Text>),
+    /// More than that.
+    Table(HookTable),
+}
+
+impl<'de> Deserialize<'de> for HookText {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = HookText;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a list of strings or a table")
+            }
+            fn visit_str<E: de::Error>(self, line: &str) -> Result<HookText, E> {
+                Ok(HookText::Line(line.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<HookText, A::Error> {
+                let mut argv = Vec::new();
+                while let Some(word) = seq.next_element()? {
+                    argv.push(word);
+                }
+                Ok(HookText::Argv(argv))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HookText, A::Error> {
+                HookTable::deserialize(de::value::MapAccessDeserializer::new(map)).map(HookText::Table)
             }
         }
         deserializer.deserialize_any(Reader)

@@ -40,20 +40,7 @@ const LATER: &[(&str, &[&str])] = &[
             "assert",
         ],
     ),
-    (
-        "service",
-        &[
-            "pre_start",
-            "post_start",
-            "pre_stop",
-            "post_stop",
-            "condition",
-            "pid_file",
-            "ready",
-            "watchdog",
-            "cpu",
-        ],
-    ),
+    ("service", &["pid_file", "ready", "watchdog", "cpu"]),
     ("service.reload", &["watch"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
     (

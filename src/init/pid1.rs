@@ -59,7 +59,12 @@ struct Session {
     connection: i64,
     /// Where its process reports that a step failed, until it has executed its program; then -1.
     report: i64,
+    /// With the pid `ENDED`: what was said of its end.
+    said: (u32, i64, i64),
 }
+
+/// In place of a pid: an awaited session that has ended.
+const ENDED: i64 = -1;
 
 #[derive(Clone, Copy)]
 struct Kept {
@@ -117,7 +122,7 @@ static mut INIT: Init = Init {
     listen: 0,
     words: 0,
     connections: [0; CONNECTIONS],
-    sessions: [Session { pid: 0, id: 0, connection: 0, report: 0 }; SESSIONS],
+    sessions: [Session { pid: 0, id: 0, connection: 0, report: 0, said: (0, 0, 0) }; SESSIONS],
     kept: [Kept { fd: 0, label: [0; LABEL] }; KEPT],
     kept_count: 0,
     groups: [0; GROUPS],
@@ -307,7 +312,7 @@ impl Init {
         if session != 0 {
             // There is a free slot: `spawn` has looked.
             if let Some(slot) = self.sessions.iter_mut().find(|s| s.pid == 0) {
-                *slot = Session { pid, id: session, connection: channel, report: read_end };
+                *slot = Session { pid, id: session, connection: channel, report: read_end, said: (0, 0, 0) };
             }
             return Ok(None);
         }
@@ -323,21 +328,40 @@ impl Init {
 
     /// The process of a session has executed its program, or failed to, or died on the way.
     fn session_reports(&mut self, n: usize) {
-        let Session { pid, id, connection, report } = self.sessions[n];
+        let Session { pid, id, connection, report, .. } = self.sessions[n];
         if report < 0 {
             return;
         }
         self.sessions[n].report = -1;
-        let said = match read_fault(report) {
-            Some(fault) => {
-                // What there was to say of this session is said; its process is reaped as any orphan.
-                self.sessions[n].pid = 0;
-                Message::new(SAY_FAULT, id, fault.step, fault.errno)
-            }
-            None => Message::new(SAY_STARTED, id, pid, 0),
-        };
+        match read_fault(report) {
+            // What there was to say of this session is said; its process is reaped as any orphan.
+            Some(fault) => self.session_ended(n, (SAY_FAULT, fault.step, fault.errno)),
+            None if connection >= 0 => send(connection, &Message::new(SAY_STARTED, id, pid, 0)),
+            None => {}
+        }
+    }
+
+    /// Tells how a session ended, and keeps it for a successor where it is awaited.
+    fn session_ended(&mut self, n: usize, said: (u32, i64, i64)) {
+        let session = &mut self.sessions[n];
+        session.said = said;
+        session.pid = if session.id & AWAITED == 0 { 0 } else { ENDED };
+        let Session { id, connection, .. } = *session;
         if connection >= 0 {
-            send(connection, &said);
+            send(connection, &Message::new(said.0, id, said.1, said.2));
+        }
+    }
+
+    /// Tells a successor of the awaited sessions.
+    fn hand_over_sessions(&mut self, to: i64) {
+        for session in &mut self.sessions {
+            let Session { pid, id, said, .. } = *session;
+            if pid == 0 || id & AWAITED == 0 {
+                continue;
+            }
+            session.connection = to;
+            let said = if pid == ENDED { said } else { (SAY_STARTED, pid, 0) };
+            send(to, &Message::new(said.0, id, said.1, said.2));
         }
     }
 
@@ -531,7 +555,7 @@ impl Init {
             }
         }
         for session in &mut self.sessions {
-            if session.pid > 0 && session.connection == connection {
+            if session.connection == connection {
                 session.connection = -1;
             }
         }
@@ -546,7 +570,15 @@ impl Init {
         match message.verb {
             SAY_SIGNAL => {
                 fds.close();
-                self.signal(message.a, message.b == 1);
+                match self.sessions.iter().find(|s| s.id == message.session && s.pid > 0) {
+                    Some(session) if message.session != 0 => {
+                        // Its group, once it leads one.
+                        kill(-session.pid, message.a);
+                        kill(session.pid, message.a);
+                    }
+                    _ if message.session != 0 => {}
+                    _ => self.signal(message.a, message.b == 1),
+                }
             }
             SAY_SPAWN => self.spawn(&message, &fds, connection),
             SAY_STATUS => {
@@ -560,6 +592,7 @@ impl Init {
                     message.label = kept.label;
                     send_fd(connection, &message, kept.fd as i32);
                 }
+                self.hand_over_sessions(connection);
                 self.say_state(connection);
             }
             SAY_KEEP if fds.count == 1 => {
@@ -589,7 +622,17 @@ impl Init {
     }
 
     fn spawn(&mut self, message: &Message, fds: &Descriptors, connection: i64) {
-        let full = message.session != 0 && self.sessions.iter().all(|s| s.pid != 0);
+        if message.session & AWAITED != 0 {
+            // Whoever asks for another one has heard how the last one ended.
+            for session in &mut self.sessions {
+                session.pid = if session.pid == ENDED { 0 } else { session.pid };
+            }
+        }
+        let full = match message.session {
+            // Never two of them.
+            0 => self.main > 0,
+            _ => self.sessions.iter().all(|s| s.pid != 0),
+        };
         if full || fds.count == 0 {
             fds.close();
             send(connection, &Message::new(SAY_FULL, message.session, 0, 0));
@@ -638,12 +681,8 @@ impl Init {
                 if session.pid == pid {
                     // Dead before it was heard: its report is complete.
                     self.session_reports(n);
-                    if self.sessions[n].pid == 0 {
-                        continue;
-                    }
-                    self.sessions[n].pid = 0;
-                    if session.connection >= 0 {
-                        send(session.connection, &Message::new(SAY_EXITED, session.id, i64::from(status), 0));
+                    if self.sessions[n].pid == pid {
+                        self.session_ended(n, (SAY_EXITED, i64::from(status), 0));
                     }
                 }
             }

@@ -43,6 +43,10 @@ pub struct Head {
     pub after: u32,
 }
 
+/// A session whose number has this bit is awaited: how it ended is kept until the next such session, and told to whoever
+/// takes over.
+pub const AWAITED: u32 = 1 << 31;
+
 /// The sandbox outlives the main process: it is started again by `Spawn` with session 0.
 pub const STAY: u32 = 1;
 /// The init shares its pid namespace: it must not signal every process that it can see.
@@ -156,13 +160,15 @@ pub struct Message {
 
 /// To the init: the plan (first descriptor) of `a` bytes, and the descriptors that it refers to.
 pub const SAY_SETUP: u32 = 1;
-/// To the init: signal `a` to the main process (`b` = 0) or to every process but the init (`b` = 1).
+/// To the init: signal `a` to the main process (`b` = 0) or to every process but the init (`b` = 1); with a session, to its
+/// process group.
 pub const SAY_SIGNAL: u32 = 2;
 /// To the init: run a plan of `a` bytes as `session`.
 pub const SAY_SPAWN: u32 = 3;
 /// To the init: who are you? Answered by `SAY_STATE`.
 pub const SAY_STATUS: u32 = 4;
-/// To the init: send every kept descriptor (`SAY_KEPT`, one each), then `SAY_STATE`.
+/// To the init: send every kept descriptor (`SAY_KEPT`, one each), then of every awaited session `SAY_STARTED` or how it
+/// ended, then `SAY_STATE`. What is still to be said of those sessions goes there from now on.
 pub const SAY_HAND_OVER: u32 = 5;
 /// To the init: keep this descriptor under `label`, in place of the one that had it.
 pub const SAY_KEEP: u32 = 6;

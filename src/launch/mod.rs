@@ -5,6 +5,7 @@
 
 pub mod credentials;
 mod fault;
+pub mod hooks;
 mod input;
 mod join;
 pub mod limits;
@@ -39,7 +40,7 @@ use crate::{
     net::netns::NetNs,
     plan::{Assigned, FailAt, Fd, HostStep, LaunchPlan, NsKind, Seen, lower, render},
     rootfs::{self, IdRange, Workshop, write_id_maps},
-    spec::{Socket, Stdin, Unit, UnitName},
+    spec::{Socket, Unit, UnitName},
     sys::{
         SysError,
         clone::{self, Child, Spawn},
@@ -589,13 +590,7 @@ pub fn stdio(
     if unit.service.tty {
         return Ok((Vec::new(), outputs));
     }
-    let input = match (&unit.service.stdin, inherited) {
-        (Stdin::Null, _) | (Stdin::Inherit, None) => open_null(OFlags::RDONLY)?,
-        (Stdin::Inherit, Some(fd)) => fd,
-        (Stdin::File(path), _) => open_input(path)?,
-    };
-    refuse_directory(input.as_fd())?;
-    let mut fds = vec![(Fd::Stdin, input)];
+    let mut fds = vec![(Fd::Stdin, hooks::stdin(unit, inherited)?)];
     let kinds = [(Fd::Stdout, Fd::KeepStdout), (Fd::Stderr, Fd::KeepStderr)];
     for (output, (write_end, kept_end)) in outputs.iter_mut().zip(kinds) {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)

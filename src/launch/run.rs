@@ -62,6 +62,10 @@ pub fn run(
         Some(Ok(made)) => Some(made),
         None => None,
     };
+    if let Some((stage, ..)) = unit.service.hooks.all().next() {
+        let reason = "commands around the main program are for `palisade supervise`";
+        return Ok(Ended::Fault(LaunchFault::refused(stage.key(), reason)));
+    }
     let slot = Slot::take(dir)?;
     // Where the host's network and files still are those of this process.
     let mut held = Vec::new();

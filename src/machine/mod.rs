@@ -201,6 +201,7 @@
 
 pub mod backoff;
 pub mod fleet;
+pub mod hooks;
 mod policy;
 mod state;
 mod usage;

@@ -61,17 +61,21 @@ impl fmt::Display for ExitKind {
     }
 }
 
-/// The name of a signal as signal(7) spells it; x86-64 and aarch64 agree on the numbers.
+/// The name of a signal as signal(7) spells it, without the SIG; x86-64 and aarch64 agree on the numbers.
+pub(super) fn signal_name(signal: i32) -> Option<&'static str> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    usize::try_from(signal - 1).ok().and_then(|at| NAMES.get(at)).copied()
+}
+
 struct SignalName(i32);
 
 impl fmt::Display for SignalName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 31] = [
-            "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-            "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU",
-            "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-        ];
-        match usize::try_from(self.0 - 1).ok().and_then(|at| NAMES.get(at)) {
+        match signal_name(self.0) {
             Some(name) => write!(f, "SIG{name}"),
             None => write!(f, "signal {}", self.0),
         }

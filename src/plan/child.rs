@@ -12,7 +12,7 @@ use crate::{
     machine::RestartMode,
     seccomp::{self, Filter},
     spec::{
-        Capability, HostFacts, IdSpec, Kind, Namespace, Seccomp, Unit, UserSpec,
+        Capability, Hook, HostFacts, IdSpec, Kind, Namespace, Seccomp, Unit, UserSpec,
         limits::{Bounds, Rlimit},
         security::mask,
     },
@@ -174,6 +174,8 @@ pub struct Credentials {
     /// The groups of who made the sandbox stay, being nobody's inside: the kernel lets him drop none (setgroups(2) is denied
     /// to whoever has no subordinate ids).
     pub keep_groups: bool,
+    /// The pipes of the output become the user's.
+    pub takes_output: bool,
 }
 
 /// A user, as far as it is known before the sandbox exists.
@@ -316,6 +318,27 @@ fn give(steps: &mut Vec<ChildStep>, unit: &Unit, assigned: &Assigned) {
     steps.insert(at, ChildStep::Given(names));
 }
 
+/// The steps of a command around the service, with what it is told beside the service's environment. `single`: the sandbox
+/// has one id.
+pub fn hook(unit: &Unit, hook: &Hook, told: &[(&'static str, String)], single: bool) -> Vec<ChildStep> {
+    let mut unit = unit.clone();
+    if let Some(user) = &hook.user {
+        unit.service.user = user.user.clone();
+        unit.service.group = user.group.clone();
+        unit.service.extra_groups = user.extra_groups.clone();
+        unit.service.env.extend(user.env.clone());
+    }
+    unit.service.env.extend(told.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    let mut steps = session(&unit, &hook.command, ChildStep::Stdio);
+    for step in &mut steps {
+        if let ChildStep::Credentials(credentials) = step {
+            // They are the service's.
+            credentials.takes_output = hook.user.is_none();
+        }
+    }
+    if single { unprivileged::single(steps) } else { steps }
+}
+
 /// The steps of a process in the sandbox of `unit`: the service itself, or a session with the same confinement.
 pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildStep> {
     let service = &unit.service;
@@ -405,6 +428,7 @@ fn credentials(unit: &Unit) -> Credentials {
         extra: service.extra_groups.clone(),
         keep_capabilities: !unit.security.capabilities.is_empty(),
         keep_groups: false,
+        takes_output: true,
     }
 }
 
@@ -424,7 +448,9 @@ pub(super) fn waiting_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> 
 
 pub(super) fn flags(unit: &Unit, assigned: &Assigned) -> u32 {
     let mut flags = 0;
-    if unit.restart.mode == RestartMode::InPlace && unit.service.kind == Kind::Exec {
+    let in_place = unit.restart.mode == RestartMode::InPlace && unit.service.kind == Kind::Exec;
+    // Who comes after the main process needs a sandbox to run in.
+    if in_place || unit.service.hooks.post_stop.iter().any(|hook| !hook.privileged) {
         flags |= wire::STAY;
     }
     if unit.namespaces.pid != Namespace::Own {

@@ -59,21 +59,30 @@ pub struct Seen {
 /// The bytes of the plan for the init, to be sent in a sealed memfd.
 pub fn lower(plan: &LaunchPlan, seen: &Seen) -> Vec<u8> {
     let mut out = Lowering::new(plan.fds(), seen.clone());
-    match plan.fail_at {
-        Some(FailAt::Child(number)) => out.fail_at = u16::try_from(number).ok(),
-        Some(FailAt::Attested(number, item)) => {
-            out.wrong_at = u16::try_from(number).ok().map(|number| (number, item));
-        }
-        Some(FailAt::WaitAtChild(number)) => out.wait_at = u16::try_from(number).ok(),
-        Some(FailAt::Host(_) | FailAt::DieAtHost(_)) | None => {}
-    }
-    for step in plan.init.iter().chain([&ChildStep::Fork]).chain(&plan.service) {
+    out.inject(plan.fail_at);
+    for step in &plan.init {
         out.step(step);
+    }
+    match plan.is_deferred() {
+        true => out.skip(1 + plan.service.len()),
+        false => [ChildStep::Fork].iter().chain(&plan.service).for_each(|step| out.step(step)),
     }
     let after = out.ops.len();
     for step in &plan.waiting {
         out.step(step);
     }
+    out.finish(plan.flags, after)
+}
+
+/// The bytes of what [`lower`] leaves out of a plan where commands go before the service: its own process.
+pub fn lower_deferred(plan: &LaunchPlan, seen: &Seen) -> Vec<u8> {
+    let mut out = Lowering::new(plan.deferred_fds(), seen.clone());
+    out.skip(plan.init.len());
+    out.inject(plan.fail_at);
+    for step in [ChildStep::Fork].iter().chain(&plan.service) {
+        out.step(step);
+    }
+    let after = out.ops.len();
     out.finish(plan.flags, after)
 }
 
@@ -155,6 +164,22 @@ impl Lowering {
             item: 0,
             listen_pid: None,
         }
+    }
+
+    fn inject(&mut self, fail_at: Option<FailAt>) {
+        match fail_at {
+            Some(FailAt::Child(number)) => self.fail_at = u16::try_from(number).ok(),
+            Some(FailAt::Attested(number, item)) => {
+                self.wrong_at = u16::try_from(number).ok().map(|number| (number, item));
+            }
+            Some(FailAt::WaitAtChild(number)) => self.wait_at = u16::try_from(number).ok(),
+            Some(FailAt::Host(_) | FailAt::DieAtHost(_)) | None => {}
+        }
+    }
+
+    /// Leaves out so many steps, whose numbers nobody else gets.
+    fn skip(&mut self, count: usize) {
+        self.step += u16::try_from(count).expect("a plan has a few dozen steps");
     }
 
     fn finish(mut self, flags: u32, after: usize) -> Vec<u8> {
@@ -647,9 +672,9 @@ impl Lowering {
                 }
             }
         }
-        // The pipes of the output become the user's, so that the service may open /dev/stdout. What is no pipe of ours
-        // belongs to somebody that is not mapped, and stays his.
-        for fd in [1, 2] {
+        // So that the service may open /dev/stdout. What is no pipe of ours belongs to somebody that is not mapped, and
+        // stays his.
+        for fd in [1, 2].into_iter().filter(|_| credentials.takes_output) {
             let args = [Arg::Value(fd), Arg::Register(UID), Arg::Register(GID)];
             self.call_unless(0, libc::SYS_fchown, &args);
         }

@@ -20,14 +20,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use attest::{Attested, MountFlags, NAMESPACES, attested, namespaces};
-pub use child::{ChildStep, Credentials, Module, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, User, session};
+pub use child::{ChildStep, Credentials, Module, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, User, hook, session};
 pub use host::{Dest, HostStep, NsKind};
 pub use landlock::{Landlock, Rule};
 pub use lower::Seen;
 
 use crate::{
     net::link::LinkPlan,
-    spec::{HostFacts, Unit, UserNamespace},
+    spec::{Hook, HostFacts, Stage, Unit, UserNamespace},
 };
 
 /// What the supervisor hands out to one run; the unit says nothing about these.
@@ -71,6 +71,9 @@ pub struct LaunchPlan {
     pub service: Vec<ChildStep>,
     /// Done by PID 1 after the fork, before it waits.
     pub waiting: Vec<ChildStep>,
+    /// Commands around the service, in the order of its life. Where some go before it, its own process is made when they
+    /// are done, and not by the init as it sets up.
+    pub hooks: Vec<(Stage, Hook)>,
     /// Flags of the init: see `init::wire`.
     pub flags: u32,
     /// A step that fails without being done: how the tests reach every unwinding.
@@ -139,6 +142,7 @@ pub fn build(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> LaunchPlan 
         init: child::init_steps(unit, assigned, facts),
         service: child::service_steps(unit, assigned),
         waiting: child::waiting_steps(unit, assigned),
+        hooks: unit.service.hooks.all().map(|(stage, _, hook)| (stage, hook.clone())).collect(),
         flags: child::flags(unit, assigned),
         fail_at: None,
     }
@@ -148,6 +152,19 @@ impl LaunchPlan {
     /// The child steps in the order in which they are numbered: the init's, the fork, the service's, the waiting init's.
     pub fn child(&self) -> impl Iterator<Item = &ChildStep> {
         self.init.iter().chain(std::iter::once(&ChildStep::Fork)).chain(&self.service).chain(&self.waiting)
+    }
+
+    /// Whether commands go before the service.
+    pub fn is_deferred(&self) -> bool {
+        self.hooks.iter().any(|(stage, _)| matches!(stage, Stage::Condition | Stage::PreStart))
+    }
+
+    /// The descriptors that the init is sent when the service's own process is made later.
+    pub fn deferred_fds(&self) -> Vec<Fd> {
+        let mut fds: Vec<Fd> = self.service.iter().flat_map(ChildStep::fds).collect();
+        fds.sort_unstable();
+        fds.dedup();
+        fds
     }
 
     /// The child step with this number, counted from 1.

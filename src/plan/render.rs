@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Write};
 
 use super::{ChildStep, Credentials, HostStep, LaunchPlan, Module, User};
 use crate::spec::{
-    Capability, Credential, IdRange, IdSpec, Mount, Stdin, Writable,
+    Capability, Credential, Hook, HookUser, IdRange, IdSpec, Mount, Stage, Stdin, UserSpec, Writable,
     limits::{Bounds, Rlimit, Value},
 };
 
@@ -20,7 +20,25 @@ pub fn text(plan: &LaunchPlan) -> String {
     for (n, step) in plan.child().enumerate() {
         line("child", n + 1, child(step));
     }
+    for (n, (stage, hook)) in plan.hooks.iter().enumerate() {
+        line("hook ", n + 1, command(*stage, hook));
+    }
     out
+}
+
+/// Name and object of a command around the service.
+fn command(stage: Stage, hook: &Hook) -> (&'static str, String) {
+    let whom = match &hook.user {
+        _ if hook.privileged => " on the host, as root".to_owned(),
+        Some(HookUser { user: UserSpec::Dynamic, .. }) => " as dynamic".to_owned(),
+        Some(HookUser { user: UserSpec::Named(IdSpec::Number(id)), .. }) => format!(" as {id}"),
+        Some(HookUser { user: UserSpec::Named(IdSpec::Name(name)), .. }) => format!(" as {name}"),
+        None => String::new(),
+    };
+    let timeout = hook.timeout.map(|timeout| format!(" within {}", humantime::format_duration(timeout)));
+    let ignored = flag(hook.ignore_failure, ", whatever comes of it");
+    let key = stage.key().trim_start_matches("service.");
+    (key, format!("{:?}{whom}{}{ignored}", hook.to_string(), timeout.unwrap_or_default()))
 }
 
 /// The whole plan for programs: `{name, steps: [{side, number, step, object}]}`.
@@ -28,7 +46,9 @@ pub fn json(plan: &LaunchPlan) -> serde_json::Value {
     let step = |side: &str, number: usize, (step, object): (&str, String)| serde_json::json!({ "side": side, "number": number, "step": step, "object": object });
     let on_host = plan.host.iter().enumerate().map(|(n, host_step)| step("host", n + 1, host(host_step)));
     let inside = plan.child().enumerate().map(|(n, child_step)| step("child", n + 1, child(child_step)));
-    let steps: Vec<serde_json::Value> = on_host.chain(inside).collect();
+    let hooks = plan.hooks.iter().enumerate();
+    let around = hooks.map(|(n, (stage, hook))| step("hook", n + 1, command(*stage, hook)));
+    let steps: Vec<serde_json::Value> = on_host.chain(inside).chain(around).collect();
     serde_json::json!({ "name": plan.name, "steps": steps })
 }
 

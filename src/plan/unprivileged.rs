@@ -188,6 +188,19 @@ fn namespaces(unit: &Unit, caller: &Caller) -> Result<(), Refused> {
         );
         return Err(refused("security.devices", reason));
     }
+    let hooks = || unit.service.hooks.all();
+    if let Some((stage, _, hook)) = hooks().find(|(_, _, hook)| hook.privileged) {
+        let reason = format!(
+            "{} is to run as the host's root: leave `privileged` out, or run this as root",
+            hook.command[0]
+        );
+        return Err(refused(stage.key(), reason));
+    }
+    if let Some((stage, ..)) =
+        hooks().find(|(_, _, hook)| hook.user.is_some() && caller.subordinate.is_none())
+    {
+        return Err(refused(stage.key(), format!("`user` is another id than the service's: {NEEDS_IDS}")));
+    }
     let over_links = [Capability::NET_ADMIN, Capability::NET_RAW];
     if let Some(one) = over_links.iter().find(|one| unit.security.capabilities.contains(one)) {
         let reason = format!(

@@ -8,8 +8,8 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Base, Capability, Credential, Denial, Dev, Egress, Families, IdSpec, IoPrio, Landlock, Listen, Mount,
-    Namespace, NetworkMode, Publish, Seccomp, Socket, Stdin, Unit, UserNamespace, UserSpec, Writable,
+    Base, Capability, Credential, Denial, Dev, Egress, Families, Hook, IdSpec, IoPrio, Landlock, Listen,
+    Mount, Namespace, NetworkMode, Publish, Seccomp, Socket, Stdin, Unit, UserNamespace, UserSpec, Writable,
     credential::Source, limits::Rlimit,
 };
 use crate::seccomp;
@@ -70,8 +70,21 @@ pub const TABLE: &[Row] = &[
                 UserSpec::Dynamic => false,
             };
             let price = if unit.namespaces.user == UserNamespace::Off { 30 } else { 3 };
-            loosening_if(is_root, "service.user", "root", price)
+            let mut all = loosening_if(is_root, "service.user", "root", price);
+            all.extend(hooks(unit, ".user", |hook| {
+                let user = hook.user.as_ref().map(|user| &user.user);
+                let is_root = user == Some(&UserSpec::Named(IdSpec::Number(0)));
+                is_root.then(|| ("root".to_owned(), price))
+            }));
+            all
         },
+    },
+    Row {
+        name: "service.hooks_privileged",
+        most: 20,
+        closed: "none of the commands around it runs outside",
+        opens: "the command runs on the host, as root; what the service has written it may read there",
+        find: |unit| hooks(unit, ".privileged", |hook| hook.privileged.then(|| (hook.to_string(), 10))),
     },
     Row {
         name: "service.nice",
@@ -661,6 +674,16 @@ fn call_price(call: &str) -> u32 {
 }
 
 /// The host's costs all, that of another service a third.
+/// Every command around the main program of which `opens` says what it opens, and the price.
+fn hooks(unit: &Unit, field: &str, opens: impl Fn(&Hook) -> Option<(String, u32)>) -> Vec<Opening> {
+    let all = unit.service.hooks.all();
+    all.filter_map(|(stage, n, hook)| {
+        let (value, price) = opens(hook)?;
+        Some(opening(&format!("{}[{n}]{field}", stage.key()), &value, Standing::Loosening, price))
+    })
+    .collect()
+}
+
 fn namespace(at: &str, namespace: &Namespace, price: u32) -> Vec<Opening> {
     match namespace {
         Namespace::Own => Vec::new(),

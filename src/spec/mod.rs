@@ -6,6 +6,7 @@
 pub mod credential;
 pub mod defaults;
 pub mod exposure;
+mod hook;
 pub mod limits;
 mod owner;
 mod resolve;
@@ -22,6 +23,7 @@ pub use self::resolve::{Claims, resolve, resolve_with_claims};
 pub(crate) use self::resolve::{MOST, clash, parse_owner};
 pub use self::{
     credential::Credential,
+    hook::{Hook, HookUser, Hooks, Stage},
     limits::Limits,
     schedule::{IoPrio, Sched},
     security::{Capability, Device, Landlock, Seccomp, Security},
@@ -189,6 +191,9 @@ pub struct Service {
     pub start_timeout: Option<Duration>,
     /// From `started` to the end; none is no bound.
     pub run_timeout: Option<Duration>,
+    /// Commands around the main program.
+    #[serde(default)]
+    pub hooks: Hooks,
     /// What counts as success beside exit status 0 (and, for daemons, SIGHUP, SIGINT, SIGTERM, SIGPIPE).
     pub success_exit: Vec<ExitMatch>,
     /// A oneshot that ended well counts as active.
@@ -219,10 +224,11 @@ pub enum Kind {
 }
 
 /// `service.user`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserSpec {
     /// An id of its own with no entry on the host.
+    #[default]
     Dynamic,
     /// A number, or a name that the sandbox's own /etc/passwd must know.
     Named(IdSpec),

@@ -137,7 +137,8 @@ impl Supervisor {
     }
 
     /// An adopted init has said which process it is, and whether its main process lives.
-    pub(super) fn identified(&mut self, name: &UnitName, pid: Option<u32>, is_main_alive: bool) {
+    pub(super) fn identified(&mut self, name: &UnitName, pid: Option<u32>, main: i64) {
+        let is_main_alive = main != 0;
         let Some(run) = self.runs.get_mut(name) else { return };
         if run.pidfd.is_none()
             && let Some(pid) = pid
@@ -145,6 +146,7 @@ impl Supervisor {
             run.pidfd = open_pidfd(pid);
             run.init = super::state::start_time(pid).map(|time| (pid, time));
         }
+        run.main_inside = is_main_alive.then_some(main);
         let id = run.run;
         if !is_main_alive && !run.is_over {
             run.main = None;
@@ -161,6 +163,7 @@ impl Supervisor {
                 self.report(name, Report::Started(id));
             }
         }
+        self.hooks_known(name, is_main_alive);
         self.persist(name);
     }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `runs` | a live run: its channel, its end |
 //! | `fetch` | programs that credentials come from |
+//! | `hooks` | commands around the main program |
 //! | `output` | what services write, into their logs |
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
@@ -18,6 +19,7 @@
 
 mod adopt;
 mod fetch;
+mod hooks;
 mod keeper;
 mod limits;
 mod output;
@@ -58,7 +60,7 @@ use crate::{
     },
     net::link::LinkPlan,
     plan,
-    spec::{HostFacts, NetworkMode, Owner, Unit, UnitName, UserNamespace},
+    spec::{HostFacts, NetworkMode, Owner, Stage, Unit, UnitName, UserNamespace},
     sys::SysError,
 };
 use keeper::Keeper;
@@ -114,6 +116,8 @@ enum Wake {
     Fetch(UnitName),
     /// A socket on which a connection starts it.
     Demand(UnitName),
+    /// A command on the host for a service.
+    Hook(UnitName),
 }
 
 /// One supervisor.
@@ -247,12 +251,13 @@ impl Supervisor {
                 return Ok(());
             }
             let control = self.server.tick(now());
-            let deadlines = [control, self.fleet.deadline(), self.fetch_deadline()];
+            let deadlines = [control, self.fleet.deadline(), self.fetch_deadline(), self.hook_deadline()];
             let deadline = deadlines.into_iter().flatten().min();
             for (wake, readiness) in self.wait(deadline)? {
                 self.wake(wake, readiness);
             }
             self.fetches_overdue();
+            self.hooks_overdue();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -277,6 +282,7 @@ impl Supervisor {
                     Part::Channel => Wake::Channel(name),
                     Part::Output(stream) => Wake::Output(name, stream),
                     Part::Empty => Wake::Empty(name),
+                    Part::Hook => Wake::Hook(name),
                 };
                 (wake, fd, flags)
             }));
@@ -340,6 +346,7 @@ impl Supervisor {
             Wake::Empty(name) => self.maybe_gone(&name),
             Wake::Fetch(name) => self.fetch_ready(&name),
             Wake::Demand(name) => self.inputs.push_back(Input::Demand(name)),
+            Wake::Hook(name) => self.hook_ready(&name),
         }
     }
 
@@ -400,6 +407,7 @@ impl Supervisor {
                 traces: run.traces.clone(),
                 before: run.before,
                 attested: run.attested.clone(),
+                hook: run.hooks.record,
             })
         });
         self.write_down(name, run, self.nets.get(name));
@@ -427,9 +435,9 @@ impl Supervisor {
             Action::RelaunchInPlace { run, .. } => self.relaunch(&name, run),
             Action::Terminate(_) => self.terminate(&name),
             Action::Abort(_) => self.signal(&name, libc::SIGABRT, false),
-            Action::KillAll(_) => self.signal(&name, libc::SIGKILL, true),
-            // No service has such commands yet.
-            Action::PostStart(run) | Action::PostStop(run) => self.report(&name, Report::Finished(run)),
+            Action::KillAll(_) => self.kill_all(&name),
+            Action::PostStart(_) => self.run_hooks(&name, Stage::PostStart),
+            Action::PostStop(_) => self.run_hooks(&name, Stage::PostStop),
             Action::KillTree(_) => self.kill_tree(&name),
             Action::Teardown(_) => self.tear_down(&name),
             Action::Release => self.release(&name),
@@ -444,8 +452,7 @@ impl Supervisor {
         let assigned = admitted.and_then(|()| self.assign(&unit, run, net.is_some()));
         let launched = assigned.and_then(|mut assigned| {
             let (sockets, stored) = self.give(&unit, &mut assigned)?;
-            let mut plan = plan::build(&unit, &assigned, &self.facts);
-            plan.fail_at = self.fail_at(name);
+            let plan = self.plan(&unit, &assigned);
             let service = plan::ids_on_host(&unit, &assigned, &self.facts);
             let peers = self.peers(&unit);
             let given = Given { service, peers, secrets, sockets, stored, ..Given::default() };
@@ -465,6 +472,7 @@ impl Supervisor {
                 traces: launch.traces().clone(),
                 before: Usage::default(),
                 attested: plan::attested(&unit, plan.child()),
+                hook: None,
             });
             self.write_down(name, record, launch.net());
             self.point(name, "launch-noted");
@@ -485,6 +493,12 @@ impl Supervisor {
                 self.refuse_launch(name, run, fault);
             }
         }
+    }
+
+    fn plan(&self, unit: &Unit, assigned: &plan::Assigned) -> plan::LaunchPlan {
+        let mut plan = plan::build(unit, assigned, &self.facts);
+        plan.fail_at = self.fail_at(&unit.name);
+        plan
     }
 
     /// A launch that failed has taken back what it made: the keeper must not hold it either.

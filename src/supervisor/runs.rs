@@ -14,6 +14,7 @@ use rustix::{
 
 use super::{
     Supervisor,
+    hooks::Standing,
     state::{self, RunRecord},
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     launch::{self, LaunchFault, Run, Traces},
     machine::{ExitKind, RunId, Usage, fleet::Report},
     plan::{ChildStep, Fd, LaunchPlan, Seen, Session, lower},
-    spec::{Namespace, StopMode, Unit, UnitName},
+    spec::{Namespace, Unit, UnitName},
     sys::{SysError, socket},
 };
 
@@ -37,6 +38,8 @@ pub(super) enum Part {
     Output(usize),
     /// Its control group.
     Empty,
+    /// A command on the host.
+    Hook,
 }
 
 /// One run.
@@ -48,6 +51,12 @@ pub(super) struct LiveRun {
     pub(super) init: Option<(u32, u64)>,
     /// The main process, as the host counts.
     pub(super) main: Option<u32>,
+    /// As it is counted inside.
+    pub(super) main_inside: Option<i64>,
+    /// The commands around it.
+    pub(super) hooks: Standing,
+    /// Write ends of `outputs` for those, once there are any.
+    pub(super) writers: [Option<OwnedFd>; 2],
     pub(super) traces: Traces,
     /// What was read back before its program was executed.
     pub(super) attested: Vec<String>,
@@ -76,10 +85,13 @@ impl LiveRun {
     /// A run that we launched.
     pub(super) fn launched(run: RunId, launched: Run, plan: LaunchPlan, unit: &Unit) -> Self {
         let _ = rustix::io::ioctl_fionbio(&launched.channel, true);
-        Self {
+        let mut live = Self {
             run,
             init: state::start_time(launched.pid).map(|time| (launched.pid, time)),
             main: None,
+            main_inside: None,
+            hooks: Standing::launched(plan.is_deferred()),
+            writers: [None, None],
             traces: launched.traces,
             attested: crate::plan::attested(unit, plan.child()),
             pidfd: Some(launched.pidfd),
@@ -93,7 +105,16 @@ impl LiveRun {
             notes: None,
             before: Usage::default(),
             events: None,
+        };
+        if live.plan.as_ref().is_some_and(|plan| !plan.hooks.is_empty()) {
+            // Before the output is looked at: a pipe that nobody can write to is at its end.
+            live.hold_writers();
         }
+        if live.plan.as_ref().is_some_and(LaunchPlan::is_deferred) {
+            // Nothing says by itself that the sandbox stands.
+            live.say(wire::SAY_STATUS, 0, 0);
+        }
+        live
     }
 
     /// A run that a predecessor launched.
@@ -102,6 +123,9 @@ impl LiveRun {
             run,
             init: None,
             main: record.and_then(|record| record.main),
+            main_inside: None,
+            hooks: Standing::adopted(record.and_then(|record| record.hook)),
+            writers: [None, None],
             traces,
             attested: record.map(|record| record.attested.clone()).unwrap_or_default(),
             pidfd: None,
@@ -129,8 +153,43 @@ impl LiveRun {
             .chain(self.channel.as_ref().map(|fd| (Part::Channel, fd)))
             .chain(outputs)
             .map(|(part, fd)| (part, fd.as_fd(), PollFlags::IN));
+        let hook = self.hooks.interest().map(|fd| (Part::Hook, fd, PollFlags::IN));
         // The kernel tells of a change of cgroup.events by POLLPRI (cgroup-v2.rst).
-        readable.chain(self.events.as_ref().map(|fd| (Part::Empty, fd.as_fd(), PollFlags::PRI)))
+        readable.chain(hook).chain(self.events.as_ref().map(|fd| (Part::Empty, fd.as_fd(), PollFlags::PRI)))
+    }
+
+    /// Whether its init has ended.
+    pub(super) fn is_dead(&self) -> bool {
+        self.is_dead
+    }
+
+    /// What the steps of its main process are called after.
+    pub(super) fn has_plan(&mut self, plan: LaunchPlan) {
+        (self.plan, self.again) = (Some(plan), None);
+    }
+
+    /// Opens write ends of its output, where they are not open yet.
+    pub(super) fn open_writers(&mut self) -> Result<(), SysError> {
+        let new = launch::hooks::writers(&self.outputs)?;
+        for (held, new) in self.writers.iter_mut().zip(new) {
+            *held = held.take().or(new);
+        }
+        Ok(())
+    }
+
+    /// As [`LiveRun::open_writers`], where commands may come.
+    fn hold_writers(&mut self) {
+        if let Err(error) = self.open_writers() {
+            tracing::error!("commands have no output: {error}");
+        }
+    }
+
+    /// Sends a signal to the process group of a session.
+    pub(super) fn signal_session(&self, session: u32, signal: i32) {
+        if let Some(channel) = &self.channel {
+            let message = wire::Message::new(wire::SAY_SIGNAL, session, i64::from(signal), 0);
+            let _ = socket::send(channel.as_fd(), &init::message_bytes(&message), &[]);
+        }
     }
 
     /// Its init, for as long as that lives and is not on its way out.
@@ -209,6 +268,10 @@ impl Supervisor {
     }
 
     fn heard(&mut self, name: &UnitName, message: &wire::Message, received: socket::Received) {
+        if message.session & wire::AWAITED != 0 {
+            self.hook_heard(name, message);
+            return;
+        }
         if message.session != 0 {
             self.session_heard(name, message, received);
             return;
@@ -222,6 +285,7 @@ impl Supervisor {
                 self.point(name, "heard-hello");
             }
             wire::SAY_STARTED => {
+                run.main_inside = Some(message.a);
                 self.point(name, "heard-started");
                 self.report(name, Report::Started(id));
             }
@@ -234,7 +298,7 @@ impl Supervisor {
             }
             wire::SAY_EXITED => {
                 run.is_over = true;
-                run.main = None;
+                (run.main, run.main_inside) = (None, None);
                 self.exited(name, id, exit_kind(message.a));
             }
             wire::SAY_KEPT => {
@@ -243,6 +307,9 @@ impl Supervisor {
                 if let (Some(n), Some(fd)) = (output, received.fds.into_iter().next()) {
                     let _ = rustix::io::ioctl_fionbio(&fd, true);
                     run.outputs[n] = Some(fd);
+                    if self.fleet.entry(name).is_some_and(|entry| !entry.unit.service.hooks.is_empty()) {
+                        run.hold_writers();
+                    }
                     let surplus = std::mem::take(&mut run.surplus[n]);
                     if surplus > 0 {
                         self.pass_over(name, n, surplus);
@@ -264,9 +331,11 @@ impl Supervisor {
                     run.outputs[0] = Some(fd);
                 }
             }
+            // It has a main process: the predecessor's word was on its way.
+            wire::SAY_FULL => run.say(wire::SAY_STATUS, 0, 0),
             wire::SAY_STATE => {
                 self.point(name, "heard-state");
-                self.identified(name, received.pid, message.a != 0);
+                self.identified(name, received.pid, message.a);
             }
             _ => {}
         }
@@ -301,6 +370,11 @@ impl Supervisor {
             self.exited(name, id, kind);
         }
         self.point(name, "init-told");
+        self.hooks_without_init(name);
+        if self.fleet.entry(name).is_some_and(|entry| entry.unit.service.hooks.has_privileged()) {
+            // Some of what follows its end runs outside, and goes before the end of the run.
+            self.pump();
+        }
         self.maybe_gone(name);
     }
 
@@ -320,7 +394,7 @@ impl Supervisor {
 
     /// Whether the control group is empty; if not, we are woken when it changes.
     pub(super) fn maybe_gone(&mut self, name: &UnitName) {
-        let Some(run) = self.runs.get_mut(name) else { return };
+        let Some(run) = self.runs.get_mut(name).filter(|run| !run.hooks.is_busy()) else { return };
         if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup) {
             let path = tree.path(group).join("cgroup.events");
             if run.events.is_none() {
@@ -354,19 +428,6 @@ impl Supervisor {
         self.persist(name);
     }
 
-    pub(super) fn terminate(&mut self, name: &UnitName) {
-        if self.forget_fetch(name) {
-            return;
-        }
-        let Some(stop) = self.fleet.entry(name).map(|entry| entry.unit.service.stop.clone()) else { return };
-        if let Some(command) = &stop.command
-            && self.run_inside(name, command, super::sessions::Purpose::Stop).is_ok()
-        {
-            return;
-        }
-        self.signal(name, stop.signal, stop.mode == StopMode::ControlGroup);
-    }
-
     /// Sends a signal to the main process, or to every process of the sandbox.
     pub(super) fn signal(&self, name: &UnitName, signal: i32, everybody: bool) {
         let Some(run) = self.runs.get(name) else { return };
@@ -380,7 +441,7 @@ impl Supervisor {
             // The init must not signal everybody whom it sees.
             (Some(tree), Some(group)) if everybody && shared => {
                 if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
-                    tree.signal(group, signal);
+                    tree.signal(group, signal, run.init.map(|(pid, _)| pid));
                 }
             }
             _ => run.say(wire::SAY_SIGNAL, i64::from(signal), i64::from(everybody)),
@@ -391,7 +452,9 @@ impl Supervisor {
         if self.forget_fetch(name) {
             return;
         }
-        let Some(run) = self.runs.get(name) else { return };
+        let Some(run) = self.runs.get_mut(name) else { return };
+        let was_busy = run.hooks.is_busy();
+        run.hooks.forget();
         if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup)
             && let Err(error) = tree.kill(group)
         {
@@ -400,11 +463,23 @@ impl Supervisor {
         if let Some(pidfd) = &run.pidfd {
             launch::kill(pidfd.as_fd());
         }
+        if was_busy && run.is_dead {
+            self.maybe_gone(name);
+        }
+    }
+
+    /// SIGKILL to all that runs for it but the init.
+    pub(super) fn kill_all(&mut self, name: &UnitName) {
+        self.kill_hooks(name);
+        self.signal(name, libc::SIGKILL, true);
     }
 
     /// The main process once more, in the sandbox that stands.
     pub(super) fn relaunch(&mut self, name: &UnitName, run: RunId) {
         let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
+        if unit.service.hooks.go_before() {
+            return self.prepare_again(name, run);
+        }
         let sent = self.respawn(name, &unit, run);
         let before = self.used_in_all(name);
         if let Some(live) = self.runs.get_mut(name) {
@@ -418,12 +493,23 @@ impl Supervisor {
         self.persist(name);
     }
 
+    /// As [`Supervisor::relaunch`], where commands go before.
+    fn prepare_again(&mut self, name: &UnitName, run: RunId) {
+        let before = self.used_in_all(name);
+        self.faults.remove(name);
+        if let Some(live) = self.runs.get_mut(name) {
+            live.forget_words();
+            (live.run, live.before, live.is_over) = (run, before, false);
+        }
+        self.prepare(name);
+    }
+
     fn respawn(&mut self, name: &UnitName, unit: &Unit, run: RunId) -> Result<(), Box<LaunchFault>> {
         self.admit(unit)?;
         self.hold_sockets(name)?;
         let mut assigned = self.assign(unit, run, true)?;
         let (sockets, stored) = self.give(unit, &mut assigned)?;
-        let plan = crate::plan::build(unit, &assigned, &self.facts);
+        let plan = self.plan(unit, &assigned);
         let mut after = vec![ChildStep::Keep(vec![Fd::KeepStdout, Fd::KeepStderr])];
         if unit.service.tty {
             after.clear();
@@ -442,6 +528,7 @@ impl Supervisor {
         launch::send_plan(channel.as_fd(), wire::SAY_SPAWN, 0, &bytes, &session.fds(), &fds)
             .map_err(refused)?;
         live.outputs = outputs;
+        live.writers = [None, None];
         live.again = Some(session);
         Ok(())
     }

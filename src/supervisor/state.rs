@@ -14,6 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::hooks::HookRecord;
 use crate::{
     launch::{LaunchFault, Traces},
     machine::{Usage, fleet::Entry},
@@ -69,6 +70,9 @@ pub(super) struct RunRecord {
     /// What is read back before its program is executed: what holds of it if it runs.
     #[serde(default)]
     pub(super) attested: Vec<String>,
+    /// The command around the service that was begun last.
+    #[serde(default)]
+    pub(super) hook: Option<HookRecord>,
 }
 
 /// A service's network without its descriptors, which the keeper has.

@@ -129,6 +129,48 @@ pub fn spawn_bound(command: &mut std::process::Command) -> std::io::Result<std::
     command.spawn()
 }
 
+/// As [`spawn_bound`], in a session and, with the `cgroup.procs` of one, in a control group of its own, with no descriptor
+/// but the standard ones and with the usual limit of descriptors, umask and directory.
+///
+/// # Errors
+/// As [`spawn_bound`]; write(2) where the group is gone.
+pub fn spawn_apart(
+    command: &mut std::process::Command,
+    procs: Option<OwnedFd>,
+) -> std::io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt;
+    let part = move || {
+        if let Some(procs) = &procs {
+            // SAFETY: write(2) reads one byte of a literal; 0 is whoever writes it (cgroups(7)).
+            if unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } != 1 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        // SAFETY: setsid(2) has no precondition; a child that was just forked leads no group, so it does not fail.
+        unsafe { libc::setsid() };
+        // SAFETY: umask(2) takes a number.
+        unsafe { libc::umask(0o022) };
+        // SAFETY: getrlimit(2) writes, setrlimit(2) reads a structure of integers.
+        let mut limit: libc::rlimit = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+            limit.rlim_cur = limit.rlim_max.min(1024);
+            // SAFETY: as above. Lowering needs no right.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+        }
+        let (first, all) = (3u32, u32::MAX);
+        // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC only sets a flag on descriptors.
+        match unsafe { libc::syscall(libc::SYS_close_range, first, all, libc::CLOSE_RANGE_CLOEXEC) } {
+            0.. => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    command.current_dir("/");
+    // SAFETY: a handful of system calls in the child of a program with one thread, and no allocation.
+    unsafe { command.pre_exec(part) };
+    spawn_bound(command)
+}
+
 /// Waits for a child that is ending. A process that is not our child (it was adopted) is not ours to reap.
 pub fn reap(pidfd: &OwnedFd) {
     let wait = rustix::process::WaitId::PidFd(pidfd.as_fd());

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::spec::{Limits, Namespaces, Network, Rootfs, Security, Service, Unit};
+use crate::spec::{Hooks, Limits, Namespaces, Network, Rootfs, Security, Service, Unit};
 
 /// What it takes to make a new file true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,7 +68,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
         true if old.sockets != new.sockets => diff.note(Change::Live, "socket"),
         true => {}
     }
-    compare!(&mut diff, &old.service, &new.service, Service but for [] {
+    compare!(&mut diff, &old.service, &new.service, Service but for [hooks] {
         Restart: command => "service.command", kind => "service.type", env => "service.env",
             working_dir => "service.working_dir", umask => "service.umask", user => "service.user",
             group => "service.group", extra_groups => "service.extra_groups", stdin => "service.stdin",
@@ -77,6 +77,11 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
         Live: stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
             run_timeout => "service.timeout", success_exit => "service.success_exit",
             remain_after_exit => "service.remain_after_exit", fd_store_max => "service.fd_store_max";
+    });
+    compare!(&mut diff, &old.service.hooks, &new.service.hooks, Hooks but for [] {
+        Live: condition => "service.condition", pre_start => "service.pre_start",
+            post_start => "service.post_start", pre_stop => "service.pre_stop",
+            post_stop => "service.post_stop";
     });
     compare!(&mut diff, &old.namespaces, &new.namespaces, Namespaces but for [] {
         Restart: pid => "namespaces.pid", uts => "namespaces.uts", ipc => "namespaces.ipc",

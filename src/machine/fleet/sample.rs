@@ -9,9 +9,9 @@ use std::{
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
-        Activation, After, Base, Denial, Dev, Egress, Families, Kind, Landlock, Limits, LogPolicy, Milestone,
-        Namespace, Namespaces, Network, NetworkMode, Rootfs, Seccomp, Security, Service, Stdin, StopMode,
-        StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
+        Activation, After, Base, Denial, Dev, Egress, Families, Hooks, Kind, Landlock, Limits, LogPolicy,
+        Milestone, Namespace, Namespaces, Network, NetworkMode, Rootfs, Seccomp, Security, Service, Stdin,
+        StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
         limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
     },
 };
@@ -143,6 +143,7 @@ fn service() -> Service {
         reload: None,
         start_timeout: Some(Duration::from_secs(90)),
         run_timeout: None,
+        hooks: Hooks::default(),
         success_exit: Vec::new(),
         remain_after_exit: false,
         nice: None,

@@ -4,6 +4,7 @@
 //! only where there was none.
 
 mod credentials;
+mod hooks;
 mod limits;
 mod namespaces;
 mod network;

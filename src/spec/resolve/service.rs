@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use toml::Spanned;
 
-use super::{Reader, schedule};
+use super::{Reader, hooks, schedule};
 use crate::{
     config::{
         Diagnostic,
@@ -12,8 +12,8 @@ use crate::{
         value::{self, MAX_ARG, Refusal},
     },
     spec::{
-        Base, HostUser, IdSpec, Kind, Reload, Service, Stdin, StopMode, StopPolicy, UserNamespace, UserSpec,
-        defaults,
+        Base, HookUser, HostUser, IdSpec, Kind, Reload, Service, Stdin, StopMode, StopPolicy, UserNamespace,
+        UserSpec, defaults,
     },
 };
 
@@ -34,6 +34,7 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
         }
     };
     let kind = kind(reader);
+    let hooks = hooks::hooks(reader, &hooks::Around { env: &env, base, ids, kind });
     let working_dir = table.working_dir.as_ref().and_then(|text| reader.path(text));
     let umask =
         table.umask.as_ref().and_then(|text| {
@@ -58,6 +59,7 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
         reload: reload(reader, &env),
         start_timeout: reader.duration(&table.timeout.start).unwrap_or(defaults::START_TIMEOUT),
         run_timeout: reader.duration(&table.timeout.run).unwrap_or(defaults::RUN_TIMEOUT),
+        hooks,
         success_exit: reader.exits(&table.success_exit),
         remain_after_exit: remain_after_exit(reader, kind),
         nice: nice.and_then(|nice| i32::try_from(nice).ok()),
@@ -171,6 +173,7 @@ fn reload(reader: &mut Reader<'_>, env: &BTreeMap<String, String>) -> Option<Rel
 }
 
 /// Whom the service runs as, and what is known about that user.
+#[derive(Default)]
 struct Identity {
     user: UserSpec,
     group: Option<IdSpec>,
@@ -182,15 +185,7 @@ struct Identity {
 
 fn identity(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace) -> Identity {
     let table = &reader.file.tables.service;
-    let host = reader.host;
-    let mut who = Identity {
-        user: UserSpec::Dynamic,
-        group: None,
-        extra_groups: Vec::new(),
-        name: None,
-        home: None,
-        shell: None,
-    };
+    let mut who = Identity::default();
     let off = *ids == UserNamespace::Off;
     if let Some(value) = &table.user
         && let Some(id) =
@@ -210,13 +205,7 @@ fn identity(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace) -> Identi
         let id = account(reader, "group", value).and_then(|id| group(reader, value, id, (base, off)));
         who.extra_groups.extend(id);
     }
-    if let (true, UserSpec::Named(IdSpec::Number(_)), Some(name)) =
-        (off || *base == Base::Host, &who.user, &who.name)
-    {
-        // As initgroups(3) would: by number nobody could look the memberships up later.
-        let own = host.groups.values().filter(|(_, members)| members.contains(name)).map(|(gid, _)| *gid);
-        who.extra_groups.extend(own.map(IdSpec::Number));
-    }
+    memberships(reader, &mut who, off || *base == Base::Host);
     let key = |id: &IdSpec| match id {
         IdSpec::Number(number) => (Some(*number), None),
         IdSpec::Name(name) => (None, Some(name.clone())),
@@ -224,6 +213,57 @@ fn identity(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace) -> Identi
     who.extra_groups = super::unique(std::mem::take(&mut who.extra_groups), key);
     bounds(reader, &who, off);
     who
+}
+
+/// As initgroups(3) would: of whom is known by number nobody could look the memberships up later.
+fn memberships(reader: &Reader<'_>, who: &mut Identity, is_hosts: bool) {
+    if let (true, UserSpec::Named(IdSpec::Number(_)), Some(name)) = (is_hosts, &who.user, &who.name) {
+        let groups = reader.host.groups.values();
+        let own = groups.filter(|(_, members)| members.contains(name)).map(|(gid, _)| *gid);
+        who.extra_groups.extend(own.map(IdSpec::Number));
+    }
+}
+
+/// Whom a command runs as that does not run as the service's user.
+pub(super) fn hook_user(
+    reader: &mut Reader<'_>,
+    value: &Spanned<Scalar>,
+    base: &Base,
+    ids: &UserNamespace,
+) -> Option<HookUser> {
+    let off = *ids == UserNamespace::Off;
+    let id = account(reader, "user", value)?;
+    let mut who = Identity::default();
+    if id != IdSpec::Name("dynamic".to_owned()) {
+        identify(reader, &mut who, value, id, (base, off));
+    }
+    memberships(reader, &mut who, off || *base == Base::Host);
+    let refusal = match &who.user {
+        UserSpec::Named(IdSpec::Number(0)) if off => {
+            Refusal::new("with `namespaces.user = \"off\"` this would be the host's own root")
+                .hint("write a user of the host that is not root, or `privileged = true`")
+        }
+        UserSpec::Named(IdSpec::Number(number)) if !off && *number > LAST_ID => {
+            Refusal::new(format!("the user {number} is not one of the service's own ids"))
+                .hint(format!("write a number up to {LAST_ID}"))
+        }
+        UserSpec::Named(_) | UserSpec::Dynamic => {
+            let env = implied(&who);
+            let Identity { user, group, extra_groups, .. } = who;
+            return Some(HookUser { user, group, extra_groups, env });
+        }
+    };
+    reader.refuse(value.span(), refusal);
+    None
+}
+
+/// Variables that follow from the user.
+fn implied(who: &Identity) -> BTreeMap<String, String> {
+    let known = [("HOME", &who.home), ("USER", &who.name), ("LOGNAME", &who.name), ("SHELL", &who.shell)];
+    let said = |(name, value): (&str, &Option<String>)| {
+        value.as_ref().filter(|value| !value.is_empty()).map(|value| (name.to_owned(), value.clone()))
+    };
+    known.into_iter().filter_map(said).collect()
 }
 
 /// Ids that the service cannot have: in its own range those that the range does not hold, without one the host's group
@@ -424,12 +464,7 @@ fn environment(reader: &mut Reader<'_>, who: &Identity) -> BTreeMap<String, Stri
     let host = reader.host;
     let mut env: BTreeMap<String, String> =
         defaults::ENV.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let known = [("HOME", &who.home), ("USER", &who.name), ("LOGNAME", &who.name), ("SHELL", &who.shell)];
-    for (name, value) in known {
-        if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
-            env.insert(name.to_owned(), value.clone());
-        }
-    }
+    env.extend(implied(who));
     for text in table.pass_env.iter().flatten() {
         let Some(name) = variable(reader, text) else { continue };
         if let Some(value) = host.env.get(&name) {

@@ -1,0 +1,361 @@
+//! Commands around the main program: condition, pre_start, post_start, pre_stop, post_stop.
+
+use std::{fs, time::Duration};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::support::{World, wait_until, world::raw};
+
+const LONG: Duration = Duration::from_secs(20);
+const NONE: &str = "network.mode = \"none\"\nrootfs.base = \"host\"\n";
+
+/// A daemon in the shell that says what it is, and keys.
+fn daemon(keys: &str) -> String {
+    let main = "trap 'echo main stops; exit 0' TERM; echo main $$$$; while :; do sleep 0.02; done";
+    format!("service.command = [\"/bin/sh\", \"-c\", \"{main}\"]\n{keys}\n{NONE}")
+}
+
+/// One command of a list: a line of the shell.
+fn sh(line: &str) -> String {
+    format!("[\"/bin/sh\", \"-c\", '{line}']")
+}
+
+/// What the service and its commands have written, without times.
+fn said(world: &World, name: &str) -> Vec<String> {
+    let log = fs::read_to_string(world.dir().join(format!("log/{name}.log"))).unwrap_or_default();
+    let line = |line: &str| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned();
+    log.lines().map(line).collect()
+}
+
+fn has_said(world: &World, name: &str, words: &str) -> bool {
+    said(world, name).iter().any(|line| line.contains(words))
+}
+
+fn position(lines: &[String], words: &str) -> usize {
+    let found = lines.iter().position(|line| line.contains(words));
+    found.unwrap_or_else(|| panic!("no {words:?} in {lines:#?}"))
+}
+
+pub fn they_run_in_order_behind_the_same_walls(world: &mut World) {
+    let walls = "echo pre $(id -u) $(grep -c . /proc/net/dev) $(grep Seccomp: /proc/self/status) \
+                 $(grep NoNewPrivs: /proc/self/status) $(grep CapEff /proc/self/status) $(hostname) $WORD";
+    let keys = format!(
+        "service.condition = [{}]\nservice.pre_start = [{}, {}]\nservice.post_start = [{}]\nservice.pre_stop = [{}]\n\
+         service.post_stop = [{}, {}]\nservice.env = {{ WORD = \"mine\" }}\n",
+        sh("echo condition; sleep 300 & exit 0"),
+        sh("echo left $(pgrep sleep)"),
+        sh(walls),
+        sh("echo started $MAINPID; test -d /proc/$MAINPID"),
+        sh("echo before stop $MAINPID $SERVICE_RESULT; echo kept > /tmp/word"),
+        sh("echo after stop $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS $(cat /tmp/word)"),
+        sh("echo others $(pgrep -c sh)"),
+    );
+    world.write_service("app", &daemon(&keys));
+    world.start();
+    world.wait_state("app", "active");
+    wait_until("it runs", LONG, || has_said(world, "app", "main "));
+    let uid = fs::read_to_string(format!("/proc/{}/status", world.pid("app"))).expect("it lives");
+    assert!(uid.contains("Seccomp:\t2"), "{uid}");
+    world.ok(&["stop", "app"]);
+    assert_eq!(world.state("app"), "stopped");
+    let lines = said(world, "app");
+    let order = ["condition", "left", "pre ", "main ", "started", "before stop", "main stops", "after stop"];
+    let places: Vec<usize> = order.iter().map(|words| position(&lines, words)).collect();
+    // What the main program says first and what post_start says come at the same time.
+    let mut sorted = places.clone();
+    sorted.sort_unstable();
+    assert!(places[0] < places[1] && places[1] < places[2] && places[2] < places[3], "{lines:#?}");
+    assert!(places[4] < places[5] && places[5] < places[6] && places[6] < places[7], "{lines:#?}");
+    assert_eq!(lines[places[1]].trim(), "left", "what a command leaves running is killed before the next");
+    let pre = &lines[places[2]];
+    assert!(pre.contains("Seccomp: 2") && pre.contains("NoNewPrivs: 1"), "{pre}");
+    assert!(pre.contains("CapEff: 0000000000000000") && pre.ends_with("app mine"), "{pre}");
+    assert!(!pre.contains("pre 0 "), "{pre}");
+    let main: Vec<&str> = lines[places[3]].split(' ').collect();
+    assert_eq!(lines[places[4]], format!("started {}", main[1]), "MAINPID as it is counted inside");
+    assert_eq!(lines[places[5]], format!("before stop {} success", main[1]));
+    assert_eq!(lines[places[7]], "after stop success exited 0 kept", "in the same sandbox");
+}
+
+pub fn a_condition_skips_and_fails_as_with_systemd(world: &mut World) {
+    for (name, line) in [("no", "exit 3"), ("broken", "exit 255"), ("killed", "kill -KILL $$$$")] {
+        let keys = format!("service.condition = [{}]\nrestart.policy = \"never\"", sh(line));
+        world.write_service(name, &daemon(&keys));
+    }
+    let ignored = format!(
+        "service.condition = [{{ command = {}, ignore_failure = true }}]\nunit.requires = [\"no\"]",
+        sh("exit 255")
+    );
+    world.write_service("yes", &daemon(&ignored.replace("unit.requires = [\"no\"]", "")));
+    world.start();
+    world.wait_state("yes", "active");
+    world.wait_state("no", "stopped");
+    let status = String::from_utf8(world.palisade(&["status", "no"]).stdout).expect("text");
+    assert!(status.contains("skipped by a condition"), "{status}");
+    for (name, words) in [("broken", "exit status 255"), ("killed", "killed by SIGKILL")] {
+        world.wait_state(name, "failed");
+        let status = String::from_utf8(world.palisade(&["status", name]).stdout).expect("text");
+        assert!(status.contains("service.condition") && status.contains(words), "{status}");
+    }
+    for name in ["no", "broken", "killed"] {
+        assert!(!has_said(world, name, "main"), "{name} never ran");
+    }
+}
+
+pub fn a_command_that_fails_fails_the_start_and_is_named(world: &mut World) {
+    let keys = format!(
+        "service.pre_start = [{}, {}]\nservice.post_stop = [{}]\nrestart.policy = \"never\"",
+        sh("echo why not; exit 7"),
+        sh("echo not me"),
+        sh("echo end $SERVICE_RESULT")
+    );
+    world.write_service("pre", &daemon(&keys));
+    let keys = format!(
+        "service.post_start = [{}]\nservice.post_stop = [{}]\nrestart.policy = \"never\"",
+        sh("exit 8"),
+        sh("echo end $SERVICE_RESULT $EXIT_CODE")
+    );
+    world.write_service("post", &daemon(&keys));
+    let missing = "service.pre_start = [[\"/no/such/program\"]]\nrestart.policy = \"on-failure\"";
+    world.write_service("missing", &daemon(missing));
+    let slow = "service.pre_start = [{ command = [\"/bin/sleep\", \"300\"], timeout = \"100ms\" }]\n\
+                restart.policy = \"never\"";
+    world.write_service("slow", &daemon(slow));
+    let late = "service.pre_start = [[\"/bin/sleep\", \"301\"]]\nservice.timeout.start = \"100ms\"\n\
+                restart.policy = \"never\"";
+    world.write_service("late", &daemon(late));
+    world.start();
+    let expected = [
+        ("pre", "exit status 7"),
+        ("post", "exit status 8"),
+        ("missing", "ENOENT"),
+        ("slow", "did not end within 100ms"),
+        ("late", "not started within 100ms"),
+    ];
+    for (name, words) in expected {
+        world.wait_state(name, "failed");
+        let status = String::from_utf8(world.palisade(&["status", name]).stdout).expect("text");
+        assert!(status.contains(words), "{name}: {status}");
+    }
+    let lines = said(world, "pre");
+    assert!(
+        lines.contains(&"why not".to_owned()) && lines.contains(&"end resources".to_owned()),
+        "{lines:?}"
+    );
+    assert!(!has_said(world, "pre", "not me") && !has_said(world, "pre", "main"), "{lines:?}");
+    let lines = said(world, "post");
+    assert!(has_said(world, "post", "main stops") && has_said(world, "post", "end exit-code"), "{lines:?}");
+}
+
+pub fn post_stop_runs_however_it_ended(world: &mut World) {
+    let end = sh("echo end $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS");
+    let keys = format!("service.post_stop = [{end}]\nrestart = {{ policy = \"always\", delay = \"10ms\" }}");
+    world.write_service("crash", &daemon(&keys));
+    let deaf = "trap '' TERM; echo main; while :; do sleep 0.02; done";
+    let keys = format!("service.post_stop = [{end}]\nservice.stop = {{ timeout = \"200ms\" }}\n{NONE}");
+    world.write_service("deaf", &format!("service.command = [\"/bin/sh\", \"-c\", \"{deaf}\"]\n{keys}"));
+    world.start();
+    world.wait_state("crash", "active");
+    let (pid, run) = (world.pid("crash"), world.run_id("crash"));
+    kill(raw(pid), Signal::SIGSEGV).expect("it lives");
+    wait_until("another run", LONG, || world.run_id("crash") > run && world.state("crash") == "active");
+    let lines = said(world, "crash");
+    assert!(
+        lines.iter().any(|line| line == "end signal killed SEGV" || line == "end core-dump dumped SEGV"),
+        "{lines:?}"
+    );
+    wait_until("it runs", LONG, || has_said(world, "deaf", "main"));
+    world.ok(&["stop", "deaf"]);
+    let lines = said(world, "deaf");
+    assert_eq!(lines.last().map(String::as_str), Some("end signal killed KILL"), "{lines:?}");
+    // It ends while nobody supervises.
+    let (pid, run) = (world.pid("crash"), world.run_id("crash"));
+    world.kill_supervisor();
+    kill(raw(pid), Signal::SIGUSR1).expect("it lives");
+    wait_until("it is dead", LONG, || kill(raw(pid), None).is_err());
+    world.start();
+    wait_until("another run", LONG, || world.run_id("crash") > run && world.state("crash") == "active");
+    assert!(has_said(world, "crash", "end signal killed USR1"), "{:?}", said(world, "crash"));
+}
+
+pub fn a_killed_supervisor_runs_no_command_twice(world: &mut World) {
+    // Each stage waits for a file that the test makes when the supervisor has been killed.
+    let dir = world.dir().join("gate");
+    fs::create_dir(&dir).expect("a new name");
+    let gate = |stage: &str| {
+        sh(&format!(
+            "echo {stage} begins; while test ! -e /gate/{stage}; do sleep 0.02; done; echo {stage} ends"
+        ))
+    };
+    let keys = format!(
+        "service.condition = [{}]\nservice.pre_start = [{}, {}]\nservice.post_start = [{}]\nservice.pre_stop = [{}]\n\
+         service.post_stop = [{}]\nservice.stop.timeout = \"60s\"\nrootfs.mounts = [{{ src = \"{}\", dst = \"/gate\" }}]",
+        gate("condition"),
+        gate("first"),
+        gate("second"),
+        gate("post-start"),
+        gate("pre-stop"),
+        gate("post-stop"),
+        dir.display()
+    );
+    world.write_service("app", &daemon(&keys));
+    world.start();
+    let stages = ["condition", "first", "second", "post-start", "pre-stop", "post-stop"];
+    let mut stop = None;
+    for (n, stage) in stages.into_iter().enumerate() {
+        wait_until(&format!("{stage} begins"), LONG, || has_said(world, "app", &format!("{stage} begins")));
+        world.kill_supervisor();
+        // Ends while nobody supervises, or under the next one.
+        if n % 2 == 0 {
+            fs::write(dir.join(stage), "").expect("our own directory");
+            let ends = |world: &World| has_said(world, "app", &format!("{stage} ends"));
+            world.start();
+            wait_until(&format!("{stage} ends"), LONG, || ends(world));
+        } else {
+            world.start();
+            fs::write(dir.join(stage), "").expect("our own directory");
+        }
+        if stage == "post-start" {
+            world.wait_state("app", "active");
+            stop = Some(world.command(&["stop", "app"]).spawn().expect("the program under test starts"));
+        }
+    }
+    world.wait_state("app", "stopped");
+    if let Some(mut stop) = stop {
+        // Its supervisor was killed under it.
+        let _ = stop.wait();
+    }
+    let lines = said(world, "app");
+    for stage in stages {
+        for word in ["begins", "ends"] {
+            let count = lines.iter().filter(|line| **line == format!("{stage} {word}")).count();
+            assert_eq!(count, 1, "{stage} {word}: {lines:#?}");
+        }
+    }
+    assert_eq!(
+        lines.iter().filter(|line| line.starts_with("main ")).count(),
+        2,
+        "one beginning, one end: {lines:#?}"
+    );
+}
+
+pub fn a_stop_ends_what_goes_before(world: &mut World) {
+    let keys = format!(
+        "service.pre_start = [{}]\nservice.post_stop = [{}]\nservice.pre_stop = [{}]",
+        sh("trap \"echo told; exit 1\" TERM; echo begins; while :; do sleep 0.02; done"),
+        sh("echo end"),
+        sh("echo never")
+    );
+    world.write_service("app", &daemon(&keys));
+    world.write_service(
+        "privileged",
+        &daemon(&format!(
+            "service.pre_start = [{{ command = {}, privileged = true }}]",
+            sh("echo begins; sleep 300")
+        )),
+    );
+    world.start();
+    for name in ["app", "privileged"] {
+        wait_until("it begins", LONG, || has_said(world, name, "begins"));
+    }
+    world.ok(&["stop", "app"]);
+    assert_eq!(world.state("app"), "stopped");
+    let mut lines = said(world, "app");
+    // The shell's word about its own child, which got the signal as well.
+    lines.retain(|line| line != "Terminated");
+    assert_eq!(lines, ["begins", "told", "end"], "{lines:?}");
+    world.ok(&["stop", "privileged"]);
+    assert_eq!(world.state("privileged"), "stopped");
+}
+
+pub fn a_privileged_command_runs_outside_and_ends_with_its_run(world: &mut World) {
+    let trace = world.dir().join("trace");
+    let tell = |word: &str| {
+        let line = format!(
+            "echo {word} $(id -u) $(readlink /proc/self/ns/mnt) $(env | sort | tr \"\\\\n\" \" \") $SERVICE_RESULT \
+             fds $(ls /proc/self/fd | tr \"\\\\n\" \" \") >> {}; cat /proc/self/cgroup | grep ^0: >> {}",
+            trace.display(),
+            trace.display()
+        );
+        format!(
+            "{{ command = [\"/bin/sh\", \"-c\", '{}'], privileged = true }}",
+            line.replace("\\\\n", "\\n")
+        )
+    };
+    let keys = format!(
+        "service.pre_start = [{}]\nservice.post_start = [{}]\nservice.post_stop = [{}]\nrestart.policy = \"never\"\n\
+         service.env = {{ SECRET = \"shh\" }}",
+        tell("pre"),
+        tell("started"),
+        tell("post")
+    );
+    world.write_service("app", &daemon(&keys));
+    world.start();
+    world.wait_state("app", "active");
+    let init = world.status("app")["init_pid"].as_u64().expect("it is known");
+    // The init is killed: what runs outside comes all the same.
+    kill(raw(init.try_into().expect("a pid")), Signal::SIGKILL).expect("it lives");
+    world.wait_state("app", "failed");
+    let traces = fs::read_to_string(&trace).expect("it was written to");
+    let host = fs::read_link("/proc/self/ns/mnt").expect("a link").display().to_string();
+    for word in ["pre 0", "started 0", "post 0"] {
+        let line = traces.lines().find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("{traces}"));
+        assert!(!line.contains("SECRET") && line.contains("PATH="), "{line}");
+        assert!(line.contains("fds 0 1 2 3"), "nothing was left open: {line}");
+        // The supervisor has a mount namespace of its own.
+        assert!(line.contains("mnt:["), "{line} {host}");
+    }
+    assert!(traces.contains("app.hooks."), "{traces}");
+    assert!(!world.cgroup().read_dir().is_ok_and(|mut dir| {
+        dir.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().contains("hooks")))
+    }));
+}
+
+pub fn a_privileged_command_is_run_again_by_a_successor(world: &mut World) {
+    let dir = world.dir().join("gate");
+    fs::create_dir(&dir).expect("a new name");
+    let line = format!(
+        "echo begins; sleep 4711 & while test ! -e {}/go; do sleep 0.02; done; echo ends",
+        dir.display()
+    );
+    let keys = format!("service.pre_start = [{{ command = {}, privileged = true }}]", sh(&line));
+    world.write_service("app", &daemon(&keys));
+    world.start();
+    wait_until("it begins", LONG, || has_said(world, "app", "begins"));
+    world.kill_supervisor();
+    world.start();
+    let begun = || said(world, "app").iter().filter(|line| line.as_str() == "begins").count();
+    wait_until("it begins again", LONG, || begun() == 2);
+    let sleepers = || {
+        let all = crate::support::snapshot::processes();
+        all.iter().filter(|process| process.contains("4711") && !process.contains("echo")).count()
+    };
+    wait_until("what the first had started is gone", LONG, || {
+        world.reap();
+        sleepers() == 1
+    });
+    fs::write(dir.join("go"), "").expect("our own directory");
+    world.wait_state("app", "active");
+    wait_until("what the second had started is gone", LONG, || {
+        world.reap();
+        sleepers() == 0
+    });
+    assert_eq!(said(world, "app").iter().filter(|line| line.as_str() == "ends").count(), 1);
+}
+
+pub fn a_command_has_a_user_of_its_own(world: &mut World) {
+    let keys = format!(
+        "service.pre_start = [{{ command = {}, user = \"root\" }}]\nservice.post_start = [{{ command = {}, user = 33 }}]\n\
+         rootfs.tmpfs = [{{ dst = \"/data\", mode = \"0755\" }}]",
+        sh("id -u; echo $HOME $USER; echo mine > /data/file; chmod 0644 /data/file"),
+        sh("id -u; cat /data/file")
+    );
+    let toml = daemon(&keys).replace("echo main $$$$", "echo main $$$$; echo again > /dev/stdout");
+    world.write_service("app", &toml);
+    world.start();
+    world.wait_state("app", "active");
+    wait_until("all of it", LONG, || has_said(world, "app", "again"));
+    let lines = said(world, "app");
+    assert!(lines.starts_with(&["0".to_owned(), "/root root".to_owned()]), "{lines:?}");
+    assert!(lines.contains(&"33".to_owned()) && lines.contains(&"mine".to_owned()), "{lines:?}");
+}
