@@ -16,7 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     plan::FailAt,
-    supervisor::{DieAt, POINTS, Place},
+    supervisor::{DieAt, Inherit, POINTS, Place},
 };
 
 /// What the exit code of `palisade` says.
@@ -134,6 +134,9 @@ pub enum Verb {
         /// Kill this supervisor at a moment of a service's life, to see what becomes of it (for tests)
         #[arg(long, value_name = "NAME:SIDE:STEP|NAME:at:POINT", hide = true, value_parser = die_at)]
         die_at: Option<DieAt>,
+        /// What a predecessor in this very process has left open (for `upgrade`)
+        #[arg(long, value_name = "LISTENER,LOCK,CLIENT", hide = true, value_parser = Inherit::parse)]
+        inherit: Option<Inherit>,
     },
     /// Run one service in the foreground; the exit code is its own
     Run {
@@ -152,13 +155,14 @@ pub enum Verb {
         #[arg(long, value_name = "DIR")]
         services: Option<PathBuf>,
     },
-    /// Show what launching a service will do
+    /// Show what launching a service will do; without one, what the files as they are now will change: exit code 2 if
+    /// anything
     Plan {
         /// A file, or the name of a service
         #[arg(value_name = "FILE|NAME")]
-        target: String,
+        target: Option<String>,
         /// Read the service files of this directory alone
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", requires = "target")]
         services: Option<PathBuf>,
     },
     /// Show what services open, and how far; all, if none is named
@@ -248,6 +252,23 @@ pub enum Verb {
     },
     /// Have the supervisor read the service files again and apply the difference
     DaemonReload,
+    /// Read the service files again and apply the difference
+    Apply {
+        /// Go back by itself unless `palisade confirm` is called within this time, and at once when a service that was
+        /// changed fails
+        #[arg(long, value_name = "TIME", value_parser = verbs::span)]
+        confirm: Option<u64>,
+    },
+    /// Say that what was applied is right
+    Confirm,
+    /// Go back from what was applied
+    Revert,
+    /// Have the supervisor go on as another program: services and the control socket stay
+    Upgrade {
+        /// The program; default: this one
+        #[arg(value_name = "BINARY")]
+        binary: Option<PathBuf>,
+    },
     /// Print completions for a shell
     Completions {
         /// Which
@@ -280,12 +301,14 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     match verb {
-        Verb::Supervise { services, places, fail_at, die_at } => {
-            wiring::supervise(&SuperviseOptions { global, services, places, fail_at, die_at })
+        Verb::Supervise { services, places, fail_at, die_at, inherit } => {
+            wiring::supervise(&SuperviseOptions { global, services, places, fail_at, die_at, inherit })
         }
         Verb::Run { file, places } => wiring::run(&RunOptions { global, file, places }),
         Verb::Check { targets, services } => wiring::check(&CheckOptions { global, targets, services }),
-        Verb::Plan { target, services } => wiring::plan(&PlanOptions { global, target, services }),
+        Verb::Plan { target: Some(target), services } => {
+            wiring::plan(&PlanOptions { global, target, services })
+        }
         Verb::Score { targets, threshold, sarif, services } => {
             wiring::score(&ScoreOptions { global, targets, threshold, sarif, services })
         }
@@ -340,6 +363,8 @@ pub struct SuperviseOptions {
     pub fail_at: Option<(String, FailAt)>,
     /// `--die-at`.
     pub die_at: Option<DieAt>,
+    /// `--inherit`.
+    pub inherit: Option<Inherit>,
 }
 
 /// What `palisade run` was told.

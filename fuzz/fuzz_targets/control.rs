@@ -78,6 +78,9 @@ fn seeds() {
         exec(false),
         exec(true),
         Method::DaemonReload,
+        Method::Plan,
+        Method::Confirm,
+        Method::Revert,
     ];
     for method in methods {
         let message = method.to_message();

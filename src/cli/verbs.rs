@@ -3,8 +3,10 @@
 use std::{
     io,
     ops::ControlFlow,
+    path::PathBuf,
+    process::{Command, Stdio},
     str::FromStr,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::sys::signal::Signal;
@@ -13,15 +15,20 @@ use serde_json::json;
 use super::{Exit, Global, Verb, output, session, show};
 use crate::control::{
     client::{CallError, Client},
-    proto::{Error, Kill, Logs, Method, Names},
-    types::{Changes, Events, LogEntries, ServiceState, Services},
+    proto::{Apply, Error, Kill, Logs, Method, Names, Upgrade},
+    types::{Changes, Confirmed, Events, LogEntries, Planned, PlannedChanges, Pong, ServiceState, Services},
+};
+use crate::{
+    config::{schema::Scalar, value::parse_duration},
+    machine::fleet::How,
+    supervisor::STATE_VERSION,
 };
 
 /// `palisade version`.
 pub(super) fn version(json: bool) -> Exit {
     let version = env!("CARGO_PKG_VERSION");
     done(match json {
-        true => output::json(&json!({ "version": version })),
+        true => output::json(&json!({ "version": version, "state": STATE_VERSION })),
         false => output::print(&format!("palisade {version}\n")),
     })
 }
@@ -35,6 +42,15 @@ pub(super) fn signal(text: &str) -> Result<i32, String> {
         (Err(_), Ok(signal)) => Ok(signal as i32),
         _ => Err("a name such as TERM, or a number from 1 to 64".to_owned()),
     }
+}
+
+/// Reads a time such as `60s`, into milliseconds.
+pub(super) fn span(text: &str) -> Result<u64, String> {
+    let scalar = text.parse().map_or_else(|_| Scalar::Text(text.to_owned()), Scalar::Int);
+    let span = parse_duration(&scalar).map_err(|refusal| refusal.message)?;
+    span.and_then(|span| u64::try_from(span.as_millis()).ok())
+        .filter(|millis| *millis > 0)
+        .ok_or_else(|| "a time such as 60s, and no end of time".to_owned())
 }
 
 /// Asks the supervisor, and shows what it answers.
@@ -71,6 +87,17 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
             logs(&mut client, Logs { names: names.names, lines, follow }, json, raw)
         }
         Verb::Events => events(&mut client, json),
+        Verb::Plan { .. } => plan(&mut client, json),
+        Verb::Apply { confirm } => apply(&mut client, confirm, json),
+        Verb::Upgrade { binary } => upgrade(client, binary, json),
+        Verb::Confirm => {
+            let Confirmed {} = client.call(&Method::Confirm)?;
+            Ok(Exit::Done)
+        }
+        Verb::Revert => {
+            let answer: PlannedChanges = client.call(&Method::Revert)?;
+            Ok(done(show_planned(&answer, json)))
+        }
         Verb::Exec { tty, user, env, name, command } => {
             session::exec(client, session::Wanted { name, command, tty, user, env })
         }
@@ -78,7 +105,6 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         Verb::Supervise { .. }
         | Verb::Run { .. }
         | Verb::Check { .. }
-        | Verb::Plan { .. }
         | Verb::Score { .. }
         | Verb::Version
         | Verb::Completions { .. } => unreachable!("these do not ask a supervisor"),
@@ -127,6 +153,62 @@ fn change(client: &mut Client, method: &Method, json: bool) -> Result<Exit, Call
         true => Ok(done(shown)),
         false => Ok(Exit::Failed),
     }
+}
+
+/// What the files would change. Exit code 2: something.
+fn plan(client: &mut Client, json: bool) -> Result<Exit, CallError> {
+    let answer: PlannedChanges = client.call(&Method::Plan)?;
+    let shown = done(show_planned(&answer, json));
+    match answer.changes.is_empty() {
+        true => Ok(shown),
+        false => Ok(Exit::Usage),
+    }
+}
+
+fn apply(client: &mut Client, confirm: Option<u64>, json: bool) -> Result<Exit, CallError> {
+    let answer: PlannedChanges = client.call(&Method::Apply(Apply { confirm }))?;
+    let mut shown = show_planned(&answer, json);
+    if let Some(limit) = confirm.filter(|_| !json && !answer.changes.is_empty()) {
+        let limit = humantime::format_duration(Duration::from_millis(limit));
+        let hint = format!("`palisade confirm` within {limit}, or everything goes back\n");
+        shown = shown.and_then(|()| output::print(&hint));
+    }
+    match answer.changes.iter().any(|change| change.how == How::Broken) {
+        true => Ok(Exit::Failed),
+        false => Ok(done(shown)),
+    }
+}
+
+/// Asks the program itself what it is before the supervisor is to become it: a file that does not even say its version
+/// would end everything that is supervised now.
+fn upgrade(mut client: Client, binary: Option<PathBuf>, json: bool) -> Result<Exit, CallError> {
+    let binary = binary.map_or_else(std::env::current_exe, Ok).and_then(std::fs::canonicalize);
+    let state = binary.as_ref().ok().and_then(|binary| {
+        let said = Command::new(binary).args(["version", "--json"]).stdin(Stdio::null()).output().ok()?;
+        serde_json::from_slice::<serde_json::Value>(&said.stdout).ok()?["state"].as_u64()
+    });
+    let (Ok(binary), Some(state)) = (binary, state.and_then(|state| u32::try_from(state).ok())) else {
+        output::error("upgrade: that is no palisade that runs here");
+        return Ok(Exit::Failed);
+    };
+    let before: Pong = client.call(&Method::Ping)?;
+    let binary = binary.display().to_string();
+    let now: Pong = client.call(&Method::Upgrade(Upgrade { binary, state }))?;
+    Ok(done(match json {
+        true => output::json(&now),
+        false => {
+            output::print(&format!("upgraded from {} to {} (pid {})\n", before.version, now.version, now.pid))
+        }
+    }))
+}
+
+fn show_planned(answer: &PlannedChanges, json: bool) -> io::Result<()> {
+    if json {
+        return output::json(answer);
+    }
+    let line =
+        |change: &Planned| format!("{}\n", output::escape(&format!("{}: {}", change.name, change.what)));
+    output::print(&answer.changes.iter().map(line).collect::<String>())
 }
 
 fn logs(client: &mut Client, logs: Logs, json: bool, raw: bool) -> Result<Exit, CallError> {

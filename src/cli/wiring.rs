@@ -36,6 +36,7 @@ pub(super) fn supervise(options: &SuperviseOptions) -> Exit {
         sources: sources(options.services.as_deref(), &options.global),
         fail_at: options.fail_at.clone(),
         die_at: options.die_at.clone(),
+        inherit: options.inherit,
     };
     match supervisor::main(options, settings) {
         Ok(()) => Exit::Done,

@@ -88,6 +88,25 @@ pub struct Logs {
     pub follow: bool,
 }
 
+/// Parameters of `Apply`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// Milliseconds within which somebody has to confirm; none: it is for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<u64>,
+}
+
+/// Parameters of `Upgrade`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upgrade {
+    /// Absolute path of the program.
+    pub binary: String,
+    /// Which version of the state it reads, as it says itself.
+    pub state: u32,
+}
+
 /// Parameters of `Exec`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,6 +164,16 @@ pub enum Method {
     Exec(Exec),
     /// Read the service files again and apply the difference.
     DaemonReload,
+    /// What that would do.
+    Plan,
+    /// As `DaemonReload`, and back again by itself unless somebody confirms.
+    Apply(Apply),
+    /// What was applied is right.
+    Confirm,
+    /// What was applied is wrong.
+    Revert,
+    /// Go on as another program.
+    Upgrade(Upgrade),
 }
 
 impl Method {
@@ -163,6 +192,11 @@ impl Method {
             Method::Events => "Events",
             Method::Exec(_) => "Exec",
             Method::DaemonReload => "DaemonReload",
+            Method::Plan => "Plan",
+            Method::Apply(_) => "Apply",
+            Method::Confirm => "Confirm",
+            Method::Revert => "Revert",
+            Method::Upgrade(_) => "Upgrade",
         }
     }
 
@@ -194,14 +228,27 @@ impl Method {
             | Method::Reload(_)
             | Method::Kill(_)
             | Method::Exec(_) => access.owns,
-            Method::DaemonReload => false,
+            Method::Plan => access.looks,
+            Method::DaemonReload
+            | Method::Apply(_)
+            | Method::Confirm
+            | Method::Revert
+            | Method::Upgrade(_) => false,
         }
     }
 
     /// The message that asks for it, NUL included.
     pub fn to_message(&self) -> Vec<u8> {
         let parameters = match self {
-            Method::Ping | Method::List | Method::Events | Method::DaemonReload => Ok(json!({})),
+            Method::Ping
+            | Method::List
+            | Method::Events
+            | Method::DaemonReload
+            | Method::Plan
+            | Method::Confirm
+            | Method::Revert => Ok(json!({})),
+            Method::Apply(apply) => serde_json::to_value(apply),
+            Method::Upgrade(upgrade) => serde_json::to_value(upgrade),
             Method::Status(names)
             | Method::Start(names)
             | Method::Stop(names)
@@ -230,6 +277,11 @@ impl Method {
             "List" => nothing(Method::List)?,
             "Events" => nothing(Method::Events)?,
             "DaemonReload" => nothing(Method::DaemonReload)?,
+            "Plan" => nothing(Method::Plan)?,
+            "Confirm" => nothing(Method::Confirm)?,
+            "Revert" => nothing(Method::Revert)?,
+            "Apply" => Method::Apply(from_parameters(parameters)?),
+            "Upgrade" => Method::Upgrade(from_parameters(parameters)?),
             "Status" => Method::Status(from_parameters(parameters)?),
             "Start" => Method::Start(from_parameters(parameters)?),
             "Stop" => Method::Stop(from_parameters(parameters)?),
@@ -247,7 +299,23 @@ impl Method {
     /// What the types do not say.
     fn check(&self) -> Result<(), Error> {
         match self {
-            Method::Ping | Method::List | Method::Events | Method::DaemonReload => Ok(()),
+            Method::Ping
+            | Method::List
+            | Method::Events
+            | Method::DaemonReload
+            | Method::Plan
+            | Method::Confirm
+            | Method::Revert => Ok(()),
+            Method::Apply(Apply { confirm }) => match confirm {
+                Some(0) => Err(Error::parameter("confirm")),
+                Some(_) | None => Ok(()),
+            },
+            Method::Upgrade(Upgrade { binary, .. }) => {
+                match binary.starts_with('/') && !binary.contains('\0') {
+                    true => Ok(()),
+                    false => Err(Error::parameter("binary")),
+                }
+            }
             Method::Status(Names { names }) => names_are_sane(names, 0),
             Method::Start(Names { names })
             | Method::Stop(Names { names })

@@ -176,6 +176,15 @@ pub struct Server {
     incoming: VecDeque<Incoming>,
 }
 
+/// What a supervisor leaves to the program that takes its place in the same process.
+#[derive(Debug)]
+pub struct Held {
+    /// The listening socket.
+    pub listener: OwnedFd,
+    /// The lock, held.
+    pub lock: OwnedFd,
+}
+
 /// What a user may still ask for: a token for each connection and request.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
@@ -257,15 +266,18 @@ impl Server {
         rustix::net::bind(&listener, &address).map_err(sys("bind"))?;
         // Nobody can connect before listen(2): the mode and the group are right from the first moment on.
         rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o660)).map_err(sys("chmod"))?;
-        let group = group.map(rustix::fs::Gid::from_raw);
-        rustix::fs::chown(&path, None, group).map_err(sys("chown"))?;
+        rustix::fs::chown(&path, None, group.map(rustix::fs::Gid::from_raw)).map_err(sys("chown"))?;
         rustix::net::listen(&listener, 128).map_err(sys("listen"))?;
-        Ok(Self {
+        Ok(Self::with(listener, path, lock, group))
+    }
+
+    fn with(listener: OwnedFd, path: PathBuf, lock: (File, PathBuf), group: Option<u32>) -> Self {
+        Self {
             listener,
             path,
             lock,
-            owner,
-            group: group.map(rustix::fs::Gid::as_raw),
+            owner: rustix::process::geteuid().as_raw(),
+            group,
             owners: BTreeSet::new(),
             now: Mono(0),
             budgets: BTreeMap::new(),
@@ -274,7 +286,44 @@ impl Server {
             next_id: 0,
             turn: 0,
             incoming: VecDeque::new(),
-        })
+        }
+    }
+
+    /// Goes on with the listening socket and the lock of a predecessor in this very process.
+    ///
+    /// # Errors
+    /// [`BindError::Unsafe`]: they are not those of `run_dir`.
+    pub fn resume(run_dir: &Path, group: Option<u32>, held: Held) -> Result<Self, BindError> {
+        let (path, lock) = (run_dir.join(SOCKET_NAME), run_dir.join("control.lock"));
+        let unsafe_because = |reason| BindError::Unsafe { path: path.clone(), reason };
+        let listens = rustix::net::sockopt::socket_acceptconn(&held.listener).unwrap_or_default();
+        let address = rustix::net::getsockname(&held.listener).ok();
+        let address = address.and_then(|address| SocketAddrUnix::try_from(address).ok());
+        let is_here =
+            address.is_some_and(|address| address.path_bytes() == Some(path.as_os_str().as_encoded_bytes()));
+        if !listens || !is_here {
+            return Err(unsafe_because("the inherited socket does not listen here"));
+        }
+        let inode = |metadata: io::Result<fs::Metadata>| metadata.map(|file| (file.dev(), file.ino())).ok();
+        let file = File::from(held.lock);
+        if inode(file.metadata()).is_none_or(|ours| inode(fs::metadata(&lock)) != Some(ours)) {
+            return Err(unsafe_because("the inherited lock is another one"));
+        }
+        Ok(Self::with(held.listener, path, (file, lock), group))
+    }
+
+    /// What a successor in this very process goes on with, and the connection of whoever asks for it.
+    pub fn held(&self, client: ClientId) -> Option<[BorrowedFd<'_>; 3]> {
+        let client = self.clients.get(&client)?;
+        Some([self.listener.as_fd(), self.lock.0.as_fd(), client.socket.as_fd()])
+    }
+
+    /// Takes in a caller whom a predecessor in this very process owes an answer; none: that one may not ask any more.
+    pub fn owe(&mut self, socket: OwnedFd) -> Option<ClientId> {
+        self.admit(socket);
+        let id = ClientId(self.next_id);
+        self.clients.get_mut(&id)?.call = Some(Outstanding { oneway: false });
+        Some(id)
     }
 
     /// Says who owns services: they may connect as well, and are handed on with what they ask for. Whoever has lost the

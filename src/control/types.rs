@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    machine::{Cause, ExitKind, Usage},
+    machine::{Cause, ExitKind, Usage, fleet::How},
     spec::Proto,
 };
 
@@ -246,6 +246,30 @@ pub struct Change {
     /// Whether that is what was asked for.
     pub ok: bool,
 }
+
+/// What other files do to one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// The service.
+    pub name: String,
+    /// What becomes of it.
+    pub how: How,
+    /// The keys that differ.
+    pub keys: Vec<String>,
+    /// The same, for people.
+    pub what: String,
+}
+
+/// Reply of `Plan`, `Apply` and `Revert`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedChanges {
+    /// One for each service concerned.
+    pub changes: Vec<Planned>,
+}
+
+/// Reply of `Confirm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {}
 
 /// Which of the two output streams a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

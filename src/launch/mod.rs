@@ -169,6 +169,14 @@ impl Launcher {
         self.workshop.root()
     }
 
+    /// Does `what` as if nothing had been launched: in the mount namespace that we came from.
+    ///
+    /// # Errors
+    /// As [`Workshop::outside`].
+    pub fn outside<T>(&self, what: impl FnOnce() -> T) -> Result<T, SysError> {
+        self.workshop.outside(what)
+    }
+
     /// The control groups, where the host has them.
     pub fn tree(&self) -> Option<&cgroup::Tree> {
         self.tree.as_ref()

@@ -38,6 +38,7 @@ use crate::spec::{Kind, Milestone, Unit, UnitName};
 
 mod demand;
 mod diff;
+mod preview;
 #[cfg(test)]
 pub(super) mod sample;
 #[cfg(test)]
@@ -46,6 +47,7 @@ mod verbs;
 
 pub use demand::Demand;
 pub use diff::{Change, Diff, diff};
+pub use preview::{How, Planned};
 
 /// How many past runs an entry remembers.
 pub const HISTORY: usize = 16;

@@ -75,6 +75,8 @@ pub struct SecretFile<'a> {
 /// Where roots are put together.
 #[derive(Debug)]
 pub struct Workshop {
+    /// The mount namespace that it was opened from.
+    outside: OwnedFd,
     /// Mount point of the root that is being made.
     root: PathBuf,
     /// A memory file system with the files and device nodes that are bound into roots.
@@ -98,6 +100,7 @@ impl Workshop {
     /// # Errors
     /// unshare(2), mount(2), mkdir(2), mknod(2).
     pub fn open(dir: &Path, program: OwnedFd, is_users: bool) -> Result<Self, SysError> {
+        let outside = own_namespace()?;
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
             .map_err(|errno| SysError::new("unshare", "CLONE_NEWNS", errno))?;
         // Directories of a root are for the service to pass, whatever the umask of whoever started us.
@@ -106,6 +109,7 @@ impl Workshop {
         rustix::mount::mount_change("/", slave)
             .map_err(|errno| SysError::new("mount", "/, MS_SLAVE", errno))?;
         let workshop = Self {
+            outside,
             root: dir.join("root"),
             files: dir.join("files"),
             layers: [dir.join("lower"), dir.join("upper")],
@@ -131,6 +135,26 @@ impl Workshop {
             .and_then(|()| std::fs::write(&nothing, ""))
             .map_err(|error| SysError::new("mkdir", empty.display().to_string(), error))?;
         Ok(workshop)
+    }
+
+    /// Does `what` in the mount namespace that the workshop was opened from, and comes back.
+    ///
+    /// # Errors
+    /// getcwd(3), setns(2), chdir(2).
+    pub fn outside<T>(&self, what: impl FnOnce() -> T) -> Result<T, SysError> {
+        let place = std::env::current_dir().map_err(|error| SysError::new("getcwd", "", error))?;
+        let enter = |namespace: &OwnedFd| {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNS)
+                .map_err(|errno| SysError::new("setns", "CLONE_NEWNS", errno))?;
+            // setns(2) leads to the root of that namespace.
+            std::env::set_current_dir(&place)
+                .map_err(|error| SysError::new("chdir", place.display().to_string(), error))
+        };
+        let inside = own_namespace()?;
+        enter(&self.outside)?;
+        let result = what();
+        enter(&inside)?;
+        Ok(result)
     }
 
     /// Where the root is, for the init.
@@ -780,6 +804,11 @@ fn write_inside(root: BorrowedFd<'_>, dst: &Path, content: &str, owner: u32) -> 
 }
 
 /// A directory of the workshop, which is ours and has no links.
+fn own_namespace() -> Result<OwnedFd, SysError> {
+    let path = "/proc/self/ns/mnt";
+    std::fs::File::open(path).map(OwnedFd::from).map_err(|error| SysError::new("open", path, error))
+}
+
 fn open_path(path: &Path) -> Result<OwnedFd, SysError> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
         .map_err(|errno| SysError::new("open", path.display().to_string(), errno))

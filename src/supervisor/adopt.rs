@@ -69,6 +69,7 @@ impl Supervisor {
         }
         let units = self.load();
         self.point_of_all("adopt-read");
+        let units = self.resume_trial(units);
         self.inputs.push_back(Input::Reload(units));
         self.pump();
         self.point_of_all("adopt-reloaded");

@@ -11,13 +11,16 @@
 //! | `output` | what services write, into their logs |
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
+//! | `apply` | what other files would change, and going back from them |
 //! | `requests` | what the control socket asks for |
 //! | `sockets` | what is held for services beside their network |
 //! | `sessions` | further processes in a sandbox |
 //! | `points` | where the tests have it die |
+//! | `upgrade` | another program in the supervisor's place |
 //! | `state`, `keeper` | what outlives the supervisor: words, and descriptors |
 
 mod adopt;
+mod apply;
 mod fetch;
 mod hooks;
 mod keeper;
@@ -29,6 +32,7 @@ mod runs;
 mod sessions;
 mod sockets;
 mod state;
+mod upgrade;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -48,7 +52,7 @@ use crate::{
         self, Sources,
         settings::{IDS_PER_SERVICE, Settings},
     },
-    control::server::{Incoming, Readiness, Server, Source},
+    control::server::{ClientId, Held, Incoming, Readiness, Server, Source},
     launch::{
         Given, LaunchFault, Launcher, Net, NetworkHost, Peers, Retry,
         credentials::{Fetch, Secret},
@@ -66,9 +70,11 @@ use crate::{
 use keeper::Keeper;
 pub use points::{DieAt, POINTS, Place};
 use runs::{LiveRun, Part};
+pub use state::VERSION as STATE_VERSION;
 use state::{Assigned, NetRecord, Record, RunRecord, Store};
 #[cfg(fuzzing)]
 pub use state::{given, record, taken_over};
+pub use upgrade::Inherit;
 
 /// Where a supervisor keeps its things.
 #[derive(Clone, Debug)]
@@ -81,6 +87,8 @@ pub struct Options {
     pub log: PathBuf,
     /// Where the service files are.
     pub sources: Sources,
+    /// What a predecessor in this very process has left open.
+    pub inherit: Option<Inherit>,
     /// A service and the step of its plan that is made to fail: how the tests reach every unwinding.
     pub fail_at: Option<(String, plan::FailAt)>,
     /// When this supervisor kills itself: how the tests reach every moment of a takeover.
@@ -153,6 +161,10 @@ struct Supervisor {
     sessions: sessions::Sessions,
     copier: output::Copier,
     signals: Signals,
+    /// Files that were applied and are not confirmed, or were taken back.
+    trial: Option<apply::Trial>,
+    /// Who wants another program in our place, and which.
+    upgrade: Option<(ClientId, PathBuf)>,
     announced: bool,
     stopping: bool,
 }
@@ -162,8 +174,13 @@ struct Supervisor {
 /// # Errors
 /// What kept it from starting; services of a predecessor run on.
 pub fn main(options: Options, settings: Settings) -> Result<(), StartError> {
-    let mut supervisor = Supervisor::open(options, settings)?;
+    let inherited = options.inherit.map(Inherit::open).transpose()?;
+    let (held, client) = inherited.unzip();
+    let mut supervisor = Supervisor::open(options, settings, held)?;
     supervisor.adopt()?;
+    if let Some(client) = client {
+        supervisor.tell_upgraded(client);
+    }
     supervisor.run()?;
     supervisor.close();
     Ok(())
@@ -194,11 +211,14 @@ fn random_seed() -> Result<u64, SysError> {
 }
 
 impl Supervisor {
-    fn open(options: Options, settings: Settings) -> Result<Self, StartError> {
+    fn open(options: Options, settings: Settings, held: Option<Held>) -> Result<Self, StartError> {
         let facts = crate::sys::facts::gather(settings.cgroup.as_deref());
         let group = facts.groups.get(crate::control::server::GROUP).map(|(gid, _)| *gid);
         // First of all: it holds the lock that keeps a second supervisor out.
-        let server = Server::bind(&options.run, group)?;
+        let server = match held {
+            Some(held) => Server::resume(&options.run, group, held)?,
+            None => Server::bind(&options.run, group)?,
+        };
         let store = Store::open(&options.run, &options.state)?;
         let mut assigned = store.assigned().map_err(StartError::State)?;
         if assigned.seed == 0 {
@@ -236,6 +256,8 @@ impl Supervisor {
             sessions: sessions::Sessions::default(),
             copier: output::Copier::open()?,
             signals: Signals::open()?,
+            trial: None,
+            upgrade: None,
             announced: false,
             stopping: false,
             options,
@@ -246,18 +268,26 @@ impl Supervisor {
     fn run(&mut self) -> Result<(), SysError> {
         loop {
             self.pump();
+            self.maybe_upgrade();
             self.feed_followers();
             if self.stopping && self.fleet.is_resting() && self.runs.is_empty() {
                 return Ok(());
             }
             let control = self.server.tick(now());
-            let deadlines = [control, self.fleet.deadline(), self.fetch_deadline(), self.hook_deadline()];
+            let deadlines = [
+                control,
+                self.fleet.deadline(),
+                self.fetch_deadline(),
+                self.hook_deadline(),
+                self.trial_deadline(),
+            ];
             let deadline = deadlines.into_iter().flatten().min();
             for (wake, readiness) in self.wait(deadline)? {
                 self.wake(wake, readiness);
             }
             self.fetches_overdue();
             self.hooks_overdue();
+            self.trial_overdue();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -696,10 +726,27 @@ impl Supervisor {
         self.logs.get_mut(name)
     }
 
+    /// Reads the service files again; nothing comes of it yet.
+    fn read_files(&mut self) -> config::Loaded {
+        self.facts = crate::sys::facts::gather(self.settings.cgroup.as_deref());
+        let mut loaded = config::load_all(&self.options.sources, &self.facts);
+        // What runs goes on as it was: nothing is lost by a mistake in a file.
+        for name in loaded.broken.keys() {
+            if let Some(entry) = self.fleet.entry(name) {
+                loaded.units.insert(name.clone(), entry.unit.clone());
+            }
+        }
+        loaded
+    }
+
     /// Reads the service files again; what there is to say about them.
     fn load(&mut self) -> BTreeMap<UnitName, Unit> {
-        self.facts = crate::sys::facts::gather(self.settings.cgroup.as_deref());
-        let loaded = config::load_all(&self.options.sources, &self.facts);
+        let loaded = self.read_files();
+        self.take_files(loaded)
+    }
+
+    /// From now on these are the files; their services are for the fleet.
+    fn take_files(&mut self, loaded: config::Loaded) -> BTreeMap<UnitName, Unit> {
         for diagnostic in loaded.diagnostics() {
             tracing::error!("\n{}", crate::report::render(std::slice::from_ref(diagnostic), false));
         }
@@ -708,16 +755,10 @@ impl Supervisor {
             // As with a service file: a mistake in it changes nothing.
             None => tracing::error!("the policy cannot be read: the last one that could be holds"),
         }
-        let mut units = loaded.units;
-        self.broken.clear();
-        for (name, diagnostics) in loaded.broken {
-            // What runs goes on as it was: nothing is lost by a mistake in a file.
-            if let Some(entry) = self.fleet.entry(&name) {
-                units.insert(name.clone(), entry.unit.clone());
-            }
-            let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
-            self.broken.insert(name, first);
-        }
+        let units = loaded.units;
+        let first =
+            |found: Vec<config::Diagnostic>| found.first().map(ToString::to_string).unwrap_or_default();
+        self.broken = loaded.broken.into_iter().map(|(name, found)| (name, first(found))).collect();
         self.masked = loaded.masked;
         self.files = loaded.files;
         let owners: BTreeSet<Owner> = units.values().flat_map(|unit| unit.owners.iter().cloned()).collect();
@@ -742,9 +783,9 @@ impl Supervisor {
             match signal {
                 libc::SIGHUP => {
                     tracing::info!("SIGHUP: reading the service files again");
-                    let units = self.load();
-                    self.point_of_all("reload-read");
-                    self.inputs.push_back(Input::Reload(units));
+                    if let Err(refused) = self.read_again(None) {
+                        tracing::error!("not done: {refused}");
+                    }
                 }
                 libc::SIGUSR1 => {
                     for (name, log) in &mut self.logs {
@@ -829,6 +870,8 @@ impl Signals {
                 .map_err(fault)?;
             seen.push((signal, flag));
         }
+        // A predecessor in this very process has left them blocked, so that none is lost.
+        let _ = nix::sys::signal::SigSet::all().thread_unblock();
         Ok(Self { pipe: read, seen })
     }
 

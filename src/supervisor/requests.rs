@@ -68,6 +68,11 @@ struct Before {
 }
 
 impl Clients {
+    /// Whether somebody waits for a verb to be done.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Something was written to the log of this service.
     pub(super) fn wrote(&mut self, name: &UnitName) {
         let told = self
@@ -102,6 +107,11 @@ impl Supervisor {
             },
             // Only who may do everything comes so far.
             Method::DaemonReload => self.daemon_reload(client),
+            Method::Plan => self.tell_plan(client),
+            Method::Apply(apply) => self.apply(client, apply),
+            Method::Confirm => self.confirm(client),
+            Method::Revert => self.revert(client),
+            Method::Upgrade(upgrade) => self.upgrade(client, &upgrade),
         }
     }
 
@@ -427,44 +437,6 @@ impl Supervisor {
         self.server.reply(client, &Changes { changes }, false);
     }
 
-    fn daemon_reload(&mut self, client: ClientId) {
-        let units = self.load();
-        self.point_of_all("reload-read");
-        let outcome = self.preview(&units);
-        let broken = self.broken.iter();
-        let broken =
-            broken.map(|(name, error)| Change { name: name.to_string(), what: error.clone(), ok: false });
-        let changes = outcome.into_iter().chain(broken).collect();
-        self.inputs.push_back(Input::Reload(units));
-        self.server.reply(client, &Changes { changes }, false);
-    }
-
-    /// What reading these files changes, in words.
-    fn preview(&self, units: &BTreeMap<UnitName, crate::spec::Unit>) -> Vec<Change> {
-        use crate::machine::fleet::{self, Change as Kind};
-        let change = |name: &UnitName, what: String| Change { name: name.to_string(), what, ok: true };
-        let mut changes = Vec::new();
-        for (name, entry) in self.fleet.entries() {
-            let Some(unit) = units.get(name) else {
-                changes.push(change(name, "removed".into()));
-                continue;
-            };
-            let diff = fleet::diff(&entry.unit, unit);
-            let keys = diff.keys.join(", ");
-            match diff.change {
-                Kind::None => {}
-                Kind::Live => changes.push(change(name, format!("changed without a restart ({keys})"))),
-                Kind::Restart if entry.life.state.is_resting() => {
-                    changes.push(change(name, format!("changed ({keys})")));
-                }
-                Kind::Restart => changes.push(change(name, format!("restarts ({keys} changed)"))),
-            }
-        }
-        let new = units.keys().filter(|name| self.fleet.entry(name).is_none());
-        changes.extend(new.map(|name| change(name, "added".into())));
-        changes
-    }
-
     fn follow(&mut self, client: ClientId, caller: &Caller, wanted: &proto::Logs) {
         let names = match self.expand(caller, Right::Logs, &wanted.names) {
             Ok(names) => names,
@@ -514,6 +486,7 @@ impl Supervisor {
     /// Writes a notice to the log, and to those who listen to events.
     pub(super) fn tell(&mut self, notice: &Notice) {
         let name = &notice.name;
+        self.judge_trial(notice);
         let mut event = Event {
             time: moment(notice.at),
             name: name.to_string(),

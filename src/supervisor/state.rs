@@ -3,6 +3,7 @@
 //! | file | what | lives as long as |
 //! |---|---|---|
 //! | `RUN/units/NAME.json` | [`Record`]: where a service stands, its run, its network | the boot |
+//! | `RUN/trial.json` | [`Trial`]: files that were applied and are not confirmed | the boot |
 //! | `STATE/assigned.json` | [`Assigned`]: id ranges and addresses | the installation |
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::hooks::HookRecord;
+use super::{apply::Trial, hooks::HookRecord};
 use crate::{
     launch::{LaunchFault, Traces},
     machine::{Usage, fleet::Entry},
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// Changes whenever a file of an older version must not be read as one of this.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 /// A file's outer layer: read first, so that a file of another version is recognised whatever it holds.
 #[derive(Serialize, Deserialize)]
@@ -119,6 +120,7 @@ pub(super) struct Store {
     units: PathBuf,
     assigned: PathBuf,
     forwarding: PathBuf,
+    trial: PathBuf,
     boot: String,
 }
 
@@ -132,7 +134,7 @@ impl Store {
         let boot =
             fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let (assigned, forwarding) = (state.join("assigned.json"), run.join("forwarding.json"));
-        Ok(Self { units, assigned, forwarding, boot })
+        Ok(Self { units, assigned, forwarding, trial: run.join("trial.json"), boot })
     }
 
     fn unit(&self, name: &str) -> PathBuf {
@@ -212,8 +214,25 @@ impl Store {
         self.write(&self.forwarding, &Forwarding { interfaces: interfaces.clone() })
     }
 
+    /// Files that were applied and are not confirmed.
+    pub(super) fn trial(&self) -> Option<Trial> {
+        self.read(&self.trial).unwrap_or_default()
+    }
+
+    /// Writes them; none: there are no such files.
+    pub(super) fn save_trial(&self, trial: Option<&Trial>) -> Result<(), SysError> {
+        match trial {
+            Some(trial) => self.write(&self.trial, trial),
+            None => {
+                let _ = fs::remove_file(&self.trial);
+                Ok(())
+            }
+        }
+    }
+
     /// Removes everything of this boot.
     pub(super) fn clear(&self) {
+        let _ = fs::remove_file(&self.trial);
         let _ = fs::remove_dir_all(&self.units);
         let _ = fs::remove_file(&self.forwarding);
     }

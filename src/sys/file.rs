@@ -28,6 +28,26 @@ pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, SysError> {
     Ok(fd)
 }
 
+/// A descriptor that was left open for us across execve(2), under this number; closed at the next one.
+///
+/// # Errors
+/// fcntl(2): EBADF where there is none, or for a standard stream.
+#[allow(unsafe_code, reason = "a number becomes a descriptor")]
+pub fn inherited(number: i32) -> Result<OwnedFd, SysError> {
+    use std::os::fd::FromRawFd;
+    let fault = |errno: rustix::io::Errno| SysError::new("fcntl", format!("descriptor {number}"), errno);
+    if number < 3 {
+        return Err(fault(rustix::io::Errno::BADF));
+    }
+    // SAFETY: borrow_raw wants a number that is not -1, which the line above sees to, and one that stays open for the call:
+    // there is one thread, and nobody else closes it.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).map_err(fault)?;
+    // SAFETY: from_raw_fd wants an open descriptor that nobody else owns: the call above found it open, and whoever executed
+    // us said that it is for the one place that asks for it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Opens a path of the host without following any link: what a service file names is what is opened, also where somebody
 /// who may write to a part of the path swaps it for a link (CVE-2022-23648 and its kind).
 ///

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 #[macro_use]
 mod support;
+mod apply;
 mod campaign;
 mod ends;
 mod faults;
@@ -41,6 +42,10 @@ fn main() -> ExitCode {
         ends::a_reload_touches_only_what_differs: Root CgroupV2 UserNs;
         ends::two_hundred_cycles_leak_nothing: Root CgroupV2 UserNs Nft;
         ends::output_is_kept_in_bounded_files: Root CgroupV2 UserNs;
+        apply::what_is_planned_is_what_a_reload_does: Root CgroupV2 UserNs;
+        apply::what_nobody_confirms_is_taken_back: Root CgroupV2 UserNs;
+        apply::what_fails_on_trial_is_taken_back_at_once: Root CgroupV2 UserNs;
+        apply::an_upgrade_keeps_services_and_the_control_socket: Root CgroupV2 UserNs Nft;
         takeover::a_killed_supervisor_loses_no_service_and_no_request: Root CgroupV2 UserNs Nft;
         takeover::a_service_that_ends_while_nobody_supervises_is_restarted: Root CgroupV2 UserNs;
         takeover::two_supervisors_do_not_meet: Root CgroupV2 UserNs Nft;

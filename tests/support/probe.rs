@@ -45,7 +45,7 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["exit", code] => return ExitCode::from(number::<u8>(code)),
         ["signal", signal] => raise(number(signal)),
         ["print", text] => println!("{text}"),
-        ["wait"] => wait(),
+        ["wait", ..] => wait(),
         ["stop-others"] => stop_others(),
         ["pid1"] => println!("{}", pid1()),
         ["connect", address] => println!("{}", outcome(TcpStream::connect(address).map(drop))),
