@@ -55,6 +55,8 @@ pub struct Landlock {
     pub rules: Vec<Rule>,
     /// What standard input names may be read: it may lie outside, and be opened again by its name in /proc/self/fd.
     pub stdin: bool,
+    /// POSIX message queues may be opened: the sandbox's own, which lie in a file system that is mounted nowhere.
+    pub queues: bool,
 }
 
 /// What is allowed at and below a path.
@@ -78,6 +80,8 @@ impl Rule {
 impl Landlock {
     /// The right on standard input.
     pub const STDIN: u64 = READ_FILE;
+    /// The rights on message queues.
+    pub const QUEUES: u64 = READ_FILE | WRITE_FILE;
 }
 
 /// The domain of `unit` on a kernel with this version of the interface; none where there is to be none.
@@ -101,7 +105,8 @@ pub(super) fn landlock(unit: &Unit, version: u32) -> Option<Landlock> {
     for rule in &mut rules {
         rule.access &= known;
     }
-    Some(Landlock { version, handled: known, scoped, rules, stdin: !unit.service.tty })
+    let queues = unit.namespaces.ipc == Namespace::Own;
+    Some(Landlock { version, handled: known, scoped, rules, stdin: !unit.service.tty, queues })
 }
 
 /// Which key of the service's file has it that there is no domain.
@@ -215,5 +220,6 @@ mod tests {
         assert!(domain(&format!("{mounts}\nsecurity.landlock = 'require'"), 7).is_some());
         let joined = domain("namespaces.pid = 'host'", 7).unwrap();
         assert_eq!(joined.scoped, SCOPE_ABSTRACT_UNIX);
+        assert!(joined.queues && !domain("namespaces.ipc = 'host'", 7).unwrap().queues);
     }
 }

@@ -154,6 +154,21 @@ pub fn a_session_may_signal_and_look_at_the_service(world: &mut World) {
     assert_eq!(said.trim(), "done");
 }
 
+pub fn message_queues_are_the_sandboxs_own(world: &mut World) {
+    // mq_open(3) goes by no path: the inner wall has to know of them all the same.
+    let program = "import ctypes, os\n\
+        libc = ctypes.CDLL(None, use_errno=True)\n\
+        def queue(flags): return libc.mq_open(b'/own', flags, 0o600, None)\n\
+        made, again = queue(os.O_CREAT | os.O_EXCL | os.O_RDWR), queue(os.O_RDONLY)\n\
+        print(made >= 0, again >= 0, libc.mq_send(made, b'x', 1, 0), libc.mq_unlink(b'/own'))";
+    for keys in ["", "service.user = 0", "rootfs.writable = \"ephemeral\"", "namespaces.pid = \"host\""] {
+        let toml = format!("service.command = [\"python3\", \"-c\", {program:?}]\n{keys}\n{NO_NETWORK}\n");
+        let output = world.run(&toml);
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert_eq!(said, "True True 0 0", "{keys}: {}", describe(&output));
+    }
+}
+
 /// Whether a new user namespace can be had, and what the shell says about it.
 fn unshares(world: &World, keys: &str) -> Output {
     script(world, "unshare -Urm true", &format!("{NO_NETWORK}\n{keys}"))

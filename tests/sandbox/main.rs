@@ -141,6 +141,7 @@ fn main() -> ExitCode {
         inner::a_descriptor_of_the_host_is_no_way_to_the_host: Root CgroupV2 UserNs;
         inner::abstract_sockets_of_the_host_are_out_of_reach: Root CgroupV2 UserNs Program("python3");
         inner::a_session_may_signal_and_look_at_the_service: Root CgroupV2 UserNs;
+        inner::message_queues_are_the_sandboxs_own: Root CgroupV2 UserNs Program("python3");
         inner::no_user_namespace_is_made_inside: Root CgroupV2 UserNs;
         inner::a_nested_service_makes_sandboxes_that_hold: Root CgroupV2 UserNs;
         inner::bubblewrap_runs_in_a_nested_service_and_nowhere_else: Root CgroupV2 UserNs Program("bwrap");

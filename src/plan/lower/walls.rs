@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{AT_FDCWD, Arg, FILE, GID, Lowering, MOUNTED, TARGET, UID};
+use super::{AT_FDCWD, Arg, CONFIGURATION, FILE, GID, Lowering, MOUNTED, TARGET, UID};
 use crate::{
     init::{
         OpenHow,
@@ -26,6 +26,8 @@ const KEY_SPEC_SESSION_KEYRING: u64 = (-3i64).cast_unsigned();
 
 /// linux/landlock.h
 const LANDLOCK_RULE_PATH_BENEATH: u64 = 1;
+/// linux/mount.h
+const FSCONFIG_CMD_CREATE: u64 = 6;
 
 /// These errors are no failure of the call.
 fn go_on(op: &mut wire::Op, errors: &[i32]) {
@@ -91,7 +93,7 @@ impl Lowering {
 
     /// Makes the domain from the paths as they are inside, and enters it.
     pub(super) fn landlock(&mut self, landlock: &Landlock) {
-        let Landlock { handled, scoped, rules, stdin, .. } = landlock;
+        let Landlock { handled, scoped, rules, stdin, queues, .. } = landlock;
         // struct landlock_ruleset_attr: file rights, network rights, scopes. An older kernel takes the longer one where
         // what it does not know is 0.
         let attributes: Vec<u8> = [*handled, 0, *scoped].iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -115,6 +117,9 @@ impl Lowering {
             rule.flags |= wire::ON_ERROR_GO_ON;
             rule.want = -i64::from(libc::EBADFD);
         }
+        if *queues {
+            self.landlock_queues(Landlock::QUEUES & handled);
+        }
         self.call(libc::SYS_landlock_restrict_self, &[Arg::Register(FILE), Arg::Value(0)]);
         self.close(FILE);
         // There is no call that tells of one's domain, but there is one that it forbids and that would change nothing. That
@@ -133,6 +138,25 @@ impl Lowering {
         self.op(wire::OP_STORE, 0, &[Arg::At(at + 8), place]);
         let kind = Arg::Value(LANDLOCK_RULE_PATH_BENEATH);
         self.call(libc::SYS_landlock_add_rule, &[Arg::Register(FILE), kind, Arg::At(at), Arg::Value(0)])
+    }
+
+    /// Allows the message queues of this IPC namespace. mq_open(2) goes by no path, and asks the domain all the same: for
+    /// the root of their file system, of which every mount is the same.
+    fn landlock_queues(&mut self, access: u64) {
+        let op = self.call(libc::SYS_fsopen, &[Arg::Text("mqueue"), Arg::Value(1)]);
+        op.save = CONFIGURATION;
+        // A kernel that was built without them, and then what would be done with what is not there.
+        go_on(op, &[libc::ENODEV]);
+        let none = || Arg::Value(0);
+        let create = [Arg::Register(CONFIGURATION), Arg::Value(FSCONFIG_CMD_CREATE), none(), none(), none()];
+        go_on(self.call(libc::SYS_fsconfig, &create), &[libc::EBADF]);
+        let op = self.call(libc::SYS_fsmount, &[Arg::Register(CONFIGURATION), Arg::Value(1), none()]);
+        op.save = TARGET;
+        go_on(op, &[libc::EBADF]);
+        go_on(self.landlock_rule(access, Arg::Register(TARGET)), &[libc::EBADF]);
+        for register in [TARGET, CONFIGURATION] {
+            self.call_unless(libc::EBADF, libc::SYS_close, &[Arg::Register(register)]);
+        }
     }
 
     pub(super) fn attest(&mut self, items: &[Attested]) {
