@@ -218,6 +218,9 @@ pub fn attested<'a>(unit: &Unit, steps: impl Iterator<Item = &'a ChildStep>) -> 
                     }
                 }
             }
+            // These two read back what they have written.
+            ChildStep::NoUserNamespaces { .. } => all.push("no user namespaces".to_owned()),
+            ChildStep::Rlimits(_) => all.push("rlimits".to_owned()),
             ChildStep::Landlock(domain) => landlock = child::landlock_text(domain),
             ChildStep::Label(Module::AppArmor, label) => all.push(format!("apparmor {label}")),
             ChildStep::Label(Module::SeLinux, label) => all.push(format!("selinux {label}")),

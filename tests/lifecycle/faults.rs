@@ -117,6 +117,8 @@ pub fn what_was_read_back_is_shown_also_by_a_successor(world: &mut World) {
         "user",
         "no_new_privs",
         "keyring",
+        "no user namespaces",
+        "rlimits",
     ] {
         assert!(has(text), "{text}: {attested}");
     }

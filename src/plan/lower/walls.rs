@@ -62,8 +62,16 @@ impl Lowering {
 
     pub(super) fn no_user_namespaces(&mut self, own: bool) {
         self.open_proc(if own { "proc" } else { "/proc" });
-        self.write_proc("sys/user/max_user_namespaces", b"0");
-        self.close(MOUNTED);
+        const BUDGET: &str = "sys/user/max_user_namespaces";
+        self.write_proc(BUDGET, b"0");
+        let flags = Arg::Value((libc::O_RDONLY | libc::O_CLOEXEC) as u64);
+        self.call_into(FILE, libc::SYS_openat, &[Arg::Register(MOUNTED), Arg::Text(BUDGET), flags]);
+        let answer = self.put(&[0; 16]);
+        self.call(libc::SYS_read, &[Arg::Register(FILE), Arg::At(answer), Arg::Value(16)]);
+        self.expect(answer, b"0\n");
+        for register in [FILE, MOUNTED] {
+            self.close(register);
+        }
     }
 
     pub(super) fn label(&mut self, module: Module, label: &str) {
