@@ -237,7 +237,10 @@ fn resolve(read: Read, host: &HostFacts, policy: Option<&Policy>) -> Result<Chec
 
 /// What a service opens, each with the place of its key.
 fn opened(unit: &Unit, file: &ServiceFile) -> Vec<Opened> {
-    let at = |opening: &Opening| file.places.find(&opening.at).map(|span| file.sources.locate(span));
+    // What a user is a member of comes with the user.
+    let user = |key: &str| (key == "service.extra_groups").then(|| file.places.find("service.user"));
+    let place = |key: &str| file.places.find(key).or_else(|| user(key).flatten());
+    let at = |opening: &Opening| place(&opening.at).map(|span| file.sources.locate(span));
     let all = exposure::TABLE.iter().flat_map(|row| (row.find)(unit).into_iter().map(move |o| (row, o)));
     all.map(|(row, opening)| Opened { row, at: at(&opening), opening }).collect()
 }

@@ -549,9 +549,44 @@ fn an_empty_file_is_all_but_closed_and_a_closed_one_closed() {
     ] {
         assert_eq!(score(line), score("") + price, "{line}");
     }
+    // A group is the host's where the ids are.
+    let group = "service.extra_groups = [4, 6]";
+    assert_eq!(score(&format!("service.user = 33\n{group}")), score(""));
+    let off = "namespaces.user = 'off'\nservice.user = 33\nlimits.pids.max = 'infinity'";
+    assert_eq!(score(&format!("{off}\n{group}")), score(off) + 10);
     // However many ports: they have a most.
     let ports: String = (1..50).map(|port| format!("'0.0.0.0:{port}:{port}',")).collect();
     assert_eq!(score(&format!("network.publish = [{ports}]")), score("") + 10);
+}
+
+#[test]
+fn labels_and_groups_that_loosen_are_priced_and_capped() {
+    let host = HostFacts {
+        selinux: true,
+        users: BTreeMap::from([(
+            "web".to_owned(),
+            spec::HostUser { uid: 1000, gid: 1000, home: "/".into(), shell: "/bin/sh".into() },
+        )]),
+        groups: BTreeMap::from([("docker".to_owned(), (50, vec!["web".to_owned()]))]),
+        ..HostFacts::default()
+    };
+    let file = |keys: &str| format!("service.command = '/bin/a'\n{keys}\n");
+    let score = |keys: &str| exposure::score_of(&parse_str("web", &file(keys), &host).unwrap());
+    for (label, price) in
+        [("system_u:system_r:httpd_t:s0", 0), ("u:r:unconfined_t:s0-s0:c0.c1023", 5), ("u:r:spc_t", 5)]
+    {
+        assert_eq!(score(&format!("security.selinux = '{label}'")), score("") + price, "{label}");
+    }
+    // A group that the file does not name is told at the user who brings it along.
+    let off = "namespaces.user = 'off'\nservice.user = 'web'";
+    let policy = Policy::parse(Path::new("policy.toml"), "[ceiling]\nservice.extra_groups = false\n", &host);
+    let mut sources = SourceMap::default();
+    sources.add("web.toml", file(off));
+    let read = load::parse(&name("web"), sources);
+    let found = resolve(read, &host, Some(&policy.unwrap())).err().expect("it is above the ceiling");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].message.contains("`service.extra_groups` is above the ceiling"), "{found:?}");
+    assert_eq!(found[0].at.to_string(), "web.toml:3:16");
 }
 
 #[test]

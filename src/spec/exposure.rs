@@ -87,6 +87,24 @@ pub const TABLE: &[Row] = &[
         find: |unit| hooks(unit, ".privileged", |hook| hook.privileged.then(|| (hook.to_string(), 10))),
     },
     Row {
+        name: "service.extra_groups",
+        most: 15,
+        closed: "no group of the host's is its own",
+        opens: "under the host's ids: it may what the host lets members of that group do",
+        find: |unit| {
+            // In a user namespace of its own a group by that name is not the host's.
+            let is_hosts = unit.namespaces.user == UserNamespace::Off;
+            let each = |group: &IdSpec| {
+                let value = match group {
+                    IdSpec::Name(name) => name.clone(),
+                    IdSpec::Number(id) => id.to_string(),
+                };
+                opening("service.extra_groups", &value, Standing::Loosening, 5)
+            };
+            unit.service.extra_groups.iter().filter(|_| is_hosts).map(each).collect()
+        },
+    },
+    Row {
         name: "service.nice",
         most: 2,
         closed: "it gets no more of the CPU than others",
@@ -430,6 +448,20 @@ pub const TABLE: &[Row] = &[
         find: |unit| {
             let is_free = unit.security.apparmor.as_deref() == Some("unconfined");
             loosening_if(is_free, "security.apparmor", "unconfined", 5)
+        },
+    },
+    Row {
+        name: "security.selinux",
+        most: 5,
+        closed: "no label loosens what the host's security module says",
+        opens: "the host's SELinux does not hold it",
+        find: |unit| {
+            // user:role:type:level; of the types those that the common policies allow everything.
+            let label = unit.security.selinux.as_deref().unwrap_or_default();
+            let kind = label.split(':').nth(2).unwrap_or_default();
+            let is_free = ["unconfined_t", "unconfined_service_t", "spc_t", "initrc_t", "init_t", "kernel_t"]
+                .contains(&kind);
+            loosening_if(is_free, "security.selinux", kind, 5)
         },
     },
     Row {
