@@ -93,8 +93,8 @@ pub fn listen() {
         rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))
             .expect("a raw socket")
     };
-    // ICMP, IGMP, UDP; ICMPv6, UDP.
-    let four = [1, 2, 17].map(|number| raw(AddressFamily::INET, number));
+    // ICMP, IGMP, UDP, IPv6 within; ICMPv6, UDP.
+    let four = [1, 2, 17, 41].map(|number| raw(AddressFamily::INET, number));
     let six = [58, 17].map(|number| raw(AddressFamily::INET6, number));
     println!("listening");
     hear(|bytes| {
@@ -218,6 +218,43 @@ fn catalogue(scene: &Scene) -> Vec<(String, Vec<u8>)> {
                 .concat();
         (0x86dd, ip6(link_local(1), "ff02::1".parse().expect("literal"), 58, body))
     });
+    // There is no IPv6 between a service and its host: whoever it says it is, and whomever it asks for.
+    let ula = |last: u16| Ipv6Addr::new(0xfd00, 0x83, 0, 0, 0, 0, 0, last);
+    let plain6 = |from: Ipv6Addr, to: Ipv6Addr| move |mark: &[u8]| (0x86dd, ip6(from, to, 17, udp(mark)));
+    both("address6-of-the-gateway", own_mac, &plain6(link_local(1), link_local(2)));
+    both("address6-of-the-victim", own_mac, &plain6(link_local(2), link_local(1)));
+    both("address6-of-loopback", own_mac, &plain6(Ipv6Addr::LOCALHOST, link_local(1)));
+    both("address6-of-a-network", own_mac, &plain6(ula(9), ula(1)));
+    both("mapped-addresses", own_mac, &plain6(own.to_ipv6_mapped(), victim.to_ipv6_mapped()));
+    both("to-the-host-by-ipv6", own_mac, &plain6(link_local(9), Ipv6Addr::LOCALHOST));
+    both("mac-of-the-gateway-by-ipv6", gw_mac, &plain6(link_local(1), link_local(2)));
+    // Next header 43, a routing header of type 0 by way of the gateway.
+    both("source-route-by-ipv6", own_mac, &|mark| {
+        let (from, way, to) = (link_local(9), link_local(1), link_local(2));
+        let head = [&[17, 2, 0, 1, 0, 0, 0, 0][..], &to.octets(), &summed6(from, to, 17, udp(mark))];
+        (0x86dd, header6(from, way, 43, &head.concat()))
+    });
+    // Next header 44, the first of two.
+    both("fragment-by-ipv6", own_mac, &|mark| {
+        let (from, to) = (link_local(9), link_local(1));
+        let body = [&[17, 0, 0, 1, 0, 0, 0, 1][..], &summed6(from, to, 17, udp(&padded(mark)))].concat();
+        (0x86dd, header6(from, to, 44, &body))
+    });
+    both("redirect-by-ipv6", own_mac, &|mark| {
+        let (target, about) = (link_local(9).octets(), ula(1).octets());
+        let body = [&[137, 0, 0, 0, 0, 0, 0, 0][..], &target, &about, &option6(mark)].concat();
+        (0x86dd, ip6(link_local(1), link_local(2), 58, body))
+    });
+    both("neighbour-solicitation", own_mac, &|mark| {
+        let body =
+            [&[135, 0, 0, 0, 0, 0, 0, 0][..], &link_local(1).octets(), &[1, 1], &own_mac, &option6(mark)]
+                .concat();
+        (0x86dd, ip6(link_local(9), link_local(1), 58, body))
+    });
+    both("ipv6-in-ipv4", own_mac, &|mark| {
+        let (_, inner) = plain6(link_local(9), link_local(1))(mark);
+        (0x0800, ip4(own, gw, 41, &inner, &[], 0))
+    });
     let everybody = |name: &str, to: Mac, packet: Packet<'_>| {
         let (kind, body) = packet(&mark(name));
         (name.to_owned(), ethernet(to, own_mac, kind, &body))
@@ -303,7 +340,12 @@ fn checked(mut message: Vec<u8>) -> Vec<u8> {
     message
 }
 
-fn ip6(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, mut payload: Vec<u8>) -> Vec<u8> {
+fn ip6(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, payload: Vec<u8>) -> Vec<u8> {
+    header6(from, to, protocol, &summed6(from, to, protocol, payload))
+}
+
+/// A message of ICMPv6, or else of UDP, with its checksum.
+fn summed6(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, mut payload: Vec<u8>) -> Vec<u8> {
     let length = u16::try_from(payload.len()).expect("short");
     let at = if protocol == 58 { 2 } else { 6 };
     let pseudo =
@@ -311,7 +353,12 @@ fn ip6(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, mut payload: Vec<u8>) -> Vec<
             .concat();
     let sum = checksum(&pseudo);
     payload[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-    [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[protocol, 255], &from.octets(), &to.octets(), &payload]
+    payload
+}
+
+fn header6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).expect("short");
+    [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[next, 255], &from.octets(), &to.octets(), payload]
         .concat()
 }
 
