@@ -164,7 +164,7 @@ pub fn a_disk_is_bounded_and_counted(world: &mut World) {
     let device = fs::metadata(&data).expect("made").dev();
     let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
     let keys = format!(
-        "{QUIET}limits.io.max = [{{ device = {data:?}, wbps = \"40MB/s\", riops = 500 }}]\n\
+        "{QUIET}limits.io.max = [{{ device = {data:?}, wbps = \"40MB/s\", riops = 500 }}]\nlimits.io.weight = 50\n\
          service.command = [\"/probe/probe\", \"__probe\", \"store\", \"/data/file\", \"3145728\"]\n\
          rootfs.mounts = [{}, {{ src = {data:?}, dst = \"/data\", ro = false }}]\n",
         world.probe_mount()
@@ -174,6 +174,7 @@ pub fn a_disk_is_bounded_and_counted(world: &mut World) {
     says(world, "disk", "stored");
     let line = format!("{device} rbps=max wbps=40000000 riops=500 wiops=max");
     assert_eq!(file(world, "disk", "io.max"), line);
+    assert_eq!(file(world, "disk", "io.weight"), "default 50");
     let stat = file(world, "disk", "io.stat");
     let own = stat.lines().find(|line| line.starts_with(&format!("{device} "))).expect("the disk is counted");
     let written = own.split(' ').find_map(|word| word.strip_prefix("wbytes=")?.parse::<u64>().ok());
