@@ -169,6 +169,32 @@ pub fn message_queues_are_the_sandboxs_own(world: &mut World) {
     }
 }
 
+pub fn a_profile_holds_the_service_and_its_sessions(world: &mut World) {
+    let profile = world.write(
+        "profile",
+        "profile palisade-test flags=(attach_disconnected) {\n  file,\n  signal,\n  network,\n  deny /etc/hostname r,\n}\n",
+    );
+    let load = |verb: &str| {
+        let output = Command::new("apparmor_parser").args([verb, "-K"]).arg(&profile).output();
+        let output = output.expect("declared as a need");
+        assert!(output.status.success(), "{}", describe(&output));
+    };
+    load("--replace");
+    let text = "cat /proc/self/attr/apparmor/current; cat /etc/hostname 2>/dev/null || echo denied";
+    let held = format!("{NO_NETWORK}\nsecurity.apparmor = \"palisade-test\"");
+    assert_eq!(says(world, text, &held), "palisade-test (enforce)\ndenied");
+    let free = format!("{NO_NETWORK}\nsecurity.apparmor = \"unconfined\"");
+    assert_eq!(says(world, text, &free), "unconfined\nonce");
+    world.write_service("one", &world.probe_toml(&["wait"], &held));
+    world.start();
+    world.wait_state("one", "active");
+    let said = world.ok(&["exec", "one", "--", "/bin/sh", "-c", text]);
+    assert_eq!(said.trim(), "palisade-test (enforce)\ndenied");
+    assert!(attested(world, "one").contains(&"apparmor palisade-test".to_owned()));
+    world.ok(&["stop", "one"]);
+    load("--remove");
+}
+
 /// Whether a new user namespace can be had, and what the shell says about it.
 fn unshares(world: &World, keys: &str) -> Output {
     script(world, "unshare -Urm true", &format!("{NO_NETWORK}\n{keys}"))
