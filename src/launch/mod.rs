@@ -470,9 +470,9 @@ impl Launcher {
         launch.undo.push(Undo::Child);
         rustix::process::prlimit(process, Resource::Nofile, self.descriptors)
             .map_err(|errno| SysError::new("prlimit", "RLIMIT_NOFILE", errno))?;
-        let (nice, oom_score_adj) = not_inherited();
+        let (nice, oom_score_adj) = not_inherited()?;
         prioritise(pid, nice, oom_score_adj)?;
-        as_usual(pid);
+        as_usual(pid)?;
         if let (true, Some(tree), Some(group)) = (late, &self.tree, &launch.traces.cgroup) {
             tree.attach(group, pid)?;
         }
@@ -725,21 +725,31 @@ fn clone_flags(namespaces: &[&str]) -> u64 {
 
 /// Priorities of a supervisor that its services do not get: it may be protected, they are not. One that was started
 /// with less than the usual cannot give more.
-fn not_inherited() -> (Option<i32>, Option<i32>) {
-    let nice = rustix::process::getpriority_process(None).ok().filter(|nice| *nice < 0).map(|_| 0);
-    let score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
-    let score = score.and_then(|text| text.trim().parse::<i32>().ok()).filter(|score| *score < 0).map(|_| 0);
-    (nice, score)
+fn not_inherited() -> Result<(Option<i32>, Option<i32>), SysError> {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let nice = rustix::process::getpriority_process(None)
+        .map_err(|errno| SysError::new("getpriority", "PRIO_PROCESS", errno))?;
+    let score = std::fs::read_to_string(SCORE).map_err(|error| SysError::new("read", SCORE, error))?;
+    let score: i32 = score
+        .trim()
+        .parse()
+        .map_err(|_| SysError::new("read", format!("{SCORE} {score:?}"), libc::EINVAL))?;
+    Ok(((nice < 0).then_some(0), (score < 0).then_some(0)))
 }
 
 /// What a supervisor that was started with less than the usual passes on as little, as far as it may: the policy of the
 /// scheduler, a niceness, a score for the OOM killer, what goes into a core file.
-fn as_usual(pid: u32) {
-    let _ = schedule::set_scheduler(pid, libc::SCHED_OTHER, 0);
-    // Each by itself: without CAP_SYS_NICE the niceness stays what it is.
-    let _ = prioritise(pid, Some(0), None);
-    let _ = prioritise(pid, None, Some(0));
-    let _ = std::fs::write(format!("/proc/{pid}/coredump_filter"), "0x33");
+fn as_usual(pid: u32) -> Result<(), SysError> {
+    // Without CAP_SYS_NICE the niceness stays what it is; and what is nobody's to see (hidepid) is not there.
+    let far = |done: Result<(), SysError>| match done {
+        Err(error) if [libc::EPERM, libc::EACCES, libc::ENOENT].contains(&error.errno) => Ok(()),
+        other => other,
+    };
+    let filter = std::fs::write(format!("/proc/{pid}/coredump_filter"), "0x33");
+    far(schedule::set_scheduler(pid, libc::SCHED_OTHER, 0))?;
+    far(prioritise(pid, Some(0), None))?;
+    far(prioritise(pid, None, Some(0)))?;
+    far(filter.map_err(|error| SysError::new("write", "coredump_filter 0x33", error)))
 }
 
 fn prioritise(pid: u32, nice: Option<i32>, oom_score_adj: Option<i32>) -> Result<(), SysError> {
