@@ -46,6 +46,7 @@ fn suite() -> ExitCode {
         verdicts::nothing_escapes_from_an_empty_service_file: Root CgroupV2 UserNs Nft;
         verdicts::nothing_escapes_from_root_inside: Root CgroupV2 UserNs Nft;
         inject::a_failing_call_of_the_supervisor_weakens_nothing: Root CgroupV2 UserNs;
+        inject::a_failing_call_for_the_network_weakens_nothing: Root CgroupV2 UserNs Nft;
         inject::a_failing_call_of_the_init_weakens_nothing: Root CgroupV2 UserNs;
         inject::a_failing_call_of_the_service_weakens_nothing: Root CgroupV2 UserNs;
     ];
