@@ -13,7 +13,9 @@ use crate::{
     reach, surface,
 };
 
-/// A row of the list of classes: what went wrong in sandboxes, and is tried here.
+/// A row of the list of classes: what went wrong in sandboxes, and is tried here. What goes wrong before there is an
+/// inside is tried elsewhere: roots, sources and users that are traps by `tests/sandbox/hostile.rs`, values that reach a
+/// second parser by the loader's own tests and `tests/diagnostics.rs`, and parsers by `fuzz/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
     /// The runtime's own program is overwritten.
@@ -54,8 +56,12 @@ pub enum Row {
     SilentSteps,
     /// Terminals as a way into the operator's shell.
     Terminal,
+    /// Output as a way into the terminal of who reads the log.
+    Output,
     /// The control socket.
     Control,
+    /// The files that say what is run, and those that are remembered.
+    Configuration,
     /// Programs that raise privileges.
     Privileged,
     /// Process numbers of others.
@@ -102,7 +108,7 @@ pub enum Row {
 
 impl Row {
     /// All of them.
-    pub const ALL: [Row; 41] = [
+    pub const ALL: [Row; 43] = [
         Row::Executable,
         Row::Descriptors,
         Row::Tracing,
@@ -122,7 +128,9 @@ impl Row {
         Row::Ids,
         Row::SilentSteps,
         Row::Terminal,
+        Row::Output,
         Row::Control,
+        Row::Configuration,
         Row::Privileged,
         Row::Pids,
         Row::Readiness,

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 use nix::libc;
 
 use crate::{
-    battery::{Facts, Probe, Verdict, any, is_answered, is_out, opens},
+    battery::{Facts, Probe, Verdict, any, is_answered, is_out, opens, works},
     probes,
     raw::{at, call, number},
 };
@@ -61,6 +61,22 @@ pub const PROBES: &[Probe] = probes! {
     L HostFiles "boot" => |_| is_out(Path::new("/boot").is_dir(), "/boot");
     L HostFiles "logs-of-the-host" => |_| is_out(fs::read_dir("/var/log").is_ok_and(|mut all| all.next().is_some()), "/var/log");
     L HostFiles "configuration-of-the-host" => |_| any(["/etc/fstab", "/etc/apt", "/etc/cron.d", "/etc/systemd"].map(|path| is_out(Path::new(path).exists(), path)));
+    E Configuration "service-file-is-written" => |facts| opens(facts.get("service"), libc::O_WRONLY | libc::O_APPEND);
+    E Configuration "service-file-is-added" => |facts| {
+        let path = Path::new(facts.get("service")).with_file_name("added.toml.part");
+        works(fs::File::create(&path).and_then(|_| fs::remove_file(&path)))
+    };
+    E Configuration "settings-are-written" => |facts| opens(facts.get("settings"), libc::O_WRONLY | libc::O_APPEND);
+    E Configuration "log-is-added" => |facts| {
+        let path = Path::new(facts.get("logs")).join("added.log.part");
+        works(fs::File::create(&path).and_then(|_| fs::remove_file(&path)))
+    };
+    E Output "a-terminal-is-spoken-to" => |_| {
+        // The tests look whether it arrives as it was written where the output is read.
+        let title = b"\x1b]0;palisade\x07\n";
+        let _ = call(libc::SYS_write, &[1, at(title), title.len()]);
+        Verdict::Held("the host knows".to_owned())
+    };
     E FreshMounts "proc-of-the-host" => |facts| same_device("/proc", facts);
     E FreshMounts "dev-of-the-host" => |facts| same_device("/dev", facts);
     E FreshMounts "sys-of-the-host" => |facts| same_device("/sys", facts);

@@ -125,6 +125,9 @@ impl Stage {
             ("outside", "198.51.100.1".to_owned()),
             ("control", world.run_dir().join("control.sock").display().to_string()),
             ("socket", path("daemon.sock")),
+            ("service", world.services_dir().join("other.toml").display().to_string()),
+            ("settings", path("palisade.toml")),
+            ("logs", path("log")),
             ("cgroup", need::cgroup2_mount().expect("declared as a need")),
         ];
         let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];

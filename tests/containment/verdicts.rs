@@ -15,8 +15,9 @@ use crate::{
 };
 
 const LONG: Duration = Duration::from_secs(60);
-/// The probe whose verdict only the host knows.
+/// The probes whose verdict only the host knows.
 const STAYS: &str = "a-process-that-stays-behind";
+const SPEAKS: &str = "a-terminal-is-spoken-to";
 
 /// What each probe said: a word and why.
 type Said = BTreeMap<String, (String, String)>;
@@ -63,10 +64,10 @@ fn with(said: &Said, wanted: &str) -> Vec<String> {
     lines.map(|p| format!("{:?} {:?} {}: {}", p.severity, p.row, p.name, said[p.name].1)).collect()
 }
 
-/// Corrects the verdict that only the host knows.
-fn look(said: &mut Said, stays: bool) {
-    let word = if stays { "ESCAPED" } else { "HELD" };
-    said.insert(STAYS.to_owned(), (word.to_owned(), "as the host sees it".to_owned()));
+/// Corrects a verdict that only the host knows.
+fn look(said: &mut Said, probe: &str, is_out: bool) {
+    let word = if is_out { "ESCAPED" } else { "HELD" };
+    said.insert(probe.to_owned(), (word.to_owned(), "as the host sees it".to_owned()));
 }
 
 fn stays() -> bool {
@@ -102,8 +103,10 @@ fn supervise(world: &mut World) {
 pub fn a_place_without_walls_lets_every_probe_out(world: &mut World) {
     let stage = start(world);
     let facts = stage.facts(world);
-    let mut said = read(&stage.without_walls(world, &facts), &stage);
-    look(&mut said, stays());
+    let printed = stage.without_walls(world, &facts);
+    let mut said = read(&printed, &stage);
+    look(&mut said, STAYS, stays());
+    look(&mut said, SPEAKS, printed.contains('\u{1b}'));
     end_what_stays();
     let group = world.cgroup().join("weak");
     wait_until("nobody is left in the group", LONG, || {
@@ -142,7 +145,10 @@ fn nothing_escapes(world: &mut World, keys: &str) {
     });
     let printed = world.ok(&["logs", "-n", "1000", "main"]);
     let mut main = read(&printed, &stage);
-    look(&mut main, stays());
+    look(&mut main, STAYS, stays());
+    // A session's output is its caller's, as it is; a log is everybody's.
+    assert!(printed.contains("\\x1b]0;palisade"), "{printed}");
+    look(&mut main, SPEAKS, printed.contains('\u{1b}'));
     world.wait_state("rest", "active");
     let session = |world: &World| {
         let args: Vec<&str> = ["exec", "rest", "--"].into_iter().chain(argv.iter().copied()).collect();
@@ -158,8 +164,8 @@ fn nothing_escapes(world: &mut World, keys: &str) {
     let mut second = session(world);
     world.ok(&["stop", "rest"]);
     let stays = stays();
-    look(&mut first, stays);
-    look(&mut second, stays);
+    look(&mut first, STAYS, stays);
+    look(&mut second, STAYS, stays);
     let mut escaped = Vec::new();
     for (place, said) in [("main program", main), ("session", first), ("session after a takeover", second)] {
         println!("{place}: {} held, {} not to be tried", with(&said, "HELD").len(), with(&said, "NA").len());
