@@ -278,8 +278,10 @@ impl Table {
     /// # Errors
     /// [`NetError::NftMissing`], [`NetError::NftText`] with what nft says, or from opening the socket.
     pub fn open(settings: &NetworkSettings) -> Result<Self, NetError> {
+        // The socket first: a table that was loaded for who then has none would stay behind.
+        let table = Self::attach(settings)?;
         load(&settings.name, &text(settings))?;
-        Self::attach(settings)
+        Ok(table)
     }
 
     /// The table of `settings` as it is, if it is there at all: to take away what a predecessor left.
