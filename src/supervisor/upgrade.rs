@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The option of `supervise` that says what a predecessor has left open.
-pub const INHERIT: &str = "--inherit";
+const INHERIT: &str = "--inherit";
 
 /// What a predecessor in this very process has left open: numbers of descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
