@@ -63,7 +63,7 @@ pub fn what_is_planned_is_what_a_reload_does(world: &mut World) {
     write(world, "off", "two", "unit.enabled = false");
     write(world, "new", "one", "");
     world.write_service("wrong", "service.command = 3\n");
-    fs::remove_file(world.services_dir().join("gone.toml")).unwrap();
+    fs::remove_file(world.services_dir().join("gone.toml")).expect("our own file");
     let planned = world.palisade(&["plan", "--json"]);
     let wanted = pairs(&[
         ("gone", "stop"),
@@ -80,7 +80,7 @@ pub fn what_is_planned_is_what_a_reload_does(world: &mut World) {
     // Nothing has happened yet.
     assert_eq!(all.iter().map(|name| world.pid(name)).collect::<Vec<_>>(), before);
 
-    fs::remove_file(world.services_dir().join("wrong.toml")).unwrap();
+    fs::remove_file(world.services_dir().join("wrong.toml")).expect("our own file");
     let applied = world.palisade(&["apply", "--json"]);
     assert_eq!(applied.status.code(), Some(0));
     wait_until("the new version runs", LONG, || version(world, "other") == "two");
@@ -90,7 +90,7 @@ pub fn what_is_planned_is_what_a_reload_does(world: &mut World) {
         world.palisade(&["status", "gone"]).status.code() == Some(4)
     });
     assert_eq!(world.palisade(&["plan"]).status.code(), Some(0));
-    world.stop().unwrap();
+    world.stop().expect("it stops");
 }
 
 pub fn what_nobody_confirms_is_taken_back(world: &mut World) {
@@ -133,7 +133,7 @@ pub fn what_nobody_confirms_is_taken_back(world: &mut World) {
     wait_until("the new version runs", LONG, || version(world, "web") == "three");
     world.ok(&["revert"]);
     wait_until("it is taken back", LONG, || version(world, "web") == "two");
-    world.stop().unwrap();
+    world.stop().expect("it stops");
 }
 
 pub fn what_fails_on_trial_is_taken_back_at_once(world: &mut World) {
@@ -151,7 +151,7 @@ pub fn what_fails_on_trial_is_taken_back_at_once(world: &mut World) {
     world.wait_state("web", "active");
     assert_eq!(world.pid("aside"), aside);
     assert!(world.supervisor_log().contains("going back to the files before: web has failed"));
-    world.stop().unwrap();
+    world.stop().expect("it stops");
 }
 
 /// Connects to the control socket again and again until it is told to end; how often that was refused, and how often not.
@@ -175,34 +175,35 @@ pub fn an_upgrade_keeps_services_and_the_control_socket(world: &mut World) {
     let before: Vec<(u32, String)> =
         ["a", "b"].iter().map(|name| (world.pid(name), world.address(name))).collect();
     let supervisor = world.supervisor_pid();
-    let exe = || fs::read_link(format!("/proc/{supervisor}/exe")).unwrap();
-    let mounts = || fs::read_link(format!("/proc/{supervisor}/ns/mnt")).unwrap();
-    let lines = || fs::read_to_string(format!("/proc/{supervisor}/mountinfo")).unwrap().lines().count();
+    let exe = || fs::read_link(format!("/proc/{supervisor}/exe")).expect("it is there");
+    let mounts = || fs::read_link(format!("/proc/{supervisor}/ns/mnt")).expect("it is there");
+    let lines =
+        || fs::read_to_string(format!("/proc/{supervisor}/mountinfo")).expect("it is there").lines().count();
     let (first, count) = (mounts(), lines());
 
     let newer = world.dir().join("palisade-newer");
-    fs::copy(PALISADE, &newer).unwrap();
+    fs::copy(PALISADE, &newer).expect("it is there");
     let end = Arc::new(AtomicBool::new(false));
     let (socket, ended) = (world.run_dir().join("control.sock"), Arc::clone(&end));
     let caller = std::thread::spawn(move || connect_all_the_time(&socket, &ended));
     for binary in [newer.as_path(), Path::new(PALISADE), newer.as_path()] {
         let said = world.ok(&["upgrade", &binary.display().to_string()]);
         assert!(said.contains(&format!("(pid {supervisor})")), "{said}");
-        assert_eq!(exe(), fs::canonicalize(binary).unwrap());
+        assert_eq!(exe(), fs::canonicalize(binary).expect("it is there"));
         for (name, (pid, address)) in ["a", "b"].iter().zip(&before) {
             assert_eq!((world.pid(name), &world.address(name)), (*pid, address));
             wait_http(&format!("{address}:80"), "/");
         }
     }
     end.store(true, Ordering::Relaxed);
-    let (refused, taken) = caller.join().unwrap();
+    let (refused, taken) = caller.join().expect("it is there");
     assert_eq!(refused, 0, "of {taken}");
     // Another mount namespace each time, and not one within the other.
     assert_ne!(mounts(), first);
     assert_eq!(lines(), count);
 
     // What cannot take its place does not, and the supervisor goes on.
-    fs::write(world.dir().join("text"), "no program").unwrap();
+    fs::write(world.dir().join("text"), "no program").expect("it is there");
     for wrong in [world.dir().join("text"), world.dir().join("missing"), "/bin/true".into()] {
         assert_eq!(
             world.palisade(&["upgrade", &wrong.display().to_string()]).status.code(),
@@ -210,12 +211,12 @@ pub fn an_upgrade_keeps_services_and_the_control_socket(world: &mut World) {
             "{wrong:?}"
         );
     }
-    fs::set_permissions(&newer, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(&newer, fs::Permissions::from_mode(0o777)).expect("it is there");
     assert_eq!(world.palisade(&["upgrade", &newer.display().to_string()]).status.code(), Some(1));
     assert_eq!(world.pid("a"), before[0].0);
     // A signal still reaches the new program's handlers.
     world.signal(Signal::SIGHUP);
     world.ok(&["restart", "a"]);
     assert_ne!(world.pid("a"), before[0].0);
-    world.stop().unwrap();
+    world.stop().expect("it stops");
 }
