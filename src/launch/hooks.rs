@@ -158,7 +158,8 @@ impl Outside {
     }
 
     /// Asks it to end.
-    pub fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: i32) {
+        let signal = Signal::from_named_raw(signal).unwrap_or(Signal::KILL);
         if let Some(group) = self.pid().filter(|_| !self.has_ended) {
             // Whose number is nobody else's while it has not been waited for.
             let _ = rustix::process::kill_process_group(group, signal);
@@ -191,7 +192,7 @@ impl Outside {
 impl Drop for Outside {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.signal(Signal::KILL);
+            self.signal(libc::SIGKILL);
             if let Some((tree, group)) = &self.group {
                 let _ = tree.kill(group);
             }

@@ -37,6 +37,7 @@ use crate::{
     cgroup,
     config::settings::IDS_PER_SERVICE,
     init::{self, wire},
+    machine::ExitKind,
     net::netns::NetNs,
     plan::{Assigned, FailAt, Fd, HostStep, LaunchPlan, NsKind, Seen, lower, render},
     rootfs::{self, IdRange, Workshop, write_id_maps},
@@ -688,6 +689,18 @@ pub fn listen(path: &Path) -> Result<OwnedFd, SysError> {
     rustix::net::bind(&socket, &address).map_err(|errno| fault("bind", errno))?;
     rustix::net::listen(&socket, 8).map_err(|errno| fault("listen", errno))?;
     Ok(socket)
+}
+
+/// The end of a process as wait4(2) tells it.
+pub fn exit_kind(status: i64) -> ExitKind {
+    let status = i32::try_from(status).unwrap_or_default();
+    if libc::WIFEXITED(status) {
+        return ExitKind::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX));
+    }
+    match libc::WCOREDUMP(status) {
+        true => ExitKind::Core(libc::WTERMSIG(status)),
+        false => ExitKind::Signal(libc::WTERMSIG(status)),
+    }
 }
 
 /// SIGKILL to an init: the kernel takes its pid namespace along. That it has ended already is no error.

@@ -1,5 +1,7 @@
 //! `palisade run FILE`: one service in the foreground, without a supervisor, with its exit status as ours.
 
+mod around;
+
 use std::{
     collections::BTreeSet,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -62,10 +64,6 @@ pub fn run(
         Some(Ok(made)) => Some(made),
         None => None,
     };
-    if let Some((stage, ..)) = unit.service.hooks.all().next() {
-        let reason = "commands around the main program are for `palisade supervise`";
-        return Ok(Ended::Fault(LaunchFault::refused(stage.key(), reason)));
-    }
     let slot = Slot::take(dir)?;
     // Where the host's network and files still are those of this process.
     let mut held = Vec::new();
@@ -322,6 +320,7 @@ struct Foreground<'a> {
     pending: [Vec<u8>; 2],
     /// A signal wants an end of it: a reader who does not read is not waited for any longer than [`PATIENCE`].
     stopping: bool,
+    around: around::Around,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -369,6 +368,7 @@ impl<'a> Foreground<'a> {
             silent: [false; 2],
             pending: [Vec::new(), Vec::new()],
             stopping: false,
+            around: around::Around::default(),
         })
     }
 
@@ -387,6 +387,9 @@ impl<'a> Foreground<'a> {
             Ok((held.socket.clone(), copy.map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?))
         };
         let sockets: Result<Vec<_>, SysError> = held.iter().map(copy).collect();
+        if plan.is_deferred() {
+            self.keep_for_later(stdin.as_ref(), held)?;
+        }
         let given = Given { service, stdin, secrets, sockets: sockets?, ..Given::default() };
         let launched = self.launcher.launch((self.unit, assigned, &plan), &mut net, given);
         let run = match launched {
@@ -397,11 +400,15 @@ impl<'a> Foreground<'a> {
         self.after(self.unit.service.start_timeout, Due::TimeOut);
         let ended = rustix::io::ioctl_fionbio(&run.channel, true)
             .map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))
+            .and_then(|()| {
+                self.begin(&run, &plan, assigned.unprivileged.as_ref().is_some_and(Unprivileged::is_single))
+            })
             .and_then(|()| self.watch(&run, &plan));
         if ended.is_err() {
             // Nobody watches over it any more.
             let _ = rustix::process::pidfd_send_signal(&run.pidfd, rustix::process::Signal::KILL);
             super::reap(&run.pidfd);
+            self.around.give_up();
         }
         self.raw = None;
         if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup)
@@ -448,7 +455,10 @@ impl<'a> Foreground<'a> {
         let mut lives = true;
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let ours = [stdout.as_fd(), stderr.as_fd()];
-        while lives || (0..2).any(|n| self.output(run, n).is_some() || !self.pending[n].is_empty()) {
+        while lives
+            || self.around.is_busy()
+            || (0..2).any(|n| self.output(run, n).is_some() || !self.pending[n].is_empty())
+        {
             let mut fds = vec![(0, self.signals.as_fd(), PollFlags::IN)];
             fds.extend(lives.then_some((1, run.pidfd.as_fd(), PollFlags::IN)));
             fds.extend(channel.map(|fd| (2, fd.as_fd(), PollFlags::IN)));
@@ -459,12 +469,14 @@ impl<'a> Foreground<'a> {
             fds.extend(
                 self.input.as_ref().map(|input| input.interest(&stdin)).map(|(fd, flags)| (5, fd, flags)),
             );
-            let ready = self.wait(&fds, lives)?;
-            if !lives && self.stopping && ready.is_empty() {
+            fds.extend(self.around.interest().map(|fd| (6, fd, PollFlags::IN)));
+            let lives_on = lives || self.around.is_busy();
+            let ready = self.wait(&fds, lives_on)?;
+            if !lives_on && self.stopping && ready.is_empty() {
                 break;
             }
             if ready.contains(&0) {
-                self.signalled(run);
+                self.signalled(run, plan);
             }
             // Whatever was said before the init ended is heard before its end is looked at.
             if (ready.contains(&2) || ready.contains(&1)) && channel.is_some() && !self.messages(run, plan)? {
@@ -485,8 +497,13 @@ impl<'a> Foreground<'a> {
                 if let (Some(tree), Some(group)) = (self.launcher.tree(), &run.traces.cgroup) {
                     tree.kill(group)?;
                 }
+                self.without_init(run, plan);
             }
-            self.due(run);
+            if ready.contains(&6) {
+                self.outside_ready(run, plan);
+            }
+            self.hook_overdue(run);
+            self.due(run, plan);
         }
         Ok(self.ended(run))
     }
@@ -523,7 +540,10 @@ impl<'a> Foreground<'a> {
     /// Waits; the numbers of the descriptors that are ready.
     fn wait(&self, fds: &[(usize, BorrowedFd<'_>, PollFlags)], lives: bool) -> Result<Vec<usize>, SysError> {
         let timeout = match lives || !self.stopping {
-            true => self.deadline.map(|(at, _)| at.saturating_duration_since(Instant::now())),
+            true => {
+                let deadline = self.deadline.map(|(at, _)| at).into_iter().chain(self.around.until()).min();
+                deadline.map(|at| at.saturating_duration_since(Instant::now()))
+            }
             false => Some(PATIENCE),
         };
         let timeout = timeout.map(|left| rustix::time::Timespec {
@@ -550,7 +570,12 @@ impl<'a> Foreground<'a> {
                 Err(error) => return Err(error),
             };
             let Some(message) = init::message_from(&received.bytes) else { return Ok(false) };
-            self.heard(&message, received.fds, plan)?;
+            if message.verb == wire::SAY_HELLO && message.session == 0 {
+                self.around.host = received.pid;
+            }
+            if !self.heard_around(&message, run, plan) {
+                self.heard(&message, received.fds, plan)?;
+            }
         }
     }
 
@@ -593,7 +618,7 @@ impl<'a> Foreground<'a> {
         Ok(())
     }
 
-    fn signalled(&mut self, run: &Run) {
+    fn signalled(&mut self, run: &Run, plan: &plan::LaunchPlan) {
         let mut bytes = [0; 64];
         while rustix::io::read(&self.signals, &mut bytes).is_ok_and(|read| read > 0) {}
         let came: Vec<i32> = self
@@ -610,29 +635,37 @@ impl<'a> Foreground<'a> {
                 say(run, wire::SAY_SIGNAL, i64::from(signal), 0);
             } else if self.deadline.is_some_and(|(_, due)| due == Due::Kill) {
                 // Asked twice.
-                super::kill(run.pidfd.as_fd());
+                self.around.give_up();
+                kill_init(run);
             } else {
-                self.stop(run);
+                self.stop(run, plan);
             }
         }
     }
 
-    fn stop(&mut self, run: &Run) {
+    fn stop(&mut self, run: &Run, plan: &plan::LaunchPlan) {
+        self.after(self.unit.service.stop.timeout, Due::Kill);
+        if !self.stop_around(run, plan) {
+            self.ask_to_stop(run);
+        }
+    }
+
+    fn ask_to_stop(&self, run: &Run) {
         let stop = &self.unit.service.stop;
         let everybody = i64::from(stop.mode == StopMode::ControlGroup);
         say(run, wire::SAY_SIGNAL, i64::from(stop.signal), everybody);
-        self.after(stop.timeout, Due::Kill);
     }
 
-    fn due(&mut self, run: &Run) {
+    fn due(&mut self, run: &Run, plan: &plan::LaunchPlan) {
         match self.deadline {
             Some((at, due)) if at <= Instant::now() => {
                 self.deadline = None;
                 if due == Due::TimeOut {
                     self.timed_out = true;
-                    self.stop(run);
-                } else {
-                    super::kill(run.pidfd.as_fd());
+                    self.stop(run, plan);
+                } else if !self.kill_but_init(run) {
+                    self.around.give_up();
+                    kill_init(run);
                 }
             }
             _ => {}
@@ -646,6 +679,10 @@ impl<'a> Foreground<'a> {
         if self.timed_out {
             return Ended::TimedOut;
         }
+        if self.around.skipped {
+            tracing::warn!("{}: not run: service.condition said no", self.unit.name);
+            return Ended::Code(0);
+        }
         if !self.started {
             return Ended::Fault(LaunchFault::init_died());
         }
@@ -658,6 +695,11 @@ impl<'a> Foreground<'a> {
         };
         Ended::Code(u8::try_from(code).unwrap_or(u8::MAX))
     }
+}
+
+/// SIGKILL to the init, which takes everything inside along.
+fn kill_init(run: &Run) {
+    super::kill(run.pidfd.as_fd());
 }
 
 /// Says something to the init. One that is ending does not listen any more.

@@ -592,11 +592,7 @@ impl LiveRun {
     fn signal_hook(&self, signal: i32) {
         match self.hooks.active.as_ref().map(|active| &active.on) {
             Some(On::Inside(session, _)) => self.signal_session(*session, signal),
-            Some(On::Outside(outside)) => {
-                outside.signal(
-                    rustix::process::Signal::from_named_raw(signal).unwrap_or(rustix::process::Signal::KILL),
-                );
-            }
+            Some(On::Outside(outside)) => outside.signal(signal),
             None => {}
         }
     }

@@ -17,6 +17,7 @@ use super::{
     hooks::Standing,
     state::{self, RunRecord},
 };
+pub(super) use crate::launch::exit_kind;
 use crate::{
     cgroup,
     init::{self, wire},
@@ -531,18 +532,6 @@ impl Supervisor {
         live.writers = [None, None];
         live.again = Some(session);
         Ok(())
-    }
-}
-
-/// The end of a process as wait4(2) tells it.
-pub(super) fn exit_kind(status: i64) -> ExitKind {
-    let status = i32::try_from(status).unwrap_or_default();
-    if libc::WIFEXITED(status) {
-        return ExitKind::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX));
-    }
-    match libc::WCOREDUMP(status) {
-        true => ExitKind::Core(libc::WTERMSIG(status)),
-        false => ExitKind::Signal(libc::WTERMSIG(status)),
     }
 }
 

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 #[macro_use]
 mod support;
+mod around;
 mod credentials;
 mod filter;
 mod hostile;
@@ -30,6 +31,10 @@ fn main() -> ExitCode {
         selftest::a_test_that_panics_fails_and_is_cleared_up: Root CgroupV2;
         selftest::a_test_that_leaks_nothing_passes: Root;
         selftest::a_wait_in_vain_says_what_for: Root;
+        around::commands_go_before_and_after_and_the_exit_is_the_services: Root CgroupV2 UserNs;
+        around::a_command_that_says_no_or_fails_keeps_the_service_from_running: Root CgroupV2 UserNs;
+        around::a_signal_ends_it_in_order: Root CgroupV2 UserNs;
+        around::a_privileged_command_of_a_run_is_outside: Root CgroupV2 UserNs;
         roots::a_persistent_root_remembers_and_holds_only_what_was_written: Root CgroupV2 UserNs;
         roots::what_is_removed_from_a_persistent_root_stays_removed: Root CgroupV2 UserNs;
         roots::a_directory_roots_files_belong_to_their_owners_inside: Root CgroupV2 UserNs;
@@ -106,6 +111,7 @@ fn main() -> ExitCode {
         unprivileged::an_ordinary_users_sandbox_has_no_hole: Root UserNs;
         unprivileged::who_has_a_range_of_ids_gives_it_to_the_service: Root UserNs Program("newuidmap");
         unprivileged::an_ordinary_users_run_ends_as_its_payload_does: Root UserNs;
+        unprivileged::an_ordinary_users_commands_go_around_the_service: Root UserNs;
         unprivileged::a_users_files_are_shown_and_what_is_written_is_his: Root UserNs Program("newuidmap");
         unprivileged::a_tree_of_the_users_is_a_root: Root UserNs Program("newuidmap");
         unprivileged::a_users_credentials_are_read_before_he_is_root_of_anything: Root UserNs;

@@ -558,3 +558,23 @@ pub fn a_group_that_was_given_to_the_user_is_used(world: &mut World) {
     fs::remove_dir(&given).expect("it is empty");
     fs::remove_dir(world.cgroup()).expect("it is empty");
 }
+
+pub fn an_ordinary_users_commands_go_around_the_service(world: &mut World) {
+    let user = User::new(world);
+    let keys = "service.command = [\"/bin/sh\", \"-c\", \"cat /tmp/word; exit 7\"]\nnetwork.mode = \"none\"\n\
+                service.pre_start = [[\"/bin/sh\", \"-c\", \"echo first; echo kept > /tmp/word\"]]\n\
+                service.post_stop = [[\"/bin/sh\", \"-c\", \"echo end $SERVICE_RESULT\"]]\n";
+    let output = user.run(keys);
+    assert_eq!(output.status.code(), Some(7), "{}", describe(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "first\nkept\nend exit-code\n");
+    let root =
+        keys.replace("post_stop = [[", "post_stop = [{ privileged = true, command = [").replace("]]", "] }]");
+    let root = root.replace(
+        "pre_start = [[\"/bin/sh\", \"-c\", \"echo first; echo kept > /tmp/word\"] }]",
+        "umask = \"0077\"",
+    );
+    let output = user.run(&root);
+    assert_eq!(output.status.code(), Some(125), "{}", describe(&output));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("service.post_stop") && said.contains("privileged"), "{said}");
+}
