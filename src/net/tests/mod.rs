@@ -73,6 +73,8 @@ impl World {
         for line in [
             "link set lo up",
             "addr add 192.0.2.1/24 dev up0",
+            // No address of its own making: it would come some time later, with its routes.
+            "link set up0 addrgenmode none",
             "link set up0 up",
             "route add default via 192.0.2.2",
         ] {
@@ -80,6 +82,10 @@ impl World {
         }
         run_in(&outside, "ip addr add 192.0.2.2/24 dev eth0");
         run_in(&outside, "ip link set eth0 up");
+        until("the uplink has its carrier", || {
+            let routes = run("ip route show table all");
+            !routes.contains("linkdown") && routes.contains("ff00::/8 dev up0")
+        });
         let settings = NetworkSettings::default();
         Self { host, outside, socket: Netlink::route().unwrap(), settings, links: Vec::new() }
     }

@@ -109,8 +109,7 @@ fn route_localnet_is_off_without_a_port_on_loopback() {
 #[test]
 fn a_link_that_fails_at_any_message_leaves_nothing_and_says_which() {
     on_a_host(|world| {
-        // Whether the uplink has its carrier yet is its own business.
-        let routes = || run("ip route show table all").replace("linkdown ", "");
+        let routes = || run("ip route show table all");
         let before = (link_names(), routes());
         let plan = LinkPlan::new(&world.settings, (0, 0), None, &[]).unwrap();
         let said = |world: &mut World, netns: &NetNs, plan: &LinkPlan| {
