@@ -9,6 +9,7 @@ pub mod exposure;
 mod hook;
 pub mod limits;
 mod owner;
+pub mod probe;
 mod resolve;
 mod schedule;
 pub mod security;
@@ -25,6 +26,7 @@ pub use self::{
     credential::Credential,
     hook::{Hook, HookUser, Hooks, Stage},
     limits::Limits,
+    probe::{HealthCheck, HttpTarget, OnFail, Ready, Test},
     schedule::{IoPrio, Sched},
     security::{Capability, Device, Landlock, Seccomp, Security},
     socket::{Activation, Listen, Socket, SocketKind},
@@ -127,6 +129,9 @@ pub struct Unit {
     pub security: Security,
     /// How much it may take.
     pub limits: Limits,
+    /// How it is checked while it runs.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
     /// Where its output goes.
     pub log: LogPolicy,
 }
@@ -167,6 +172,9 @@ pub struct Service {
     pub command: Vec<String>,
     /// How the service signals that it has started.
     pub kind: Kind,
+    /// What makes it ready, where that is more than having been executed.
+    #[serde(default)]
+    pub ready: Option<Ready>,
     /// The whole environment, including what the user and the service type imply (HOME, USER, PATH, ...).
     pub env: BTreeMap<String, String>,
     /// Absolute, inside the sandbox.

@@ -56,7 +56,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
         Live: description => "unit.description", documentation => "unit.documentation",
             profile => "unit.profile", owners => "unit.owners",
             enabled => "unit.enabled", requires => "unit.requires", after => "unit.after",
-            restart => "restart", log => "log", activation => "socket.activation";
+            restart => "restart", health => "health", log => "log", activation => "socket.activation";
     });
     // What a run was given stays as it is; what else there is to a socket is the supervisor's to change.
     let given = |unit: &Unit| -> Vec<_> {
@@ -74,7 +74,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             group => "service.group", extra_groups => "service.extra_groups", stdin => "service.stdin",
             tty => "service.tty", nice => "service.nice", oom_score_adj => "service.oom_score_adj",
             sched => "service.sched", ioprio => "service.ioprio";
-        Live: stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
+        Live: ready => "service.ready", stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
             run_timeout => "service.timeout", success_exit => "service.success_exit",
             remain_after_exit => "service.remain_after_exit", fd_store_max => "service.fd_store_max";
     });

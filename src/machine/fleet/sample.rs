@@ -118,6 +118,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             best_effort: false,
             bent: Vec::new(),
         },
+        health: None,
         log: LogPolicy { max_size: 10 << 20, files: 5 },
     }
 }
@@ -126,6 +127,7 @@ fn service() -> Service {
     Service {
         command: vec!["/bin/true".to_owned()],
         kind: Kind::Exec,
+        ready: None,
         env: BTreeMap::new(),
         working_dir: PathBuf::from("/"),
         umask: 0o077,

@@ -124,6 +124,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         activation,
         security,
         limits,
+        health: None,
         log,
     };
     match std::mem::take(&mut reader.found) {
