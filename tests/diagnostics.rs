@@ -100,6 +100,7 @@ snapshots! { file:
     oneshot user_off walls nested_off schedule hooks
     credentials
     limits sockets
+    health probes
 }
 snapshots! { house: ceiling profile }
 snapshots! { directory: cycle address_clash port_clash socket_clash unknown_service drop_in }

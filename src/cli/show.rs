@@ -7,7 +7,7 @@ use crate::{
     control::types::{
         EndKind, Event, ExitRecord, Limit, LogEntry, Moment, Port, ServiceState, ServiceStatus,
     },
-    machine::Usage,
+    machine::{Usage, health::HealthState},
 };
 
 /// How many of the runs that have ended `status` shows.
@@ -20,7 +20,7 @@ pub(super) fn table(services: &[ServiceStatus], now: i64) -> String {
         .chain(services.iter().map(|service| {
             [
                 escape(&service.name).into_owned(),
-                service.state.to_string(),
+                with_health(service),
                 service.run.to_string(),
                 or_dash(service.pid.map(|pid| pid.to_string()).as_slice()),
                 or_dash(&service.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()),
@@ -49,6 +49,14 @@ pub(super) fn table(services: &[ServiceStatus], now: i64) -> String {
     text
 }
 
+/// The state, and that it is not well.
+fn with_health(service: &ServiceStatus) -> String {
+    match service.health.as_ref().map(|health| health.state) {
+        Some(HealthState::Unhealthy) => format!("{}, unhealthy", service.state),
+        Some(HealthState::Unknown | HealthState::Healthy) | None => service.state.to_string(),
+    }
+}
+
 /// The block of `status` about one service.
 pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
     let paint = |text: &str| colour(service.state).map_or(text.to_owned(), |colour| colour.paint(text));
@@ -69,6 +77,16 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
         state += &format!(" since {}; {} ago", clock(since), span(now - since.unix));
     }
     line("State", &state);
+    if let Some(health) = &service.health {
+        let mut told = health.state.as_str().to_owned();
+        if health.failures > 0 {
+            told += &format!(", {} failures in a row", health.failures);
+        }
+        if let Some(checked) = health.checked {
+            told += &format!("; {} ago: {}", span(now - checked.unix), escape(&health.output));
+        }
+        line("Health", &told);
+    }
     if let Some(until) = service.until {
         line("Next start", &format!("in {}, at {}", span(until.unix - now), clock(until)));
     }

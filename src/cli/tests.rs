@@ -28,6 +28,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         addresses: vec![],
         ports: vec![],
         sockets: vec![],
+        health: None,
         since: None,
         until: None,
         exits: vec![],

@@ -65,6 +65,8 @@ pub struct Tables {
     pub security: SecurityTable,
     /// How much it may take.
     pub limits: LimitsTable,
+    /// How it is checked while it runs.
+    pub health: Option<Spanned<HealthTable>>,
     /// Where its output goes.
     pub log: LogTable,
 }
@@ -100,6 +102,13 @@ pub struct ServiceTable {
     pub command: Option<Spanned<WordOrList>>,
     /// `exec`: started when the program was executed; `oneshot`: when it has ended with success. Default: `exec`.
     pub r#type: Option<Text>,
+    /// When a daemon that was executed counts as started, for `after` and for who waits: once a connection to
+    /// `tcp:PORT` is taken, a request to `http:PORT/path` (or `http://ADDRESS:PORT/path`) is answered with a status of 200
+    /// to 399, there is something at `file:/path`, or a line of its output, of which 4096 bytes are looked at, matches
+    /// `log:REGEX`. Ports are asked in its own network namespace, on 127.0.0.1 unless an address stands before the port;
+    /// paths are those of the sandbox. It is asked after 10ms, 20ms and so on, then every 500ms, until `timeout.start` is
+    /// over. Default: once it was executed.
+    pub ready: Option<Text>,
     /// Environment variables. Default: none.
     pub env: BTreeMap<Text, Spanned<Scalar>>,
     /// Files of the host with lines NAME=VALUE; a leading `-` lets one be missing. `env` wins over them. Default: none.
@@ -584,6 +593,33 @@ pub struct RlimitsTable {
     pub sigpending: Option<Spanned<Scalar>>,
     /// Stack, a size. Default: `"8M:infinity"`.
     pub stack: Option<Spanned<Scalar>>,
+}
+
+/// `[health]`; how a daemon is checked while it runs under a supervisor, the first time as soon as it has started. It is
+/// `unknown` until a check succeeds (`healthy`) or too many fail in a row (`unhealthy`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct HealthTable {
+    /// What is asked: a connection to `tcp:PORT` is taken; a request to `http:PORT/path` (or `http://ADDRESS:PORT/path`) is
+    /// answered with a status of 200 to 399; a connection to the stream socket at `unix:/path` is taken; or a command, which
+    /// runs in the sandbox as the service does, ends with status 0. Ports are asked in the service's network namespace, on
+    /// 127.0.0.1 unless an address stands before the port. Required.
+    pub test: Option<Spanned<WordOrList>>,
+    /// From one answer to the next check, a duration of 10ms or more. Default: 30s.
+    pub interval: Option<Spanned<Scalar>>,
+    /// A check that takes longer has failed, and its processes are killed. Default: 5s.
+    pub timeout: Option<Spanned<Scalar>>,
+    /// How many failures in a row make it unhealthy, 1 to 1000. Default: 3.
+    pub retries: Option<Spanned<i64>>,
+    /// How long, after it has started, failures do not count; the first success ends it. Default: 30s.
+    pub start_period: Option<Spanned<Scalar>>,
+    /// From one answer to the next check for as long as failures do not count, a duration of 10ms or more and in any case
+    /// no longer than `interval`. Default: 1s.
+    pub start_interval: Option<Spanned<Scalar>>,
+    /// What becomes of an unhealthy service: `restart` (stopped as on request, and started again whatever
+    /// `restart.policy`, but within `restart.max`), `kill` (as that, by SIGKILL at once), `stop` (it has failed) or `none` (it
+    /// is shown and told as an event). Default: `restart`.
+    pub on_fail: Option<Text>,
 }
 
 /// `[log]`

@@ -23,7 +23,7 @@ const OWN_KEYS: [(&str, &str); 4] =
 
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["health", "timer", "job", "metrics", "http"]),
+    ("", &["timer", "job", "metrics", "http"]),
     (
         "unit",
         &[
@@ -40,7 +40,7 @@ const LATER: &[(&str, &[&str])] = &[
             "assert",
         ],
     ),
-    ("service", &["pid_file", "ready", "watchdog", "cpu"]),
+    ("service", &["pid_file", "watchdog", "cpu"]),
     ("service.reload", &["watch"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
     (

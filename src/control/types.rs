@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    machine::{Cause, ExitKind, Usage, fleet::How},
+    machine::{Cause, ExitKind, Usage, fleet::How, health::HealthState},
     spec::Proto,
 };
 
@@ -158,6 +158,26 @@ pub struct Fault {
     pub hint: Option<String>,
 }
 
+/// How a service that is checked is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What its checks add up to.
+    pub state: HealthState,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Moment>,
+    /// How many have failed in a row.
+    pub failures: u32,
+    /// When the last one was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<Moment>,
+    /// Whether it was well then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ok: Option<bool>,
+    /// What the check had to say; comes from the service.
+    pub output: String,
+}
+
 /// One limit of a service that runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
@@ -208,6 +228,9 @@ pub struct ServiceStatus {
     /// Where Palisade listens for it.
     #[serde(default)]
     pub sockets: Vec<String>,
+    /// How it is, where it is checked and up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// When it entered its state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Moment>,

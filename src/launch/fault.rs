@@ -227,6 +227,8 @@ fn call(step: &str) -> &'static str {
         "seccomp" => "seccomp",
         "bounding_set" => "prctl",
         "attest" => "read back",
+        "connect" => "connect",
+        "exists" => "access",
         _ => "step",
     }
 }

@@ -32,7 +32,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Action, By, Cause, End, Event, ExitKind, Failure, Kept, Life, Mono, Retry, Rules, RunId, State, Then,
-    Usage, Why, step,
+    Usage, Why,
+    health::{Answer, Health, HealthState},
+    step,
 };
 use crate::spec::{Kind, Milestone, Unit, UnitName};
 
@@ -106,6 +108,9 @@ pub struct Entry {
     /// When connections have started it of late.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     calls: Vec<Mono>,
+    /// What its checks have found, of the newest run that was checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    health: Option<Health>,
     /// What a run took of which the end was not told yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     used: Option<(RunId, Usage, Option<Cause>)>,
@@ -115,7 +120,8 @@ impl Entry {
     fn new(unit: Unit, now: Mono) -> Self {
         let (life, history) = (Life::new(), Vec::new());
         let (demand, calls) = (Demand::No, Vec::new());
-        Self { unit, life, since: now, goal: Goal::Up, history, fault: None, demand, calls, used: None }
+        let (fault, health, used) = (None, None, None);
+        Self { unit, life, since: now, goal: Goal::Up, history, fault, demand, calls, health, used }
     }
 
     /// Nothing asked for is outstanding: it is up, at rest, or stands where only time or another service moves it.
@@ -134,6 +140,21 @@ impl Entry {
             Goal::Down(_) => !self.life.state.is_resting(),
         };
         arrived && !asked
+    }
+
+    /// What the checks of the run that is up have found.
+    pub fn health(&self) -> Option<&Health> {
+        let State::Running { run, .. } = &self.life.state else { return None };
+        self.health.as_ref().filter(|health| health.run == *run && self.unit.health.is_some())
+    }
+
+    /// Takes the answer to a check in. What it makes of the run that is up, where that is something else than before.
+    fn note_check(&mut self, of: RunId, answer: Answer, now: Mono) -> Option<HealthState> {
+        let State::Running { run, since } = self.life.state else { return None };
+        let check = self.unit.health.as_ref().filter(|_| run == of)?;
+        let health = self.health.take().filter(|health| health.run == run);
+        let health = self.health.insert(health.unwrap_or_else(|| Health::new(run, since)));
+        health.note(check, since, now, answer)
     }
 
     fn note_usage(&mut self, run: RunId, used: Usage, cause: Option<Cause>) {
@@ -224,8 +245,8 @@ pub enum Report {
     HookFailed(RunId, String),
     /// It did not report to its watchdog in time.
     WatchdogExpired(RunId),
-    /// Its health checks have failed.
-    Unhealthy(RunId),
+    /// How a check of its health has gone.
+    Checked(RunId, Answer),
     /// It asks for patience until then.
     Extend(RunId, Mono),
     /// The main process has ended.
@@ -280,6 +301,15 @@ pub enum News {
     },
     /// A run is over.
     Ended(Past),
+    /// Its checks add up to something else than before.
+    Health {
+        /// Which run.
+        run: RunId,
+        /// To what.
+        state: HealthState,
+        /// What the check had to say.
+        text: String,
+    },
     /// It did not stop in time, and was killed.
     Killed {
         /// Which run.
@@ -424,7 +454,10 @@ impl Fleet {
             Report::Ready(run) => Event::Ready(run),
             Report::Finished(run) => Event::Finished(run),
             Report::WatchdogExpired(run) => Event::WatchdogExpired(run),
-            Report::Unhealthy(run) => Event::Unhealthy(run),
+            Report::Checked(run, answer) => match checked(entry, run, answer, now, out) {
+                Some(event) => event,
+                None => return,
+            },
             Report::Extend(run, until) => Event::Extend(run, until),
             Report::Exited(run, exit) => Event::Exited(run, exit),
             Report::Gone(run) => Event::Gone(run),
@@ -708,6 +741,21 @@ fn end_in(event: &Event) -> Option<End> {
         | Event::Unhealthy(_)
         | Event::Extend(..) => None,
     }
+}
+
+/// A check was answered. The event that follows, where it is one for the machine.
+fn checked(entry: &mut Entry, run: RunId, answer: Answer, now: Mono, out: &mut Outcome) -> Option<Event> {
+    let failures = |entry: &Entry| entry.health().map(|health| health.failures);
+    let (before, text) = (failures(entry), answer.text.clone());
+    let state = entry.note_check(run, answer, now);
+    let name = &entry.unit.name;
+    // What a check had to say is worth no write of its own: a successor asks again.
+    if state.is_some() || failures(entry) != before {
+        out.touched.insert(name.clone());
+    }
+    let state = state?;
+    out.notices.push(Notice { name: name.clone(), at: now, news: News::Health { run, state, text } });
+    (state == HealthState::Unhealthy).then_some(Event::Unhealthy(run))
 }
 
 /// Keeps what went wrong with the run that stands.

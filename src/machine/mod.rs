@@ -201,6 +201,7 @@
 
 pub mod backoff;
 pub mod fleet;
+pub mod health;
 pub mod hooks;
 mod policy;
 mod state;
@@ -213,7 +214,7 @@ pub use state::{
 };
 pub use usage::{Cause, Usage};
 
-use crate::spec::{Kind, StopMode};
+use crate::spec::{Kind, OnFail, StopMode};
 use std::time::Duration;
 
 /// What happens next in the life of one service. Total: every event is answered in every state.
@@ -360,6 +361,10 @@ impl Turn<'_> {
             },
             // It may have said so before we heard that it was executed.
             Event::Ready(_) if self.rules.reports_ready && phase != Phase::Settling => self.ready(run),
+            // Its file does not ask for that any more.
+            Event::Ready(_) if self.rules.kind != Kind::Oneshot && phase == Phase::Executed => {
+                self.ready(run)
+            }
             // Not yet started is no health, however long it took.
             Event::LaunchFailed(_, retry) => self.end(run, phase, End::Launch(retry), Duration::ZERO),
             Event::Exited(_, exit) => {
@@ -416,7 +421,7 @@ impl Turn<'_> {
             Event::Exited(_, exit) => self.end(run, phase, End::Exit(exit), lived),
             Event::LaunchFailed(_, retry) => self.end(run, phase, End::Launch(retry), lived),
             Event::WatchdogExpired(_) => self.abort(run, lived),
-            Event::Unhealthy(_) => self.give_up(run, phase, End::Unhealthy, lived),
+            Event::Unhealthy(_) => self.unhealthy(run, lived),
             Event::Gone(_) => self.vanish(run, lived),
             Event::Stop(by) => self.take_down(run, phase, Then::Rest(Why::Asked(by))),
             Event::ForceStop(by) => self.kill(run, Main::Alive, Then::Rest(Why::Asked(by))),
@@ -627,6 +632,19 @@ impl Turn<'_> {
     fn give_up(&mut self, run: Run, phase: Phase, end: End, lived: Duration) -> State {
         let then = self.decide(end, lived);
         self.take_down(run, phase, then)
+    }
+
+    /// It is not well; what that means the file says.
+    fn unhealthy(&mut self, run: Run, lived: Duration) -> State {
+        match self.rules.on_unhealthy {
+            OnFail::Restart => self.give_up(run, Phase::Executed, End::Unhealthy, lived),
+            OnFail::Kill => {
+                let then = self.decide(End::Unhealthy, lived);
+                self.kill(run, Main::Alive, then)
+            }
+            OnFail::Stop => self.take_down(run, Phase::Executed, Then::Fail(Failure::Ended(End::Unhealthy))),
+            OnFail::None => State::Running { run: run.run, since: run.since },
+        }
     }
 
     /// It hangs.

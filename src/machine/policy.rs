@@ -9,7 +9,7 @@ use super::{
     backoff,
     state::{End, ExitKind, Failure, Retry, Then, Why},
 };
-use crate::spec::{ExitMatch, Kind, StopMode, Unit};
+use crate::spec::{ExitMatch, Kind, OnFail, StopMode, Unit};
 
 /// `[restart]`: what happens when a run ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,8 @@ pub struct Rules<'a> {
     pub remain_after_exit: bool,
     /// A daemon that has started once it is ready, not once its program was executed.
     pub reports_ready: bool,
+    /// What becomes of it when its checks have failed.
+    pub on_unhealthy: OnFail,
     /// Commands follow when it is ready.
     pub post_start: bool,
     /// Commands follow when its main process has ended.
@@ -100,7 +102,8 @@ impl<'a> Rules<'a> {
             kind: service.kind,
             success_exit: &service.success_exit,
             remain_after_exit: service.remain_after_exit,
-            reports_ready: false,
+            reports_ready: service.ready.is_some(),
+            on_unhealthy: unit.health.as_ref().map_or(OnFail::Restart, |check| check.on_fail),
             post_start: !service.hooks.post_start.is_empty(),
             post_stop: !service.hooks.post_stop.is_empty(),
             start_timeout: service.start_timeout,

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{fleet::sample::policy, *};
-use crate::spec::{ExitMatch, UnitName};
+use crate::spec::{ExitMatch, OnFail, UnitName};
 
 const RUN: RunId = RunId(4);
 const NOW: Mono = Mono(1_000_000);
@@ -14,6 +14,7 @@ fn rules(restart: &Policy) -> Rules<'_> {
         success_exit: &[],
         remain_after_exit: false,
         reports_ready: false,
+        on_unhealthy: OnFail::Restart,
         post_start: false,
         post_stop: false,
         start_timeout: Some(90 * SECOND),
@@ -369,6 +370,23 @@ fn a_watchdog_aborts_and_ill_health_restarts_whatever_the_policy() {
     assert_eq!(hung.state.reason(), "watchdog expired");
     let ill = asks(&rules, running(), &[Event::Unhealthy(RUN)], &[Action::Terminate(RUN)]);
     assert!(matches!(ill.state, State::Stopping { then: Then::Backoff(End::Unhealthy), .. }));
+}
+
+#[test]
+fn ill_health_means_what_the_file_says() {
+    let policy = policy();
+    let ill = |on_unhealthy, actions: &[Action]| {
+        let rules = Rules { on_unhealthy, ..rules(&policy) };
+        asks(&rules, running(), &[Event::Unhealthy(RUN)], actions).state
+    };
+    let killed = ill(OnFail::Kill, &[Action::KillTree(RUN)]);
+    assert!(matches!(killed, State::Stopping { then: Then::Backoff(End::Unhealthy), .. }));
+    let stopped = ill(OnFail::Stop, &[Action::Terminate(RUN)]);
+    assert!(matches!(stopped, State::Stopping { then: Then::Fail(Failure::Ended(End::Unhealthy)), .. }));
+    assert_eq!(ill(OnFail::None, &[]), running().state);
+    let budget = Policy { max: Some((0, 60 * SECOND)), ..policy.clone() };
+    let spent = asks(&rules(&budget), running(), &[Event::Unhealthy(RUN)], &[Action::Terminate(RUN)]);
+    assert!(matches!(spent.state, State::Stopping { then: Then::Fail(Failure::StartLimit { .. }), .. }));
 }
 
 #[test]

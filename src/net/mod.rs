@@ -11,6 +11,7 @@
 //! | [`nft`] | our table and its elements | `NETLINK_NETFILTER` |
 //! | [`conntrack`] | connections that outlive what they were translated for | `NETLINK_NETFILTER` |
 //! | [`sockdiag`] | TCP sockets that nobody owns | `NETLINK_SOCK_DIAG` |
+//! | [`probe`] | a connection that asks whether somebody listens | TCP |
 //! | [`mod@reserve`] | a bound port of the host | |
 //! | [`listen`] | a socket that listens for a service | |
 //! | [`sysctl`] | `/proc/sys/net` | |
@@ -24,6 +25,7 @@ pub mod listen;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod probe;
 pub mod reserve;
 pub mod sockdiag;
 pub mod sysctl;

@@ -1,6 +1,6 @@
 //! The steps inside the sandbox.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     Assigned, Attested, Fd, attest, etc, has_user_namespace,
@@ -127,6 +127,9 @@ pub enum ChildStep {
     WorkingDir(PathBuf),
     /// No signal blocked, every one at its default.
     Signals,
+    /// SIGALRM after this time, which outlasts the execution of a program: the end of a check that hangs, also where no
+    /// supervisor is left that would kill it.
+    Alarm(Duration),
     /// Nothing executed from here on gains privileges.
     NoNewPrivs,
     /// The system call filter. Everything behind it is filtered too, up to the program's own calls.
@@ -140,6 +143,8 @@ pub enum ChildStep {
         /// Directories that are searched for a program without a slash.
         path: Vec<String>,
     },
+    /// Asks without executing a program, and ends.
+    Ask(Question),
     /// The waiting init keeps the descriptors that must outlive the supervisor.
     Keep(Vec<Fd>),
     /// The waiting init gives up every capability but those that sessions need, and is closed to tracing.
@@ -149,6 +154,15 @@ pub enum ChildStep {
         /// What sessions are to have: nobody can be given what the init has not.
         capabilities: BTreeSet<Capability>,
     },
+}
+
+/// What a process of the sandbox can find out by system calls alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether there is something at this path.
+    Exists(PathBuf),
+    /// Whether the stream socket at this path takes a connection.
+    Connect(PathBuf),
 }
 
 /// A security module that labels processes.
@@ -225,9 +239,11 @@ impl ChildStep {
             | ChildStep::Umask(_)
             | ChildStep::WorkingDir(_)
             | ChildStep::Signals
+            | ChildStep::Alarm(_)
             | ChildStep::NoNewPrivs
             | ChildStep::Seccomp(_)
             | ChildStep::Exec { .. }
+            | ChildStep::Ask(_)
             | ChildStep::Recede { .. } => Vec::new(),
         }
     }
@@ -389,6 +405,34 @@ pub fn session(unit: &Unit, command: &[String], stdio: ChildStep) -> Vec<ChildSt
     let path = path.unwrap_or_default();
     steps.push(ChildStep::Exec { command: command.to_vec(), env, path });
     steps
+}
+
+/// How much longer than `health.timeout` the alarm of a check waits: the supervisor, where there is one, comes first.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The steps of a command that checks a service: a session that ends in time.
+pub fn check(unit: &Unit, command: &[String], timeout: Duration) -> Vec<ChildStep> {
+    let mut steps = session(unit, command, ChildStep::Stdio);
+    // Before the filter, which need not let it through.
+    let at = steps.iter().position(|step| matches!(step, ChildStep::Signals)).map_or(0, |at| at + 1);
+    steps.insert(at, ChildStep::Alarm(timeout.saturating_add(GRACE)));
+    steps
+}
+
+/// The steps of a process that asks as the service's user and executes nothing. What it does lies in the plan, so there is
+/// nobody whom the filter would have to keep from anything, and a filter that knows no sockets does not stand in its way.
+pub fn question(unit: &Unit, question: Question, timeout: Duration) -> Vec<ChildStep> {
+    let credentials = Credentials { keep_capabilities: false, ..credentials(unit) };
+    vec![
+        ChildStep::Session,
+        ChildStep::Stdio,
+        ChildStep::Hello,
+        ChildStep::Credentials(credentials),
+        ChildStep::Capabilities { held: BTreeSet::new(), ambient: BTreeSet::new() },
+        ChildStep::Signals,
+        ChildStep::Alarm(timeout.saturating_add(GRACE)),
+        ChildStep::Ask(question),
+    ]
 }
 
 /// What the filter of a service is made from.

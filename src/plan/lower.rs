@@ -4,6 +4,7 @@
 //! number, a pointer into those bytes, or a register. The numbers of the system calls are those of the architecture that
 //! this is compiled for, which is that of the init.
 
+mod ask;
 mod walls;
 
 use std::{
@@ -14,7 +15,8 @@ use std::{
 use libc::c_long;
 
 use super::{
-    ChildStep, Credentials, FailAt, Fd, LaunchPlan, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, Session, User,
+    ChildStep, Credentials, FailAt, Fd, LaunchPlan, Question, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, Session,
+    User,
 };
 use crate::{
     init::{
@@ -388,6 +390,7 @@ impl Lowering {
             }
             ChildStep::WorkingDir(path) => self.working_dir(path),
             ChildStep::Signals => self.signals(),
+            ChildStep::Alarm(time) => self.alarm(*time),
             ChildStep::NoNewPrivs => {
                 self.prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
                 let read = Arg::Value(libc::PR_GET_NO_NEW_PRIVS as u64);
@@ -395,6 +398,7 @@ impl Lowering {
             }
             ChildStep::Seccomp(filter) => self.seccomp(filter),
             ChildStep::Exec { command, env, path } => self.exec(command, env, path),
+            ChildStep::Ask(question) => self.ask(question),
             ChildStep::Keep(fds) => self.keep(fds),
             ChildStep::Recede { id, capabilities } => self.recede(*id, capabilities),
         }

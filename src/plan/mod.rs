@@ -20,7 +20,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use attest::{Attested, MountFlags, NAMESPACES, attested, namespaces};
-pub use child::{ChildStep, Credentials, Module, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, User, hook, session};
+pub use child::{
+    ChildStep, Credentials, Module, Question, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, User, check, hook, question,
+    session,
+};
 pub use host::{Dest, HostStep, NsKind};
 pub use landlock::{Landlock, Rule};
 pub use lower::Seen;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use super::{ChildStep, Credentials, HostStep, LaunchPlan, Module, User};
+use super::{ChildStep, Credentials, HostStep, LaunchPlan, Module, Question, User};
 use crate::spec::{
     Capability, Credential, Hook, HookUser, IdRange, IdSpec, Mount, Stage, Stdin, UserSpec, Writable,
     limits::{Bounds, Rlimit, Value},
@@ -234,9 +234,12 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         ChildStep::Umask(mask) => ("umask", format!("{mask:04o}")),
         ChildStep::WorkingDir(path) => ("working_dir", path.display().to_string()),
         ChildStep::Signals => ("signals", "none blocked".into()),
+        ChildStep::Alarm(time) => ("alarm", humantime::format_duration(*time).to_string()),
         ChildStep::NoNewPrivs => ("no_new_privs", "1".into()),
         ChildStep::Seccomp(filter) => ("seccomp", filter.to_string()),
         ChildStep::Exec { command, .. } => ("exec", command.join(" ")),
+        ChildStep::Ask(Question::Exists(path)) => ("exists", path.display().to_string()),
+        ChildStep::Ask(Question::Connect(path)) => ("connect", path.display().to_string()),
         ChildStep::Keep(fds) => {
             let labels: Vec<&str> = fds.iter().map(|fd| fd.label()).collect();
             ("init.keep", labels.join(" "))

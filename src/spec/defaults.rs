@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use super::{
-    Kind, NetworkMode, SocketKind, Stdin, StopMode, Writable,
+    Kind, NetworkMode, OnFail, SocketKind, Stdin, StopMode, Writable,
     limits::{Oom, Rlimit},
 };
 use crate::{
@@ -125,6 +125,19 @@ pub const RLIMITS: &[(Rlimit, Option<u64>, Option<u64>)] = &[
     (Rlimit::Sigpending, Some(4096), Some(4096)),
     (Rlimit::Stack, Some(8 << 20), None),
 ];
+
+/// `health.interval`, as Docker's.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// `health.timeout`.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// `health.retries`, as Docker's.
+pub const HEALTH_RETRIES: u32 = 3;
+/// `health.start_period`: the first check comes at once, when many a program has yet to listen.
+pub const HEALTH_START_PERIOD: Duration = Duration::from_secs(30);
+/// `health.start_interval`.
+pub const HEALTH_START_INTERVAL: Duration = Duration::from_secs(1);
+/// `health.on_fail`.
+pub const HEALTH_ON_FAIL: OnFail = OnFail::Restart;
 
 /// `log.max_size`, bytes.
 pub const LOG_MAX_SIZE: u64 = 10 << 20;

@@ -35,6 +35,10 @@ impl fmt::Display for Ready {
     }
 }
 
+/// What the pattern of `log:` may take when it is compiled, in bytes: it is looked for in all that a service writes until it
+/// is ready.
+pub const PATTERN_SIZE: usize = 64 << 10;
+
 /// Where a request goes, as seen from inside the service's network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpTarget {
@@ -44,6 +48,16 @@ pub struct HttpTarget {
     pub host: String,
     /// Path and query, from the slash on.
     pub path: String,
+}
+
+impl HttpTarget {
+    /// The request, which asks for one answer and the end of the connection.
+    pub fn request(&self) -> Vec<u8> {
+        let Self { host, path, .. } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: palisade/{version}\r\n");
+        format!("{head}Accept: */*\r\nConnection: close\r\n\r\n").into_bytes()
+    }
 }
 
 impl fmt::Display for HttpTarget {

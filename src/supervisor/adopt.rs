@@ -73,6 +73,9 @@ impl Supervisor {
         self.inputs.push_back(Input::Reload(units));
         self.pump();
         self.point_of_all("adopt-reloaded");
+        for name in self.runs.keys().cloned().collect::<Vec<_>>() {
+            self.watch_again(&name);
+        }
         for name in dead {
             // A run whose init is gone: its last words say how it ended.
             self.init_ended(&name);

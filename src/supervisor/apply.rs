@@ -23,6 +23,7 @@ use crate::{
     machine::{
         Mono,
         fleet::{How, Input, News, Notice, Planned},
+        health::HealthState,
     },
     spec::{Unit, UnitName},
 };
@@ -156,11 +157,12 @@ impl Supervisor {
         }
     }
 
-    /// A service that was changed has failed.
+    /// A service that was changed has failed, or is not well.
     pub(super) fn judge_trial(&mut self, notice: &Notice) {
         let has_failed = match &notice.news {
             News::State { to, .. } => ["failed", "backoff"].contains(to),
             News::Tripped => true,
+            News::Health { state, .. } => *state == HealthState::Unhealthy,
             News::Ended(_) | News::Killed { .. } | News::Changed(_) | News::Added | News::Removed => false,
         };
         let is_changed = self.trial.as_ref().is_some_and(|trial| trial.changed.contains(&notice.name));

@@ -17,6 +17,7 @@
 //! | `sessions` | further processes in a sandbox |
 //! | `points` | where the tests have it die |
 //! | `upgrade` | another program in the supervisor's place |
+//! | `probes`, `watch` | whether services are ready, and whether they are well |
 //! | `state`, `keeper` | what outlives the supervisor: words, and descriptors |
 
 mod adopt;
@@ -27,12 +28,14 @@ mod keeper;
 mod limits;
 mod output;
 mod points;
+mod probes;
 mod requests;
 mod runs;
 mod sessions;
 mod sockets;
 mod state;
 mod upgrade;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -126,6 +129,8 @@ enum Wake {
     Demand(UnitName),
     /// A command on the host for a service.
     Hook(UnitName),
+    /// What it is asked for.
+    Probe(UnitName),
 }
 
 /// One supervisor.
@@ -159,6 +164,7 @@ struct Supervisor {
     server: Server,
     clients: requests::Clients,
     sessions: sessions::Sessions,
+    probes: probes::Probes,
     copier: output::Copier,
     signals: Signals,
     /// Files that were applied and are not confirmed, or were taken back.
@@ -254,6 +260,7 @@ impl Supervisor {
             server,
             clients: requests::Clients::default(),
             sessions: sessions::Sessions::default(),
+            probes: probes::Probes::default(),
             copier: output::Copier::open()?,
             signals: Signals::open()?,
             trial: None,
@@ -280,6 +287,7 @@ impl Supervisor {
                 self.fetch_deadline(),
                 self.hook_deadline(),
                 self.trial_deadline(),
+                self.probe_deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             for (wake, readiness) in self.wait(deadline)? {
@@ -288,6 +296,7 @@ impl Supervisor {
             self.fetches_overdue();
             self.hooks_overdue();
             self.trial_overdue();
+            self.probe();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -321,6 +330,7 @@ impl Supervisor {
             all.extend(fetch.interests().map(|fd| (Wake::Fetch(name.clone()), fd, PollFlags::IN)));
         }
         all.extend(self.called().map(|(name, fd)| (Wake::Demand(name.clone()), fd, PollFlags::IN)));
+        all.extend(self.probes.interests().map(|(name, fd, flags)| (Wake::Probe(name.clone()), fd, flags)));
         all
     }
 
@@ -377,6 +387,7 @@ impl Supervisor {
             Wake::Fetch(name) => self.fetch_ready(&name),
             Wake::Demand(name) => self.inputs.push_back(Input::Demand(name)),
             Wake::Hook(name) => self.hook_ready(&name),
+            Wake::Probe(name) => self.probe_ready(&name),
         }
     }
 

@@ -136,6 +136,7 @@ impl Supervisor {
             tracing::error!(unit = %name, "output is lost: {error}");
         }
         self.clients.wrote(name);
+        self.watch_output(name, stream, &text);
     }
 
     /// Takes what is in the log out of the service's pipe.

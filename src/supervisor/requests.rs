@@ -12,14 +12,15 @@ use crate::{
         proto::{self, Access, Error, Method, Peer},
         server::{ClientId, Request},
         types::{
-            Change, Changes, Event, Events, ExitRecord, Fault, LogEntries, Moment, Pong, ServiceState,
-            ServiceStatus, Services,
+            Change, Changes, Event, Events, ExitRecord, Fault, Health, LogEntries, Moment, Pong,
+            ServiceState, ServiceStatus, Services,
         },
     },
     logs::{self, Follower},
     machine::{
-        End, Mono, State,
+        End, Mono, Phase, State,
         fleet::{Demand, Entry, Input, News, Notice, Past},
+        health::HealthState,
     },
     spec::{Reload, UnitName},
 };
@@ -241,6 +242,10 @@ impl Supervisor {
             (Some(_), None) if entry.is_some_and(|entry| entry.demand == Demand::Tripped) => {
                 "started by connections too often in too short a time".to_owned()
             }
+            (Some(State::Starting { phase: Phase::Executed, .. }), None) => {
+                let ready = unit.and_then(|unit| unit.service.ready.as_ref());
+                ready.map(|ready| format!("not ready yet, {ready}")).unwrap_or_default()
+            }
             (Some(state), None) => state.reason(),
             (None, None) => String::new(),
         };
@@ -265,6 +270,7 @@ impl Supervisor {
             addresses: address.into_iter().collect(),
             ports: unit.map_or(Vec::new(), |unit| unit.network.publish.iter().map(|p| (*p).into()).collect()),
             sockets: self.holdings.get(name).map(Holdings::shown).unwrap_or_default(),
+            health: entry.and_then(health),
             since: entry.map(|entry| moment(entry.since)),
             until,
             exits: entry.map_or(Vec::new(), |entry| entry.history.iter().filter_map(exit_record).collect()),
@@ -523,6 +529,11 @@ impl Supervisor {
                     None => past.end.to_string(),
                 };
             }
+            News::Health { run, state, text } => {
+                event.kind = state.as_str().into();
+                event.run = run.0;
+                event.text = text.clone();
+            }
             News::Killed { run } => {
                 event.kind = "killed".into();
                 event.run = run.0;
@@ -560,6 +571,21 @@ fn moment(at: Mono) -> Moment {
     let offset = i64::try_from(at.0).unwrap_or(i64::MAX) - i64::try_from(now().0).unwrap_or(i64::MAX);
     let unix = jiff::Timestamp::now().as_millisecond().saturating_add(offset).div_euclid(1000);
     Moment { unix, mono: at.0 }
+}
+
+/// What is known of the health of a service that is up and is checked.
+fn health(entry: &Entry) -> Option<Health> {
+    let (State::Running { .. }, Some(_)) = (&entry.life.state, &entry.unit.health) else { return None };
+    let known = entry.health();
+    let last = known.and_then(|health| health.last.as_ref());
+    Some(Health {
+        state: known.map_or(HealthState::Unknown, |health| health.verdict),
+        since: known.map(|health| moment(health.since)),
+        failures: known.map_or(0, |health| health.failures),
+        checked: last.map(|(at, _)| moment(*at)),
+        ok: last.map(|(_, answer)| answer.ok),
+        output: last.map(|(_, answer)| answer.text.clone()).unwrap_or_default(),
+    })
 }
 
 fn exit_record(past: &Past) -> Option<ExitRecord> {

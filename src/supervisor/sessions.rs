@@ -37,6 +37,8 @@ pub(super) enum Purpose {
     },
     /// `service.stop.command`: the signal follows.
     Stop,
+    /// A check of `service.ready` or `[health]`.
+    Check,
     /// `service.reload.command`, and who asked for it.
     Reload(ClientId),
 }
@@ -128,12 +130,22 @@ impl Supervisor {
         fds: &[(Fd, OwnedFd)],
         purpose: Purpose,
     ) -> Result<(), Error> {
+        self.spawn_steps(name, plan::session(unit, command, stdio), fds, purpose).map(drop)
+    }
+
+    /// Another process of the sandbox, which does these steps. Returns the number of the session.
+    pub(super) fn spawn_steps(
+        &mut self,
+        name: &UnitName,
+        steps: Vec<ChildStep>,
+        fds: &[(Fd, OwnedFd)],
+        purpose: Purpose,
+    ) -> Result<u32, Error> {
         let not_running = || Error::NotRunning { name: name.to_string() };
         let run = self.runs.get(name).filter(|run| !run.is_over).ok_or_else(not_running)?;
         let channel = run.channel.as_ref().ok_or_else(not_running)?;
         self.sessions.last = self.sessions.last.wrapping_add(1).max(1);
         let number = self.sessions.last;
-        let steps = plan::session(unit, command, stdio);
         let session = Session { number, steps, after: Vec::new(), flags: 0 };
         let seen = run.seen().map_err(|error| Error::Failed { reason: error.to_string() })?;
         let bytes = lower::lower_session(&session, &seen);
@@ -141,7 +153,7 @@ impl Supervisor {
             .map_err(|error| Error::Failed { reason: error.to_string() })?;
         let live = Live { purpose, session, pid: None, master: None, is_abandoned: false };
         self.sessions.live.insert((name.clone(), number), live);
-        Ok(())
+        Ok(number)
     }
 
     pub(super) fn session_heard(
@@ -167,6 +179,10 @@ impl Supervisor {
                 let errno = i32::try_from(message.b).unwrap_or(libc::EIO);
                 let fault = LaunchFault::child(number, live.session.step(number), errno);
                 self.session_failed(&key, &fault);
+            }
+            wire::SAY_FULL if matches!(live.purpose, Purpose::Check) => {
+                self.sessions.live.remove(&key);
+                self.check_unasked(name, message.session);
             }
             wire::SAY_FULL => {
                 let fault = LaunchFault::refused("session", "the sandbox has no room for another session");
@@ -206,6 +222,7 @@ impl Supervisor {
                 tracing::error!(unit = %key.0, "service.stop.command: {fault}");
                 self.after_stop_command(&key.0);
             }
+            Purpose::Check => self.check_ended(&key.0, key.1, Err(fault)),
             Purpose::Reload(client) => {
                 self.changed(client, &key.0, format!("not reloaded: {fault}"), false);
             }
@@ -224,6 +241,7 @@ impl Supervisor {
                 self.server.reply(client, &types::Session { pid: None, code, signal }, false);
             }
             Purpose::Stop => self.after_stop_command(&key.0),
+            Purpose::Check => self.check_ended(&key.0, key.1, Ok(exit)),
             Purpose::Reload(client) => {
                 let ok = exit == ExitKind::Code(0);
                 let what = if ok { "reloaded".to_owned() } else { format!("not reloaded: {exit}") };
@@ -249,6 +267,14 @@ impl Supervisor {
             self.sessions.live.keys().filter(|(service, _)| service == name).cloned().collect();
         for key in keys {
             self.session_ended(&key, ExitKind::Signal(libc::SIGKILL));
+        }
+    }
+
+    /// Nobody waits for this session any more: its processes are killed.
+    pub(super) fn kill_session(&mut self, name: &UnitName, number: u32) {
+        if let Some(live) = self.sessions.live.get_mut(&(name.clone(), number)) {
+            live.is_abandoned = true;
+            live.end_if_abandoned();
         }
     }
 

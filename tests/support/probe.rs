@@ -23,6 +23,7 @@ use super::calls;
 /// `report` · `http PORT` · `held` · `held-once` · `echo PORT` · `udp PORT` · `ignore-term` · `tree` · `flood BYTES` · `exit CODE` ·
 /// `eat BYTES` · `eat-apart BYTES` · `fork COUNT` · `spin MILLISECONDS` · `store PATH BYTES` ·
 /// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH` ·
+/// `late MILLISECONDS …` · `clocked …` · `stay …` · `absent PATH` · `remove PATH` · `sick WAY AT PATH` · `mute PORT` ·
 /// `calls` · `writable-code` · `personality` · `i386 NUMBER` · `x32` · `nanoseconds COUNT` ·
 /// `attack INTERFACE …` · `sniff INTERFACE` · `listen`
 pub fn main(args: &[&str]) -> ExitCode {
@@ -46,6 +47,22 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["signal", signal] => raise(number(signal)),
         ["print", text] => println!("{text}"),
         ["wait", ..] => wait(),
+        ["late", time, rest @ ..] => {
+            std::thread::sleep(Duration::from_millis(number(time)));
+            return main(rest);
+        }
+        ["clocked", rest @ ..] => {
+            println!("clock {}", clock());
+            return main(rest);
+        }
+        ["stay", rest @ ..] => {
+            main(rest);
+            wait();
+        }
+        ["absent", path] => return absent(path),
+        ["remove", path] => println!("{}", outcome(fs::remove_file(path))),
+        ["sick", way, at, path] => sick(way, at, path),
+        ["mute", port] => mute(number(port)),
         ["stop-others"] => stop_others(),
         ["pid1"] => println!("{}", pid1()),
         ["connect", address] => println!("{}", outcome(TcpStream::connect(address).map(drop))),
@@ -355,6 +372,63 @@ fn raise(signal: i32) {
     let signal = nix::sys::signal::Signal::try_from(signal).expect("a signal number");
     nix::sys::signal::raise(signal).expect("raise(3)");
     wait();
+}
+
+/// CLOCK_MONOTONIC in milliseconds: the same for every process of the host.
+fn clock() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+}
+
+/// A health check: fails, and says so, when there is this file.
+fn absent(path: &str) -> ExitCode {
+    match fs::exists(path) {
+        Ok(false) => ExitCode::SUCCESS,
+        found => {
+            println!("there is {path}: {found:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Listens on a TCP port or at a path, and is well until there is a file: then HTTP is answered with 503, and nobody
+/// listens any more where there is no HTTP.
+fn sick(way: &str, at: &str, path: &str) {
+    let is_sick = || fs::exists(path).unwrap_or(true);
+    if way == "unix" {
+        let listener = std::os::unix::net::UnixListener::bind(at).expect("a new name");
+        listener.set_nonblocking(true).expect("fcntl");
+        while !is_sick() {
+            drop(listener.accept());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(listener);
+        wait();
+    }
+    let listener = TcpListener::bind(("0.0.0.0", number(at))).expect("the port is free");
+    listener.set_nonblocking(true).expect("fcntl");
+    while way == "http" || !is_sick() {
+        if let (Ok((mut stream, _)), "http") = (listener.accept(), way) {
+            let status = if is_sick() { "503 Sick" } else { "200 Well" };
+            let mut line = String::new();
+            // A client that went away is its own business.
+            let _ = stream.set_nonblocking(false);
+            let _ = stream.try_clone().map(|stream| BufReader::new(stream).read_line(&mut line));
+            let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(listener);
+    wait();
+}
+
+/// Takes connections and says nothing on them.
+fn mute(port: u16) {
+    let listener = TcpListener::bind(("0.0.0.0", port)).expect("the port is free");
+    let mut held = Vec::new();
+    for stream in listener.incoming().flatten() {
+        held.push(stream);
+    }
 }
 
 /// Waits for a signal.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     control::types::*,
-    machine::{Cause, Usage},
+    machine::{Cause, Usage, health::HealthState},
 };
 
 fn parse(text: &str) -> Parsed {
@@ -120,6 +120,14 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     };
     let port =
         Port { address: [127, 0, 0, 1].into(), host_port: 8080, port: 80, proto: crate::spec::Proto::Tcp };
+    let health = Health {
+        state: HealthState::Unhealthy,
+        since: Some(moment),
+        failures: 3,
+        checked: Some(moment),
+        ok: Some(false),
+        output: "no".into(),
+    };
     let fault = Fault { step: "s".into(), object: "o".into(), error: "e".into(), hint: Some("h".into()) };
     let status = ServiceStatus {
         name: "web".into(),
@@ -136,6 +144,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         addresses: vec![],
         ports: vec![port.clone()],
         sockets: vec!["127.0.0.1:80/tcp".to_owned()],
+        health: Some(health.clone()),
         since: Some(moment),
         until: Some(moment),
         exits: vec![exit],
@@ -171,6 +180,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     assert_eq!(keys(port), fields_of("type Port ("));
     assert_eq!(keys(usage), fields_of("type Usage ("));
     assert_eq!(keys(limit), fields_of("type Limit ("));
+    assert_eq!(keys(health), fields_of("type Health ("));
     assert_eq!(keys(fault), fields_of("type Fault ("));
     assert_eq!(keys(status), fields_of("type ServiceStatus ("));
     assert_eq!(keys(event), fields_of("type Event ("));

@@ -4,7 +4,7 @@ use super::sample::{after, name, unit};
 use super::*;
 use crate::{
     machine::RestartMode,
-    spec::{Namespace, NetworkMode},
+    spec::{HealthCheck, Namespace, NetworkMode, OnFail, Ready, Service, Test},
 };
 
 /// A fleet with these services, none of them started, and a clock that is moved by hand.
@@ -417,4 +417,55 @@ fn without_timers_there_is_no_deadline() {
     assert_eq!(story.fleet.deadline(), Some(story.now.after(Duration::from_secs(90))));
     story.started("web");
     assert_eq!(story.fleet.deadline(), None);
+}
+
+#[test]
+fn a_checked_service_is_healthy_unhealthy_and_started_again() {
+    let check = HealthCheck {
+        test: Test::Tcp(([127, 0, 0, 1], 80).into()),
+        interval: Duration::from_secs(30),
+        timeout: Duration::from_secs(5),
+        retries: 2,
+        start_period: Duration::ZERO,
+        start_interval: Duration::from_secs(1),
+        on_fail: OnFail::Restart,
+    };
+    let mut fleet = Story::new([Unit { health: Some(check), ..unit("web", &[]) }]).up(&["web"]);
+    let run = fleet.run("web");
+    let told = |fleet: &mut Story, of, ok| {
+        let answer = Answer { ok, text: "so".to_owned() };
+        let out = fleet.apply(Input::Report(name("web"), Report::Checked(of, answer)));
+        let news = |notice: &Notice| {
+            let News::Health { state, .. } = &notice.news else { return None };
+            Some(state.as_str())
+        };
+        (out.notices.iter().find_map(news), out.touched.len(), out.effects.len())
+    };
+    assert_eq!(told(&mut fleet, run, true), (Some("healthy"), 1, 0));
+    assert_eq!(told(&mut fleet, run, true), (None, 0, 0), "nothing new is nothing to write down");
+    assert_eq!(told(&mut fleet, RunId(run.0 + 1), false), (None, 0, 0), "of another run");
+    assert_eq!(told(&mut fleet, run, false), (None, 1, 0));
+    assert_eq!(told(&mut fleet, run, false), (Some("unhealthy"), 1, 1));
+    assert!(fleet.state("web").starts_with("stopping"), "{}", fleet.state("web"));
+    assert_eq!(told(&mut fleet, run, true), (None, 0, 0), "too late");
+    let entry = fleet.fleet.entry(&name("web")).unwrap();
+    assert_eq!(entry.health(), None, "of the run that is up");
+}
+
+#[test]
+fn a_daemon_waits_for_readiness_for_as_long_as_its_file_does() {
+    let with = |ready| {
+        let service = Service { ready, ..unit("web", &[]).service };
+        Unit { service, enabled: false, ..unit("web", &[]) }
+    };
+    let late = || with(Some(Ready::File("/tmp/ready".into())));
+    let mut story = Story::new([late(), unit("user", &["web"])]).up(&["web"]);
+    story.apply(start("user"));
+    assert_eq!((story.state("web"), story.state("user")), ("starting".to_owned(), "waiting".to_owned()));
+    let run = story.run("web");
+    assert_eq!(story.report("web", Report::Ready(run)), ["user Launch(1)"]);
+    assert_eq!(story.state("web"), "active");
+    let mut story = Story::new([late()]).up(&["web"]);
+    story.apply(files([with(None)]));
+    assert_eq!(story.state("web"), "active", "nobody is left who would say so");
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Change, Demand, Entry, Fleet, Goal, News, Notice, Outcome, Shutdown, diff};
 use crate::{
-    machine::{By, Event, Failure, Kept, Mono, State, Then, Why},
+    machine::{By, Event, Failure, Kept, Mono, Phase, State, Then, Why},
     spec::{Unit, UnitName},
 };
 
@@ -170,6 +170,19 @@ impl Fleet {
             wanted.extend(entry.needs().filter(|other| *other != name).cloned());
         }
         let kept = diff.kept();
+        // It runs, and nobody is left who would say that it is ready.
+        let freed = match &entry.life.state {
+            State::Starting { run, phase: Phase::Executed, .. } => Some(*run)
+                .filter(|_| diff.keys.contains(&"service.ready") && entry.unit.service.ready.is_none()),
+            State::Starting { phase: Phase::Launching | Phase::Preparing | Phase::Settling, .. }
+            | State::Stopped(_)
+            | State::Failed(_)
+            | State::Waiting { .. }
+            | State::Running { .. }
+            | State::Done { .. }
+            | State::Stopping { .. }
+            | State::Backoff { .. } => None,
+        };
         let goal = match (&entry.goal, diff.change) {
             (Goal::Renew(earlier), Change::Restart) => Goal::Renew(kept.max(*earlier)),
             (Goal::Up | Goal::Restart, Change::Restart) => Goal::Renew(kept),
@@ -187,6 +200,9 @@ impl Fleet {
             | State::Done { .. }
             | State::Stopping { .. }
             | State::Backoff { .. } => self.aim(name, goal, out),
+        }
+        if let Some(run) = freed {
+            self.deliver(name, Event::Ready(run), now, out);
         }
         wanted
     }

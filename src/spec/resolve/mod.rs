@@ -9,6 +9,7 @@ mod limits;
 mod namespaces;
 mod network;
 mod owners;
+mod probes;
 mod rootfs;
 mod schedule;
 mod seccomp;
@@ -94,6 +95,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let security = security::security(reader, &service, &namespaces, &rootfs);
     let limits = limits::limits(reader, &namespaces.user);
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
+    let health = probes::health(reader, &service.env, service.kind);
     let log = log(reader, &tables.log);
     let claims = Claims {
         requires: requires.clone(),
@@ -124,7 +126,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         activation,
         security,
         limits,
-        health: None,
+        health,
         log,
     };
     match std::mem::take(&mut reader.found) {

@@ -51,7 +51,7 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
     Service {
         command,
         kind,
-        ready: None,
+        ready: super::probes::ready(reader, kind),
         working_dir: working_dir.unwrap_or_else(|| PathBuf::from(defaults::WORKING_DIR)),
         umask: umask.unwrap_or(defaults::UMASK),
         stdin: stdin(reader),
