@@ -68,6 +68,8 @@ const OUTPUT_PAUSE: usize = 64 << 10;
 /// Connections accepted, and bytes read from each, in one turn of the loop.
 const ACCEPT_BATCH: usize = 64;
 const READ_SIZE: usize = 64 << 10;
+/// Descriptors for callers that come when there are no others.
+const RESERVE: usize = 4;
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +170,7 @@ pub struct Server {
     /// What users who may not do everything have left to ask.
     budgets: BTreeMap<u32, Budget>,
     /// Given up for a moment when the process has no descriptor left; otherwise the waiting caller would keep poll(2) awake.
-    reserve: Option<File>,
+    reserve: Vec<File>,
     clients: BTreeMap<ClientId, Connection>,
     next_id: u64,
     /// Counts activity, to know who has been silent for longest.
@@ -281,7 +283,7 @@ impl Server {
             owners: BTreeSet::new(),
             now: Mono(0),
             budgets: BTreeMap::new(),
-            reserve: File::open("/dev/null").ok(),
+            reserve: (0..RESERVE).filter_map(|_| File::open("/dev/null").ok()).collect(),
             clients: BTreeMap::new(),
             next_id: 0,
             turn: 0,
@@ -504,7 +506,7 @@ impl Server {
                 Ok(socket) => self.admit(socket),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::MFILE | Errno::NFILE) => {
-                    self.turn_away();
+                    self.squeeze_in();
                     return;
                 }
                 Err(_) => return,
@@ -512,11 +514,25 @@ impl Server {
         }
     }
 
-    /// Hangs up on one caller for want of descriptors.
-    fn turn_away(&mut self) {
-        self.reserve = None;
-        drop(rustix::net::accept(&self.listener));
-        self.reserve = File::open("/dev/null").ok();
+    /// Lets one caller in with a descriptor of the reserve. With the last of them it is hung up on at once, which is better
+    /// than to be asked for it for ever.
+    fn squeeze_in(&mut self) {
+        let is_last = self.reserve.len() <= 1;
+        drop(self.reserve.pop());
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match rustix::net::accept_with(&self.listener, flags) {
+            Ok(socket) if !is_last => self.admit(socket),
+            Ok(_) | Err(_) => {}
+        }
+        self.fill_reserve();
+    }
+
+    fn fill_reserve(&mut self) {
+        while self.reserve.len() < RESERVE
+            && let Ok(file) = File::open("/dev/null")
+        {
+            self.reserve.push(file);
+        }
     }
 
     fn admit(&mut self, socket: OwnedFd) {
@@ -639,6 +655,7 @@ impl Server {
         if self.clients.remove(&id).is_some_and(|client| client.call.is_some()) {
             self.incoming.push_back(Incoming::Gone(id));
         }
+        self.fill_reserve();
     }
 }
 

@@ -150,6 +150,11 @@ impl LaunchFault {
         fault
     }
 
+    /// Something that is not there to be had now, before any step was done.
+    pub fn passing(what: &str, error: &SysError) -> Box<Self> {
+        Self::before(what, &error.clone().into())
+    }
+
     /// A part of a step that is done before there is a plan to number it in.
     pub(super) fn before(step: &str, error: &StepError) -> Box<Self> {
         let mut fault = Self::refused(step, &error.to_string());

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    os::fd::AsFd,
     time::Duration,
 };
 
@@ -26,7 +27,11 @@ use crate::{
         health::HealthState,
     },
     spec::{Unit, UnitName},
+    sys::SysError,
 };
+
+/// More than the reading of the service files, and of what the host is like, has open at once.
+const DESCRIPTORS_TO_READ: usize = 16;
 
 /// Files that were applied and may be taken back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,6 +106,7 @@ impl Supervisor {
         if self.is_on_trial() {
             return Err("files that were applied wait for `palisade confirm` or `palisade revert`".to_owned());
         }
+        self.may_read().map_err(|error| error.to_string())?;
         let loaded = self.read_files();
         let planned = self.planned(&loaded);
         let stays = |planned: &&types::Planned| planned.how != How::Broken;
@@ -117,6 +123,14 @@ impl Supervisor {
         self.point_of_all("reload-read");
         self.inputs.push_back(Input::Reload(units));
         Ok(planned)
+    }
+
+    /// Whether the files can be read at all: without descriptors every one of them would seem to be gone.
+    fn may_read(&self) -> Result<(), SysError> {
+        let spare: Result<Vec<_>, _> = (0..DESCRIPTORS_TO_READ)
+            .map(|_| rustix::io::fcntl_dupfd_cloexec(self.signals.pipe.as_fd(), 0))
+            .collect();
+        spare.map(drop).map_err(|errno| SysError::new("open", "the service files", errno))
     }
 
     /// What these files change, in words as well.

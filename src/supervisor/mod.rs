@@ -226,9 +226,12 @@ impl Supervisor {
             None => Server::bind(&options.run, group)?,
         };
         let store = Store::open(&options.run, &options.state)?;
-        let mut assigned = store.assigned().map_err(StartError::State)?;
-        if assigned.seed == 0 {
-            assigned.seed = random_seed()?;
+        let (mut assigned, complaint) = store.assigned().map_err(StartError::State)?;
+        if let Some(complaint) = &complaint {
+            tracing::error!("{complaint}: its copy is taken");
+        }
+        if assigned.seed == 0 || complaint.is_some() {
+            assigned.seed = if assigned.seed == 0 { random_seed()? } else { assigned.seed };
             store.save_assigned(&assigned)?;
         }
         let network = settings.network.clone();
@@ -599,14 +602,22 @@ impl Supervisor {
 
     /// The id range of a service, which it keeps for good and which things of it are named after.
     pub(super) fn slot_of(&mut self, name: &UnitName) -> Result<u32, Box<LaunchFault>> {
-        let before = self.assigned.ids.len();
+        let before = self.assigned.clone();
         let count = self.settings.service_ranges();
         let slot = self.assigned.id_slot(name, count).ok_or_else(|| self.no_slot(&[name]))?;
-        if before != self.assigned.ids.len() {
-            let saved = self.store.save_assigned(&self.assigned);
-            saved.map_err(|error| LaunchFault::refused("assigned", &error.to_string()))?;
-        }
+        self.note_assigned(before)?;
         Ok(slot)
+    }
+
+    /// Writes down what was given away since; where that cannot be done, nothing was: a successor would give it to others.
+    fn note_assigned(&mut self, before: Assigned) -> Result<(), Box<LaunchFault>> {
+        if before == self.assigned {
+            return Ok(());
+        }
+        self.store.save_assigned(&self.assigned).map_err(|error| {
+            self.assigned = before;
+            LaunchFault::passing("assigned", &error)
+        })
     }
 
     fn no_slot(&self, names: &[&UnitName]) -> Box<LaunchFault> {
@@ -654,10 +665,7 @@ impl Supervisor {
             }
             NetworkMode::None | NetworkMode::Host => None,
         };
-        if before != self.assigned {
-            let saved = self.store.save_assigned(&self.assigned);
-            saved.map_err(|error| LaunchFault::refused("assigned", &error.to_string()))?;
-        }
+        self.note_assigned(before)?;
         let machine_id = unit.namespaces.machine_id.clone();
         Ok(plan::Assigned {
             run: run.0,

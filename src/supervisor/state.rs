@@ -5,11 +5,17 @@
 //! | `RUN/units/NAME.json` | [`Record`]: where a service stands, its run, its network | the boot |
 //! | `RUN/trial.json` | [`Trial`]: files that were applied and are not confirmed | the boot |
 //! | `STATE/assigned.json` | [`Assigned`]: id ranges and addresses | the installation |
+//!
+//! Each of the two has a copy (`RUN/units.copy`, `STATE/assigned.copy.json`), written after it: whichever is garbage, cut
+//! short, empty, gone or of another version, nothing is lost as long as the other is whole. Where the file system is full
+//! a file is written over in the room that it has, of which there is some to spare.
 
 use std::{
-    collections::BTreeMap,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -118,87 +124,108 @@ impl Assigned {
 #[derive(Debug)]
 pub(super) struct Store {
     units: PathBuf,
+    copies: PathBuf,
     assigned: PathBuf,
     forwarding: PathBuf,
     trial: PathBuf,
     boot: String,
+    /// A descriptor to write with when there is no other.
+    spare: RefCell<Option<fs::File>>,
 }
+
+/// What every file has at least to spare at its end.
+const ROOM: usize = 512;
+/// In such pieces files have room.
+const PAGE: usize = 4096;
 
 impl Store {
     /// Makes the directories.
     pub(super) fn open(run: &Path, state: &Path) -> Result<Self, SysError> {
-        let units = run.join("units");
-        for dir in [&units, &state.to_path_buf()] {
+        let (units, copies) = (run.join("units"), run.join("units.copy"));
+        for dir in [&units, &copies, &state.to_path_buf()] {
             crate::launch::make_private(dir)?;
         }
         let boot =
             fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let (assigned, forwarding) = (state.join("assigned.json"), run.join("forwarding.json"));
-        Ok(Self { units, assigned, forwarding, trial: run.join("trial.json"), boot })
+        let (trial, spare) = (run.join("trial.json"), RefCell::new(spare()));
+        Ok(Self { units, copies, assigned, forwarding, trial, boot, spare })
     }
 
-    fn unit(&self, name: &str) -> PathBuf {
-        self.units.join(format!("{name}.json"))
+    /// The file of a service, and its copy.
+    fn unit(&self, name: &UnitName) -> [PathBuf; 2] {
+        [&self.units, &self.copies].map(|dir| dir.join(format!("{name}.json")))
     }
 
     /// Writes where a service stands.
     pub(super) fn save(&self, record: &Record) -> Result<(), SysError> {
-        self.write(&self.unit(record.entry.unit.name.as_str()), record)
+        let [path, copy] = self.unit(&record.entry.unit.name);
+        self.write(&path, record)?;
+        self.write(&copy, record)
     }
 
     /// Forgets a service.
     pub(super) fn forget(&self, name: &UnitName) {
-        let _ = fs::remove_file(self.unit(name.as_str()));
+        for path in self.unit(name) {
+            let _ = fs::remove_file(path);
+        }
     }
 
-    /// The records of this boot. What cannot be read is passed over and named: a live run of it is found by its control group.
+    /// The records of this boot. What cannot be read is named, and its copy taken; where that cannot be read either it is
+    /// passed over: what is left of a run of it is found by its control group.
     pub(super) fn load(&self) -> (Vec<Record>, Vec<String>) {
         let (mut records, mut complaints) = (Vec::new(), Vec::new());
-        let mut paths: Vec<PathBuf> =
-            fs::read_dir(&self.units).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-        paths.sort();
-        for path in paths {
-            if path.extension().is_none_or(|extension| extension != "json") {
+        let mut names = BTreeSet::new();
+        let dirs = [&self.units, &self.copies].map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
+        for path in dirs.into_iter().flatten().map(|entry| entry.path()) {
+            match path.file_name().filter(|_| path.extension().is_some_and(|extension| extension == "json")) {
+                Some(name) => drop(names.insert(name.to_owned())),
                 // Half written when somebody was killed.
-                let _ = fs::remove_file(&path);
-                continue;
+                None => drop(fs::remove_file(&path)),
             }
-            match self.read::<Record>(&path) {
-                Ok(Some(record)) => records.push(record),
-                Ok(None) => {
-                    let _ = fs::remove_file(&path);
-                }
+        }
+        for name in names {
+            let paths = [&self.units, &self.copies].map(|dir| dir.join(&name));
+            let found = paths.iter().find_map(|path| match self.read::<Record>(path) {
+                Ok(found) => found,
                 Err(error) => {
                     complaints.push(format!("{}: {error}", path.display()));
-                    let _ = fs::remove_file(&path);
+                    None
                 }
+            });
+            match found {
+                Some(record) => records.push(record),
+                None => paths.iter().for_each(|path| drop(fs::remove_file(path))),
             }
         }
         (records, complaints)
     }
 
-    /// What was given away, or nothing on a new installation.
+    /// What was given away, or nothing on a new installation; and what was wrong with the file, if its copy was taken.
     ///
     /// # Errors
-    /// A file that is there and cannot be read: to go on would give one service's ids to another.
-    pub(super) fn assigned(&self) -> Result<Assigned, String> {
-        let text = match fs::read_to_string(&self.assigned) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Assigned::default()),
-            Err(error) => return Err(format!("{}: {error}", self.assigned.display())),
-        };
-        let parsed: Result<Versioned<Assigned>, _> = serde_json::from_str(&text);
-        match parsed {
-            Ok(file) if file.version == VERSION => Ok(file.content),
-            Ok(file) => Err(format!("{}: version {} is not ours", self.assigned.display(), file.version)),
-            Err(error) => Err(format!("{}: {error}", self.assigned.display())),
+    /// Files that are there, none of which can be read: to go on would give one service's ids to another.
+    pub(super) fn assigned(&self) -> Result<(Assigned, Option<String>), String> {
+        match (read_assigned(&self.assigned), read_assigned(&self.assigned_copy())) {
+            (Ok(Some(assigned)), _) => Ok((assigned, None)),
+            (Ok(None), Ok(None)) => Ok((Assigned::default(), None)),
+            (Ok(None), Ok(Some(copy))) => {
+                Ok((copy, Some(format!("{}: no such file", self.assigned.display()))))
+            }
+            (Err(error), Ok(Some(copy))) => Ok((copy, Some(error))),
+            (Err(error), _) | (Ok(None), Err(error)) => Err(error),
         }
+    }
+
+    fn assigned_copy(&self) -> PathBuf {
+        self.assigned.with_extension("copy.json")
     }
 
     /// Writes what was given away. It outlives the boot, and without it no supervisor starts: it is on the disk before
     /// its name leads to it, or a power cut leaves an empty file.
     pub(super) fn save_assigned(&self, assigned: &Assigned) -> Result<(), SysError> {
-        self.write_by(&self.assigned, assigned, fs::File::sync_all)
+        self.write_by(&self.assigned, assigned, fs::File::sync_all)?;
+        self.write_by(&self.assigned_copy(), assigned, fs::File::sync_all)
     }
 
     /// The interfaces whose forwarding was switched on during this boot.
@@ -233,7 +260,9 @@ impl Store {
     /// Removes everything of this boot.
     pub(super) fn clear(&self) {
         let _ = fs::remove_file(&self.trial);
-        let _ = fs::remove_dir_all(&self.units);
+        for dir in [&self.units, &self.copies] {
+            let _ = fs::remove_dir_all(dir);
+        }
         let _ = fs::remove_file(&self.forwarding);
     }
 
@@ -258,19 +287,90 @@ impl Store {
     ) -> Result<(), SysError> {
         let fault = |call, error: io::Error| SysError::new(call, path.display().to_string(), error);
         let file = Versioned { version: VERSION, boot: self.boot.clone(), content };
-        let text = serde_json::to_vec(&file).map_err(|error| fault("encode", error.into()))?;
+        let mut text = serde_json::to_vec(&file).map_err(|error| fault("encode", error.into()))?;
+        text.resize((text.len() + ROOM).next_multiple_of(PAGE), b'\n');
         let new = path.with_extension("new");
-        let mut out = fs::File::create(&new).map_err(|error| fault("open", error))?;
-        out.write_all(&text).map_err(|error| fault("write", error))?;
-        settle(&out).map_err(|error| fault("fsync", error))?;
-        fs::rename(&new, path).map_err(|error| fault("rename", error))
+        match self.write_new(&new, &text, settle) {
+            Ok(()) => fs::rename(&new, path).map_err(|error| fault("rename", error)),
+            Err(error) if is_full(&error) => {
+                let _ = fs::remove_file(&new);
+                // The first error is the one that says what is wrong.
+                self.write_over(path, &text).map_err(|_| fault("write", error))
+            }
+            Err(error) => Err(fault("write", error)),
+        }
+    }
+
+    fn write_new(
+        &self,
+        path: &Path,
+        text: &[u8],
+        settle: impl Fn(&fs::File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut out = self.with_spare(|| fs::File::create(path))?;
+        out.write_all(text)?;
+        settle(&out)
+    }
+
+    /// Writes in the room that a file has. Killed in between, it is garbage, and its copy is not.
+    fn write_over(&self, path: &Path, text: &[u8]) -> io::Result<()> {
+        let file = self.with_spare(|| fs::File::options().write(true).open(path))?;
+        if file.metadata()?.len() < text.len() as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.write_all_at(text, 0)?;
+        file.set_len(text.len() as u64)
+    }
+
+    /// Opens a file with the descriptor that is kept for it, where the process has no other.
+    fn with_spare(&self, open: impl Fn() -> io::Result<fs::File>) -> io::Result<fs::File> {
+        match open() {
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                drop(self.spare.take());
+                open()
+            }
+            opened => {
+                let mut kept = self.spare.borrow_mut();
+                if kept.is_none() {
+                    *kept = spare();
+                }
+                opened
+            }
+        }
     }
 }
 
-/// What a file holds; none where it is of another boot or version.
+/// A descriptor of nothing.
+fn spare() -> Option<fs::File> {
+    fs::File::open("/dev/null").ok()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// A file of assignments; none where there is none.
+fn read_assigned(path: &Path) -> Result<Option<Assigned>, String> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
+    let parsed: Result<Versioned<Assigned>, _> = serde_json::from_str(&text);
+    match parsed {
+        Ok(file) if file.version == VERSION => Ok(Some(file.content)),
+        Ok(file) => Err(format!("{}: version {} is not ours", path.display(), file.version)),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// What a file holds; none where it is of another boot.
 fn decode<T: DeserializeOwned>(text: &str, boot: &str) -> Result<Option<T>, String> {
     let file: Versioned<T> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    Ok((file.version == VERSION && file.boot == boot).then_some(file.content))
+    match file.version {
+        VERSION => Ok((file.boot == boot).then_some(file.content)),
+        other => Err(format!("version {other} is not ours")),
+    }
 }
 
 /// What a successor takes over of a record, and the record as it would be written again: for `fuzz/`.

@@ -264,34 +264,54 @@ pub fn a_killed_init_leaves_an_unknown_exit(world: &mut World) {
     }
 }
 
-pub fn records_of_garbage_are_passed_over(world: &mut World) {
-    for (name, port) in [("torn", 8081), ("empty", 8082), ("good", 8083)] {
+pub fn records_of_garbage_have_a_copy(world: &mut World) {
+    let names = ["torn", "empty", "newer", "gone", "lost"];
+    for (name, port) in names.iter().zip(8081..) {
         let keys = format!("network.publish = [\"{port}:80\"]");
         world.write_service(name, &world.probe_toml(&["http", "80"], &keys));
     }
     world.start();
-    for port in [8081, 8082, 8083] {
+    for port in 8081..8086 {
         wait_http(&format!("127.0.0.1:{port}"), "/");
     }
-    let pid = world.pid("good");
+    for name in names {
+        world.wait_state(name, "active");
+    }
+    let pids = names.map(|name| world.pid(name));
     world.kill_supervisor();
-    let units = world.run_dir().join("units");
+    let [units, copies] = ["units", "units.copy"].map(|dir| world.run_dir().join(dir));
     let torn = fs::read(units.join("torn.json")).expect("its record");
-    fs::write(units.join("torn.json"), &torn[..torn.len() / 2]).expect("our own directory");
+    fs::write(units.join("torn.json"), &torn[..torn.len() / 8]).expect("our own directory");
     fs::write(units.join("empty.json"), "").expect("our own directory");
-    fs::write(units.join("nobody.json"), "{\"version\": 99, \"boot\": \"another\"}").expect("our own");
-    fs::write(units.join("\u{1b}[31m.json"), [0xff; 64]).expect("our own directory");
-    fs::write(units.join("half.new"), "{").expect("our own directory");
+    let newer = fs::read_to_string(units.join("newer.json")).expect("its record");
+    fs::write(units.join("newer.json"), newer.replacen("\"version\":1", "\"version\":99", 1))
+        .expect("our own");
+    fs::remove_file(units.join("gone.json")).expect("its record");
+    // Both of one service: its run cannot be known any more, and another one takes its place.
+    for dir in [&units, &copies] {
+        fs::write(dir.join("lost.json"), [0xff; 64]).expect("our own directory");
+        fs::write(dir.join("nobody.json"), "{\"version\": 99, \"boot\": \"another\"}").expect("our own");
+        fs::write(dir.join("\u{1b}[31m.json"), [0xff; 64]).expect("our own directory");
+        fs::write(dir.join("half.new"), "{").expect("our own directory");
+    }
+    let assigned = world.dir().join("state/assigned.json");
+    fs::write(&assigned, "").expect("our own directory");
     world.start();
-    assert_eq!(world.pid("good"), pid, "who is known runs on");
-    for (name, port) in [("torn", 8081), ("empty", 8082), ("good", 8083)] {
+    for (name, pid) in names.iter().zip(pids).filter(|(name, _)| **name != "lost") {
+        assert_eq!(world.pid(name), pid, "{name} runs on");
+    }
+    for (name, port) in names.iter().zip(8081..) {
         wait_until(&format!("{name} answers"), LONG, || {
-            http_get(&format!("127.0.0.1:{port}"), "/").is_ok_and(|said| said == name)
+            http_get(&format!("127.0.0.1:{port}"), "/").is_ok_and(|said| said == *name)
         });
     }
     wait_until("no process of an unknown run is left", LONG, || {
         world.reap();
-        snapshot::processes().iter().filter(|p| p.contains("__probe http")).count() == 3
+        snapshot::processes().iter().filter(|p| p.contains("__probe http")).count() == 5
     });
-    assert!(world.supervisor_log().contains("torn.json"));
+    let log = world.supervisor_log();
+    for name in ["torn.json", "newer.json", "lost.json", "assigned.json"] {
+        assert!(log.contains(name), "{name}: {log}");
+    }
+    assert!(fs::read_to_string(assigned).expect("it is whole again").contains("torn"));
 }

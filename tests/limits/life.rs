@@ -68,6 +68,24 @@ pub fn what_a_run_took_is_known_after_a_takeover(world: &mut World) {
     assert!(exit["cause"].is_null(), "{exit}");
 }
 
+/// clone3(2) says EAGAIN where the group, or one above it, has its pids.max.
+pub fn a_launch_without_room_for_a_process_is_tried_again(world: &mut World) {
+    world.write_service("web", &world.probe_toml(&["wait"], QUIET));
+    let late = format!("unit.enabled = false\nrestart.delay = \"50ms\"\n{QUIET}");
+    world.write_service("late", &world.probe_toml(&["wait"], &late));
+    world.start();
+    world.wait_state("web", "active");
+    let pid = world.pid("web");
+    fs::write(world.cgroup().join("pids.max"), "1").expect("root may");
+    let output = world.palisade(&["start", "late"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("EAGAIN"), "{said}");
+    wait_until("another try", LONG, || world.run_id("late") > 1);
+    assert_eq!((world.pid("web"), world.state("web")), (pid, "active".into()));
+    fs::write(world.cgroup().join("pids.max"), "max").expect("root may");
+    wait_until("it is up", LONG, || world.state("late") == "active");
+}
+
 /// As under a service manager that delegates: the supervisor is started in a group that is its own, and knows no other.
 pub fn a_delegated_group_is_left_as_it_was(world: &mut World) {
     let unit = world.cgroup().join("unit");

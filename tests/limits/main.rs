@@ -55,6 +55,7 @@ fn enforced() -> Vec<Test> {
         life::a_limit_that_somebody_has_changed_is_set_again_at_a_takeover: Root CgroupV2 UserNs Controller("pids");
         life::what_a_run_took_is_known_after_a_takeover: Root CgroupV2 UserNs Controller("memory");
         life::a_delegated_group_is_left_as_it_was: Root CgroupV2 UserNs Controller("memory");
+        life::a_launch_without_room_for_a_process_is_tried_again: Root CgroupV2 UserNs Controller("pids");
         life::a_core_handler_is_not_started_unless_asked: Root CgroupV2 UserNs;
     ]
 }
