@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     NetError,
     addr::{self, GROUP_BASE, GROUP_MASK, GUEST_IF, Mac, NetworkSettings},
-    netlink::Netlink,
+    netlink::{Netlink, Request},
     netns::NetNs,
     sysctl,
 };
@@ -87,11 +87,11 @@ impl LinkPlan {
 /// The first message that failed; what had been made is gone again. EEXIST on RTM_NEWLINK: the name is taken.
 pub fn create(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), NetError> {
     let args = format!("{:?}, veth, peer {GUEST_IF:?}", plan.host_if);
-    host.request(
+    host.request(Request::new(
         RouteNetlinkMessage::NewLink(veth(netns, plan)),
         NLM_F_CREATE | NLM_F_EXCL,
-        ("RTM_NEWLINK", &args),
-    )?;
+        ("RTM_NEWLINK", args),
+    ))?;
     let done = connect(host, netns, plan);
     if done.is_err() {
         // The first cause is what counts; a link that stays is found again by its group.
@@ -106,13 +106,16 @@ pub fn create(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), 
 fn connect(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), NetError> {
     let mut guest = netns.within(Netlink::route)??;
     let index = index(&guest, GUEST_IF)?;
-    guest_side(&mut guest, index, plan)?;
-    host_side(host, plan)?;
+    guest.requests(guest_side(index, plan))?;
+    host_settings(plan)?;
+    let host_index = self::index(host, &plan.host_if)?;
+    host.requests(host_side(host_index, plan))?;
     // Since Linux 6.8 asking for one link makes the kernel catch up with its state: the service's end is ready too.
     // Before, its first packet may be early, and that only when it speaks first.
     let mut message = LinkMessage::default();
     message.header.index = index;
-    guest.request(RouteNetlinkMessage::GetLink(message), 0, ("RTM_GETLINK", &format!("{GUEST_IF:?}")))
+    let what = ("RTM_GETLINK", format!("{GUEST_IF:?}"));
+    guest.request(Request::new(RouteNetlinkMessage::GetLink(message), 0, what))
 }
 
 fn veth(netns: &NetNs, plan: &LinkPlan) -> LinkMessage {
@@ -136,7 +139,7 @@ fn veth(netns: &NetNs, plan: &LinkPlan) -> LinkMessage {
     host
 }
 
-fn host_side(host: &mut Netlink, plan: &LinkPlan) -> Result<(), NetError> {
+fn host_settings(plan: &LinkPlan) -> Result<(), NetError> {
     let name = &plan.host_if;
     let ipv4 = |key: &str, value: &str| sysctl::set(&format!("ipv4/conf/{name}/{key}"), value);
     sysctl::set_ipv6(&format!("conf/{name}/disable_ipv6"), "1")?;
@@ -150,10 +153,12 @@ fn host_side(host: &mut Netlink, plan: &LinkPlan) -> Result<(), NetError> {
     if plan.route_localnet {
         ipv4("route_localnet", "1")?;
     }
-    let index = index(host, name)?;
-    // Nor is anything believed that comes by ARP, or said: both neighbours are known.
-    set_up(host, index, name, LinkFlags::Up | LinkFlags::Noarp)?;
-    add_address(host, index, plan.gateway)?;
+    Ok(())
+}
+
+/// What makes the host's end of the link, in order.
+fn host_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
+    let name = &plan.host_if;
     let mut route = route();
     route.header.destination_prefix_length = 32;
     route.header.scope = RouteScope::Link;
@@ -162,30 +167,38 @@ fn host_side(host: &mut Netlink, plan: &LinkPlan) -> Result<(), NetError> {
         RouteAttribute::PrefSource(RouteAddress::Inet(plan.gateway)),
         RouteAttribute::Oif(index),
     ];
-    // REPLACE: the route over the service's link before this one is there until the kernel has taken that link away,
-    // some 20 ms after its namespace was closed. A link that goes takes only the routes over itself.
-    host.request(
-        RouteNetlinkMessage::NewRoute(route),
-        NLM_F_CREATE | NLM_F_REPLACE,
-        ("RTM_NEWROUTE", &format!("{}/32, {name:?}", plan.address)),
-    )?;
-    add_neighbour(host, index, plan.address, plan.guest_mac)
+    vec![
+        // Nor is anything believed that comes by ARP, or said: both neighbours are known.
+        set_up(index, name, LinkFlags::Up | LinkFlags::Noarp),
+        add_address(index, plan.gateway),
+        // REPLACE: the route over the service's link before this one is there until the kernel has taken that link away,
+        // some 20 ms after its namespace was closed. A link that goes takes only the routes over itself.
+        Request::new(
+            RouteNetlinkMessage::NewRoute(route),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            ("RTM_NEWROUTE", format!("{}/32, {name:?}", plan.address)),
+        ),
+        add_neighbour(index, plan.address, plan.guest_mac),
+    ]
 }
 
-fn guest_side(guest: &mut Netlink, index: u32, plan: &LinkPlan) -> Result<(), NetError> {
-    set_up(guest, index, GUEST_IF, LinkFlags::Up)?;
-    add_address(guest, index, plan.address)?;
+/// The same for the service's end.
+fn guest_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
     let mut default = route();
     // onlink: the gateway is in no network of the link's, there is none.
     default.header.flags = RouteFlags::Onlink;
     default.attributes =
         vec![RouteAttribute::Gateway(RouteAddress::Inet(plan.gateway)), RouteAttribute::Oif(index)];
-    guest.request(
-        RouteNetlinkMessage::NewRoute(default),
-        NLM_F_CREATE | NLM_F_EXCL,
-        ("RTM_NEWROUTE", &format!("default, via {}, {GUEST_IF:?}", plan.gateway)),
-    )?;
-    add_neighbour(guest, index, plan.gateway, plan.host_mac)
+    vec![
+        set_up(index, GUEST_IF, LinkFlags::Up),
+        add_address(index, plan.address),
+        Request::new(
+            RouteNetlinkMessage::NewRoute(default),
+            NLM_F_CREATE | NLM_F_EXCL,
+            ("RTM_NEWROUTE", format!("default, via {}, {GUEST_IF:?}", plan.gateway)),
+        ),
+        add_neighbour(index, plan.gateway, plan.host_mac),
+    ]
 }
 
 fn route() -> RouteMessage {
@@ -198,7 +211,7 @@ fn route() -> RouteMessage {
     route
 }
 
-fn add_address(socket: &mut Netlink, index: u32, address: Ipv4Addr) -> Result<(), NetError> {
+fn add_address(index: u32, address: Ipv4Addr) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.prefix_len = 32;
@@ -206,14 +219,14 @@ fn add_address(socket: &mut Netlink, index: u32, address: Ipv4Addr) -> Result<()
     message.header.index = index;
     message.attributes =
         vec![AddressAttribute::Local(IpAddr::V4(address)), AddressAttribute::Address(IpAddr::V4(address))];
-    socket.request(
+    Request::new(
         RouteNetlinkMessage::NewAddress(message),
         NLM_F_CREATE | NLM_F_EXCL,
-        ("RTM_NEWADDR", &format!("{address}/32")),
+        ("RTM_NEWADDR", format!("{address}/32")),
     )
 }
 
-fn add_neighbour(socket: &mut Netlink, index: u32, address: Ipv4Addr, mac: Mac) -> Result<(), NetError> {
+fn add_neighbour(index: u32, address: Ipv4Addr, mac: Mac) -> Request {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.ifindex = index;
@@ -223,19 +236,19 @@ fn add_neighbour(socket: &mut Netlink, index: u32, address: Ipv4Addr, mac: Mac) 
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
         NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
     ];
-    socket.request(
+    Request::new(
         RouteNetlinkMessage::NewNeighbour(message),
         NLM_F_CREATE | NLM_F_REPLACE,
-        ("RTM_NEWNEIGH", &format!("{address}, {mac}, permanent")),
+        ("RTM_NEWNEIGH", format!("{address}, {mac}, permanent")),
     )
 }
 
-fn set_up(socket: &mut Netlink, index: u32, name: &str, flags: LinkFlags) -> Result<(), NetError> {
+fn set_up(index: u32, name: &str, flags: LinkFlags) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = flags;
     message.header.change_mask = flags;
-    socket.request(RouteNetlinkMessage::SetLink(message), 0, ("RTM_SETLINK", &format!("{name:?}, up")))
+    Request::new(RouteNetlinkMessage::SetLink(message), 0, ("RTM_SETLINK", format!("{name:?}, up")))
 }
 
 /// The kernel looks in the namespace of the socket; a dump would cost as much as there are services.
@@ -312,7 +325,8 @@ pub fn remove_group(host: &mut Netlink, group: u32) -> Result<(), NetError> {
 }
 
 fn delete(host: &mut Netlink, message: LinkMessage, args: &str) -> Result<(), NetError> {
-    match host.request(RouteNetlinkMessage::DelLink(message), 0, ("RTM_DELLINK", args)) {
+    let what = ("RTM_DELLINK", args.to_owned());
+    match host.request(Request::new(RouteNetlinkMessage::DelLink(message), 0, what)) {
         Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
         done => done,
     }

@@ -37,6 +37,26 @@ pub struct Netlink {
     buffer: Vec<u8>,
 }
 
+/// An rtnetlink message that is to be acknowledged; `call` and `args` name it in the error.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The message.
+    pub message: RouteNetlinkMessage,
+    /// `NLM_F_*`, beside those of every request.
+    pub flags: u16,
+    /// Its type.
+    pub call: &'static str,
+    /// What it is about.
+    pub args: String,
+}
+
+impl Request {
+    /// A message, its flags, and what it is called.
+    pub fn new(message: RouteNetlinkMessage, flags: u16, (call, args): (&'static str, String)) -> Self {
+        Self { message, flags, call, args }
+    }
+}
+
 /// What the kernel answers to one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ack {
@@ -126,25 +146,42 @@ impl Netlink {
         }
     }
 
-    /// Sends one rtnetlink message and waits for its acknowledgement; `call` and `args` name it in the error.
+    /// Sends one rtnetlink message and waits for its acknowledgement.
     ///
     /// # Errors
     /// The kernel's answer.
-    pub fn request(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-        (call, args): (&'static str, &str),
-    ) -> Result<(), NetError> {
-        let sequence = self.take_sequence(1);
-        self.send(&encode(message, NLM_F_REQUEST | NLM_F_ACK | flags, sequence))?;
-        while let Some(datagram) = self.receive()? {
-            let ack = messages(datagram).filter_map(|message| message.ack()).find(|a| a.sequence == sequence);
-            if let Some(ack) = ack {
-                return ack.result(call, args);
+    pub fn request(&mut self, request: Request) -> Result<(), NetError> {
+        self.requests(vec![request])
+    }
+
+    /// Sends rtnetlink messages at once, and waits for the acknowledgement of each. The kernel works them off in order, and
+    /// does not stop at one that fails.
+    ///
+    /// # Errors
+    /// The kernel's answer to the first that failed.
+    pub fn requests(&mut self, requests: Vec<Request>) -> Result<(), NetError> {
+        let count = u32::try_from(requests.len()).expect("a few messages make a link");
+        let first = self.take_sequence(count);
+        let (mut batch, mut named) = (Vec::new(), Vec::new());
+        for (sequence, request) in (first..).zip(requests) {
+            let Request { message, flags, call, args } = request;
+            batch.extend(encode(message, NLM_F_REQUEST | NLM_F_ACK | flags, sequence));
+            batch.resize(batch.len().next_multiple_of(4), 0);
+            named.push((sequence, call, args, None));
+        }
+        self.send(&batch)?;
+        while named.iter().any(|(.., ack)| ack.is_none()) {
+            let Some(datagram) = self.receive()? else { break };
+            for ack in messages(datagram).filter_map(|message| message.ack()) {
+                if let Some(slot) = named.iter_mut().find(|(sequence, ..)| *sequence == ack.sequence) {
+                    slot.3 = Some(ack);
+                }
             }
         }
-        Err(SysError::new(call, args, libc::EPROTO).into())
+        named.into_iter().try_for_each(|(_, call, args, ack)| match ack {
+            Some(ack) => ack.result(call, &args),
+            None => Err(SysError::new(call, args, libc::EPROTO).into()),
+        })
     }
 
     /// Everything that matches an rtnetlink message.
@@ -371,12 +408,31 @@ mod tests {
     }
 
     #[test]
+    fn of_a_batch_the_first_that_failed_is_named() {
+        let mut socket = Netlink::route().unwrap();
+        let get = |name: &str| {
+            let mut message = netlink_packet_route::link::LinkMessage::default();
+            message.attributes.push(netlink_packet_route::link::LinkAttribute::IfName(name.to_owned()));
+            Request::new(RouteNetlinkMessage::GetLink(message), 0, ("RTM_GETLINK", name.to_owned()))
+        };
+        socket.requests(vec![get("lo"), get("lo"), get("lo")]).unwrap();
+        let error =
+            socket.requests(vec![get("lo"), get("psnone-1"), get("lo"), get("psnone-2")]).unwrap_err();
+        assert!(error.to_string().starts_with("RTM_GETLINK(psnone-1): ENODEV"), "{error}");
+        socket.requests(vec![get("lo")]).unwrap();
+    }
+
+    #[test]
     fn the_kernel_says_which_message_it_refused_and_why() {
         let mut socket = Netlink::route().unwrap();
         let mut message = netlink_packet_route::link::LinkMessage::default();
         message.attributes.push(netlink_packet_route::link::LinkAttribute::IfName("psnone-0".to_owned()));
         let error = socket
-            .request(RouteNetlinkMessage::GetLink(message), 0, ("RTM_GETLINK", "\"psnone-0\""))
+            .request(Request::new(
+                RouteNetlinkMessage::GetLink(message),
+                0,
+                ("RTM_GETLINK", "\"psnone-0\"".into()),
+            ))
             .unwrap_err();
         assert_eq!(error.errno(), Some(libc::ENODEV));
         assert!(

@@ -16,7 +16,11 @@ use netlink_packet_route::{
 };
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::{NetError, netlink::Netlink, sysctl};
+use super::{
+    NetError,
+    netlink::{Netlink, Request},
+    sysctl,
+};
 use crate::sys::SysError;
 
 /// The loopback interface is the first of every network namespace.
@@ -154,5 +158,6 @@ pub fn furnish() -> Result<(), NetError> {
     lo.header.index = LO_INDEX;
     lo.header.flags = LinkFlags::Up;
     lo.header.change_mask = LinkFlags::Up;
-    Netlink::route()?.request(RouteNetlinkMessage::SetLink(lo), 0, ("RTM_SETLINK", "\"lo\", up"))
+    let what = ("RTM_SETLINK", "\"lo\", up".to_owned());
+    Netlink::route()?.request(Request::new(RouteNetlinkMessage::SetLink(lo), 0, what))
 }
