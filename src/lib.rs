@@ -9,12 +9,13 @@
 //! and carries out the actions that come back.
 //!
 //! # Invariants
-//! - The pure modules (`config::schema`, `spec`, `seccomp`, `plan`, `machine`, `net::addr`, `control::proto`) never read a clock,
+//! - The pure modules (`calendar`, `config::schema`, `spec`, `seccomp`, `plan`, `machine`, `net::addr`, `control::proto`) never read a clock,
 //!   a file, an id or the environment.
 //! - `machine` never sees a pid; the init never sees the configuration, only the lowered plan.
 //! - Only `sys` contains unsafe code (and the freestanding files of the init, which are a program of their own).
 //! - Nothing from the host ever enters a running sandbox: no setns, no ptrace; everything is asked of its init.
 
+pub mod calendar;
 pub mod cgroup;
 pub mod cli;
 pub mod config;

@@ -10,14 +10,15 @@ use std::{
 };
 
 /// The modules that decide, and whom they may use of this crate. All others act.
-const PURE: [(&str, &[&str]); 11] = [
+const PURE: [(&str, &[&str]); 12] = [
+    ("calendar", &[]),
     ("config::schema", &["spec"]),
     ("config::value", &["config::diagnostic", "config::schema", "spec"]),
     ("control::proto", &["control::types"]),
     ("control::types", &["machine", "spec"]),
     // The layout of the init's plans is constants and structures alone.
     ("init::wire", &[]),
-    ("machine", &["spec"]),
+    ("machine", &["calendar", "spec"]),
     ("net::addr", &["spec"]),
     // Of `net::link` it has the values that a link is made of.
     ("plan", &["init", "init::wire", "machine", "net", "seccomp", "spec"]),
@@ -26,6 +27,7 @@ const PURE: [(&str, &[&str]); 11] = [
     (
         "spec",
         &[
+            "calendar",
             "config",
             "config::diagnostic",
             "config::schema",
