@@ -28,6 +28,7 @@ fn host() -> HostFacts {
         users: BTreeMap::from([("www-data".to_owned(), www_data)]),
         groups: BTreeMap::from([("www-data".to_owned(), (33, Vec::new()))]),
         hostname: "alpha".to_owned(),
+        zone_exists: Some(|name| name == "Europe/Berlin"),
         ..HostFacts::default()
     }
 }
@@ -97,7 +98,7 @@ macro_rules! snapshots {
 
 snapshots! { file:
     three_mistakes unknown_key later_key megabyte duration user command specifier syntax no_command network rootfs seccomp
-    oneshot user_off walls nested_off schedule hooks
+    oneshot timer user_off walls nested_off schedule hooks
     credentials
     limits sockets
     health probes

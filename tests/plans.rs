@@ -29,6 +29,7 @@ fn host() -> HostFacts {
         landlock: 7,
         apparmor: true,
         selinux: false,
+        zone_exists: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::output::{Colour, escape};
 use crate::{
     control::types::{
-        EndKind, Event, ExitRecord, Limit, LogEntry, Moment, Port, ServiceState, ServiceStatus,
+        EndKind, Event, ExitRecord, Limit, LogEntry, Moment, Port, ServiceState, ServiceStatus, TimerStatus,
     },
     machine::{Usage, health::HealthState},
 };
@@ -89,6 +89,9 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
     }
     if let Some(until) = service.until {
         line("Next start", &format!("in {}, at {}", span(until.unix - now), clock(until)));
+    }
+    if let Some(known) = &service.timer {
+        line("Timer", &timer(known, now));
     }
     let enabled = if service.enabled { "enabled" } else { "not enabled" };
     line(
@@ -204,10 +207,37 @@ pub(super) fn span(seconds: i64) -> String {
 fn when(service: &ServiceStatus, now: i64) -> String {
     match (service.state, service.since, service.until) {
         (_, _, Some(until)) => format!("in {}", span(until.unix - now)),
+        (ServiceState::Stopped | ServiceState::Done | ServiceState::Failed, _, None)
+            if let Some(next) = service.timer.and_then(|timer| timer.next) =>
+        {
+            format!("next in {}", span(next.unix - now))
+        }
         (ServiceState::Active, Some(since), None) => format!("up {}", span(now - since.unix)),
         (_, Some(since), None) => format!("{} ago", span(now - since.unix)),
         (_, None, None) => "-".to_owned(),
     }
+}
+
+/// When a timer elapses next, and when it last did.
+fn timer(timer: &TimerStatus, now: i64) -> String {
+    let mut text = match (timer.next, timer.in_force) {
+        (_, false) => "not in force: the service is not enabled".to_owned(),
+        (Some(next), true) => format!("in {}, at {}", span(next.unix - now), clock(next)),
+        (None, true) => "nothing to come".to_owned(),
+    };
+    if timer.late_ms > 0 {
+        text += &format!(
+            ", {} late by its jitter",
+            span(i64::try_from(timer.late_ms / 1000).unwrap_or_default())
+        );
+    }
+    if let Some(last) = timer.last {
+        text += &format!("; last {} ago", span(now - last.unix));
+    }
+    if timer.queued {
+        text += "; waits for the run to end";
+    }
+    text
 }
 
 fn port(port: &Port) -> String {

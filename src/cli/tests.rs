@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     control::types::{
         EndKind, Event, ExitRecord, Fault, LogEntry, Moment, Port, ServiceState, ServiceStatus, Stream,
+        TimerStatus,
     },
     spec::Proto,
 };
@@ -31,6 +32,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         health: None,
         since: None,
         until: None,
+        timer: None,
         exits: vec![],
         usage: None,
         limits: Vec::new(),
@@ -217,6 +219,28 @@ Next start: in 5s, at 2026-11-23T21:12:55Z
      Ended: run 11 was killed by SIGSEGV and dumped core, 1min 30s ago
 "#;
     assert_eq!(plain(&show::status(&crashing(), NOW)), expected);
+}
+
+#[test]
+fn a_timer_says_when_it_is_next() {
+    let timer = |next: Option<i64>, late_ms| TimerStatus {
+        next: next.map(moment),
+        last: Some(moment(NOW - 60)),
+        late_ms,
+        queued: late_ms > 0,
+        in_force: true,
+    };
+    let with = |timer| ServiceStatus { timer: Some(timer), ..service("job", ServiceState::Stopped) };
+    let shown = |timer| {
+        let status = plain(&show::status(&with(timer), NOW));
+        status.lines().find_map(|line| line.split_once("Timer: ")).unwrap().1.to_owned()
+    };
+    assert_eq!(shown(timer(Some(NOW + 90), 0)), "in 1min 30s, at 2026-11-23T21:14:20Z; last 1min ago");
+    let late = "nothing to come, 2min late by its jitter; last 1min ago; waits for the run to end";
+    assert_eq!(shown(timer(None, 120_000)), late);
+    let off = TimerStatus { in_force: false, last: None, ..timer(None, 0) };
+    assert_eq!(shown(off), "not in force: the service is not enabled");
+    assert!(plain(&show::table(&[with(timer(Some(NOW + 90), 0))], NOW)).contains("next in 1min 30s"));
 }
 
 #[test]

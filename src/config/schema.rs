@@ -69,6 +69,8 @@ pub struct Tables {
     pub health: Option<Spanned<HealthTable>>,
     /// Where its output goes.
     pub log: LogTable,
+    /// When it is started by the clock.
+    pub timer: Option<Spanned<TimerTable>>,
 }
 
 /// `[unit]`
@@ -701,6 +703,44 @@ impl<'de> Deserialize<'de> for Switch {
         }
         deserializer.deserialize_any(Reader)
     }
+}
+
+/// `[timer]`; a service with this table is started by the clock instead of when the supervisor comes up; `unit.enabled`
+/// then says whether the clock does so. It can be started by hand all the same, and stopped: the clock goes on. `run`
+/// passes this table over. Moments of civil time follow the host's clock, whatever it is set to: what it was set over is
+/// made up for once, and what has had its start does not have another when the clock is set back. All other times are
+/// CLOCK_MONOTONIC's, which stands still while the host is suspended. With several occasions each of them counts.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct TimerTable {
+    /// An expression of systemd.time(7), or a list of them: `[WEEKDAYS] [[YEAR-]MONTH-DAY] [HOUR:MINUTE[:SECOND]] [ZONE]`, such
+    /// as `"Mon..Fri 08..18:0/30"`, `"*-*~01 23:00 UTC"` (the last day of the month), `"daily"`. A time that the clock skips
+    /// when it is put forward elapses at the skip; one that comes twice elapses once, unless every hour is meant.
+    /// Default: none.
+    pub calendar: Option<Spanned<WordOrList>>,
+    /// Five fields of crontab(5) or a word such as `@daily`, or a list of them. Where both the day of the month and that
+    /// of the week are restricted, one of them is enough. Default: none.
+    pub cron: Option<Spanned<WordOrList>>,
+    /// The time zone of `calendar` and `cron` where they name none, such as `Europe/Berlin`. Default: the host's.
+    pub timezone: Option<Text>,
+    /// So long after its last start, by whomever, a duration of 1s or more; as long as there was none, after this table
+    /// came into force. Default: not.
+    pub every: Option<Spanned<Scalar>>,
+    /// So long after the host was booted, a duration: once, at once where that is over. Default: not.
+    pub after_boot: Option<Spanned<Scalar>>,
+    /// So long after its last run ended, a duration of 1s or more; as long as there was none, after this table came into
+    /// force. Default: not.
+    pub after_end: Option<Spanned<Scalar>>,
+    /// A duration: by how much at most it is late, so that not all services of all hosts start at once. By how much is
+    /// drawn once for each service and host, and stays; intervals keep their length. Default: 0s.
+    pub jitter: Option<Spanned<Scalar>>,
+    /// A moment of `calendar` or `cron` that came while the supervisor or the host was down is made up for once when it is
+    /// back, and `every` goes on from where it was. What the death of the supervisor alone made it miss is always made up
+    /// for. Default: false.
+    pub persistent: Option<Spanned<bool>>,
+    /// When its moment comes while it still runs (or waits, or is to be restarted): `skip` it, `queue` it, which starts it
+    /// again as soon as that run has ended, or `restart` it. Default: `skip`.
+    pub overlap: Option<Text>,
 }
 
 /// One string, or a list of them.

@@ -23,7 +23,7 @@ const OWN_KEYS: [(&str, &str); 4] =
 
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["timer", "job", "metrics", "http"]),
+    ("", &["job", "metrics", "http"]),
     (
         "unit",
         &[

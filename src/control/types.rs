@@ -193,6 +193,23 @@ pub struct Limit {
     pub why: Option<String>,
 }
 
+/// The timer of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerStatus {
+    /// When it elapses next; none: never, or when something else has come to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Moment>,
+    /// When it last elapsed at a moment of civil time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Moment>,
+    /// By how much it is late because of its jitter, in milliseconds; `next` has it in.
+    pub late_ms: u64,
+    /// It has elapsed, and waits for the run to end.
+    pub queued: bool,
+    /// False: the service is not enabled, and its timer does nothing.
+    pub in_force: bool,
+}
+
 /// Everything the supervisor knows about one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStatus {
@@ -237,6 +254,9 @@ pub struct ServiceStatus {
     /// When it is started again, in backoff.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Moment>,
+    /// When the clock starts it, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer: Option<TimerStatus>,
     /// Its latest runs, the newest last.
     pub exits: Vec<ExitRecord>,
     /// What it has taken since its launch; told by `Status` alone.

@@ -55,7 +55,7 @@ fn millis(span: Duration) -> f64 {
 }
 
 /// The `n`-th output of SplitMix64 as a number in [0, 1).
-fn unit(seed: u64, n: u32) -> f64 {
+pub(super) fn unit(seed: u64, n: u32) -> f64 {
     let mut z = seed.wrapping_add(u64::from(n).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

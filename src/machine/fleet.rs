@@ -23,6 +23,9 @@
 //! service whose file is gone is stopped and forgotten. A service that is new, or newly enabled, is started.
 //! A stopped service stays stopped.
 //!
+//! *Timers.* A service with `[timer]` is not started at boot, nor when it is new or newly enabled: its timer comes into
+//! force instead, and starts it as a user would ([`super::timer`]). Where it runs at that moment, `overlap` decides.
+//!
 //! *Cycles* are refused when files are loaded. Were one to come here, one of its edges would be ignored, so
 //! that nothing waits for ever.
 
@@ -35,7 +38,9 @@ use super::{
     Usage, Why,
     health::{Answer, Health, HealthState},
     step,
+    timer::{Clocks, Progress, Stamp},
 };
+use crate::calendar::Zones;
 use crate::spec::{Kind, Milestone, Unit, UnitName};
 
 mod demand;
@@ -45,6 +50,7 @@ mod preview;
 pub(super) mod sample;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod verbs;
 
 pub use demand::Demand;
@@ -114,14 +120,17 @@ pub struct Entry {
     /// What a run took of which the end was not told yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     used: Option<(RunId, Usage, Option<Cause>)>,
+    /// How far its timer has come, where it has one and it is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer: Option<Progress>,
 }
 
 impl Entry {
     fn new(unit: Unit, now: Mono) -> Self {
         let (life, history) = (Life::new(), Vec::new());
         let (demand, calls) = (Demand::No, Vec::new());
-        let (fault, health, used) = (None, None, None);
-        Self { unit, life, since: now, goal: Goal::Up, history, fault, demand, calls, health, used }
+        let (fault, health, used, timer) = (None, None, None, None);
+        Self { unit, life, since: now, goal: Goal::Up, history, fault, demand, calls, health, used, timer }
     }
 
     /// Nothing asked for is outstanding: it is up, at rest, or stands where only time or another service moves it.
@@ -224,6 +233,8 @@ pub enum Input {
     Report(UnitName, Report),
     /// Time has passed.
     Tick,
+    /// What time it is, for those who go by civil time, with the stamps of new timers that have one.
+    Clock(Clocks, BTreeMap<UnitName, Stamp>),
 }
 
 /// News of a run.
@@ -317,12 +328,31 @@ pub enum News {
     },
     /// Connections have started it too often in too short a time: nobody listens for it any more.
     Tripped,
+    /// The clock wanted it started.
+    Elapsed {
+        /// What came of that.
+        taken: Taken,
+    },
     /// Its file has changed.
     Changed(Diff),
     /// It has a file now.
     Added,
     /// Its file is gone, and so is the service.
     Removed,
+}
+
+/// What an elapsed timer did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Taken {
+    /// It started the service.
+    Started,
+    /// Nothing, for the service still runs.
+    Skipped,
+    /// It will, when the run has ended.
+    Queued,
+    /// It stops the run, and starts another.
+    Restarted,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
@@ -353,6 +383,8 @@ pub struct Fleet {
     rank: BTreeMap<UnitName, usize>,
     /// Who comes after this one.
     followers: BTreeMap<UnitName, Vec<UnitName>>,
+    /// What calendars are read by.
+    zones: Zones,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -381,7 +413,8 @@ impl Fleet {
     pub fn restore(seed: u64, entries: impl IntoIterator<Item = Entry>) -> Self {
         let entries = entries.into_iter().map(|entry| (entry.unit.name.clone(), entry)).collect();
         let (order, rank, followers) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        let mut fleet = Self { seed, entries, shutdown: Shutdown::No, order, rank, followers };
+        let zones = Zones::utc();
+        let mut fleet = Self { seed, entries, shutdown: Shutdown::No, order, rank, followers, zones };
         fleet.arrange();
         fleet
     }
@@ -398,7 +431,8 @@ impl Fleet {
 
     /// When the next [`Input::Tick`] is due; none where only reports and requests move anything.
     pub fn deadline(&self) -> Option<Mono> {
-        self.entries.values().filter_map(|entry| self.due(entry)).min()
+        let timers = self.entries.values().filter_map(|entry| self.timer_due(entry));
+        self.entries.values().filter_map(|entry| self.due(entry)).chain(timers).min()
     }
 
     /// Everything is down: after a shutdown the supervisor may go.
@@ -434,8 +468,12 @@ impl Fleet {
             Input::Reload(units) => self.reload(units, now, &mut out),
             Input::Report(name, report) => self.report(&name, report, now, &mut out),
             Input::Tick => self.tick(now, &mut out),
+            Input::Clock(clocks, stamps) => self.clock(clocks, stamps, now, &mut out),
         }
         self.settle(now, &mut out);
+        while self.start_the_queued(now, &mut out) {
+            self.settle(now, &mut out);
+        }
         self.name_the_awaited(&mut out);
         out
     }
@@ -501,6 +539,7 @@ impl Fleet {
         for name in due {
             self.deliver(&name, Event::Tick, now, out);
         }
+        self.elapse_the_due(now, out);
     }
 
     fn due(&self, entry: &Entry) -> Option<Mono> {
@@ -670,6 +709,7 @@ impl Fleet {
             out.touched.insert(name.clone());
         }
         entry.life = life;
+        note_start(entry, &actions, now);
         if before.state.name() != entry.life.state.name() {
             entry.since = now;
         }
@@ -714,6 +754,16 @@ impl Fleet {
         if self.entries.len() != count {
             self.arrange();
         }
+    }
+}
+
+/// Intervals are counted from each launch, whoever wanted it.
+fn note_start(entry: &mut Entry, actions: &[Action], now: Mono) {
+    let is_launch = |action: &Action| matches!(action, Action::Launch(_) | Action::RelaunchInPlace { .. });
+    if let (Some(progress), Some(timer)) = (&mut entry.timer, &entry.unit.timer)
+        && actions.iter().any(is_launch)
+    {
+        progress.started(timer, now);
     }
 }
 

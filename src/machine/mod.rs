@@ -205,6 +205,7 @@ pub mod health;
 pub mod hooks;
 mod policy;
 mod state;
+pub mod timer;
 mod usage;
 
 pub use policy::{Policy, RestartMode, RestartOn, Rules};

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use super::{
-    Kind, NetworkMode, OnFail, SocketKind, Stdin, StopMode, Writable,
+    Kind, NetworkMode, OnFail, Overlap, SocketKind, Stdin, StopMode, Writable,
     limits::{Oom, Rlimit},
 };
 use crate::{
@@ -143,3 +143,10 @@ pub const HEALTH_ON_FAIL: OnFail = OnFail::Restart;
 pub const LOG_MAX_SIZE: u64 = 10 << 20;
 /// `log.files`.
 pub const LOG_FILES: u32 = 5;
+
+/// `timer.jitter`.
+pub const TIMER_JITTER: Duration = Duration::ZERO;
+/// `timer.persistent`.
+pub const TIMER_PERSISTENT: bool = false;
+/// `timer.overlap`.
+pub const TIMER_OVERLAP: Overlap = Overlap::Skip;

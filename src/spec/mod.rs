@@ -14,6 +14,7 @@ mod resolve;
 mod schedule;
 pub mod security;
 pub mod socket;
+mod timer;
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -30,6 +31,7 @@ pub use self::{
     schedule::{IoPrio, Sched},
     security::{Capability, Device, Landlock, Seccomp, Security},
     socket::{Activation, Listen, Socket, SocketKind},
+    timer::{Overlap, Timer},
 };
 use crate::machine::Policy;
 pub use crate::seccomp::{Denial, Families};
@@ -134,6 +136,9 @@ pub struct Unit {
     pub health: Option<HealthCheck>,
     /// Where its output goes.
     pub log: LogPolicy,
+    /// When it is started by the clock, instead of when the supervisor comes up.
+    #[serde(default)]
+    pub timer: Option<Timer>,
 }
 
 impl Unit {
@@ -574,6 +579,8 @@ pub struct HostFacts {
     pub apparmor: bool,
     /// SELinux is on.
     pub selinux: bool,
+    /// Whether the host has the rules of a time zone; none: any name is good.
+    pub zone_exists: Option<fn(&str) -> bool>,
 }
 
 /// One line of /etc/passwd.

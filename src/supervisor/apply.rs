@@ -177,7 +177,12 @@ impl Supervisor {
             News::State { to, .. } => ["failed", "backoff"].contains(to),
             News::Tripped => true,
             News::Health { state, .. } => *state == HealthState::Unhealthy,
-            News::Ended(_) | News::Killed { .. } | News::Changed(_) | News::Added | News::Removed => false,
+            News::Ended(_)
+            | News::Killed { .. }
+            | News::Elapsed { .. }
+            | News::Changed(_)
+            | News::Added
+            | News::Removed => false,
         };
         let is_changed = self.trial.as_ref().is_some_and(|trial| trial.changed.contains(&notice.name));
         if has_failed && is_changed && self.is_on_trial() {

@@ -14,6 +14,7 @@
 //! | `apply` | what other files would change, and going back from them |
 //! | `requests` | what the control socket asks for |
 //! | `sockets` | what is held for services beside their network |
+//! | `timers` | the clock on the wall |
 //! | `sessions` | further processes in a sandbox |
 //! | `points` | where the tests have it die |
 //! | `upgrade` | another program in the supervisor's place |
@@ -34,6 +35,7 @@ mod runs;
 mod sessions;
 mod sockets;
 mod state;
+mod timers;
 mod upgrade;
 mod watch;
 
@@ -116,6 +118,7 @@ pub enum StartError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wake {
     Signals,
+    Clock,
     Keeper,
     Control(Source),
     Init(UnitName),
@@ -171,6 +174,7 @@ struct Supervisor {
     trial: Option<apply::Trial>,
     /// Who wants another program in our place, and which.
     upgrade: Option<(ClientId, PathBuf)>,
+    alarm: timers::Alarm,
     announced: bool,
     stopping: bool,
 }
@@ -268,6 +272,7 @@ impl Supervisor {
             signals: Signals::open()?,
             trial: None,
             upgrade: None,
+            alarm: timers::Alarm::open()?,
             announced: false,
             stopping: false,
             options,
@@ -279,6 +284,7 @@ impl Supervisor {
         loop {
             self.pump();
             self.maybe_upgrade();
+            self.mind_the_clock()?;
             self.feed_followers();
             if self.stopping && self.fleet.is_resting() && self.runs.is_empty() {
                 return Ok(());
@@ -309,6 +315,7 @@ impl Supervisor {
     /// Everything there is to wait for.
     fn interests(&self) -> Vec<(Wake, BorrowedFd<'_>, PollFlags)> {
         let mut all = vec![(Wake::Signals, self.signals.pipe.as_fd(), PollFlags::IN)];
+        all.push((Wake::Clock, self.alarm.fd(), PollFlags::IN));
         all.extend(self.keeper.channel().map(|fd| (Wake::Keeper, fd, PollFlags::IN)));
         all.extend(self.server.interests().map(|interest| {
             let mut flags = PollFlags::empty();
@@ -371,6 +378,7 @@ impl Supervisor {
     fn wake(&mut self, wake: Wake, readiness: Readiness) {
         match wake {
             Wake::Signals => self.signalled(),
+            Wake::Clock => self.alarm.rang(),
             Wake::Keeper => self.keeper_ended(),
             Wake::Control(source) => {
                 self.server.ready(source, readiness);
@@ -399,7 +407,10 @@ impl Supervisor {
         while let Some(input) = self.inputs.pop_front() {
             let is_reload = matches!(input, Input::Reload(_));
             let bounded = match &input {
-                Input::Reload(_) => self.bounded(),
+                Input::Reload(_) => {
+                    self.alarm.tell_again();
+                    self.bounded()
+                }
                 _ => Vec::new(),
             };
             let outcome = self.fleet.apply(input, now());
@@ -418,6 +429,7 @@ impl Supervisor {
                 self.moment(name, "record-", state);
                 self.persist(name);
                 self.moment(name, "recorded-", state);
+                self.stamp(name);
             }
             for effect in outcome.effects {
                 let (name, action) = (effect.name.clone(), points::named(&effect.action));

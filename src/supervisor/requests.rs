@@ -19,7 +19,7 @@ use crate::{
     logs::{self, Follower},
     machine::{
         End, Mono, Phase, State,
-        fleet::{Demand, Entry, Input, News, Notice, Past},
+        fleet::{Demand, Entry, Input, News, Notice, Past, Taken},
         health::HealthState,
     },
     spec::{Reload, UnitName},
@@ -273,6 +273,7 @@ impl Supervisor {
             health: entry.and_then(health),
             since: entry.map(|entry| moment(entry.since)),
             until,
+            timer: self.timer_status(name),
             exits: entry.map_or(Vec::new(), |entry| entry.history.iter().filter_map(exit_record).collect()),
             usage: None,
             limits: Vec::new(),
@@ -544,6 +545,16 @@ impl Supervisor {
                 event.text =
                     "connections start it too often: nobody listens for it until it is started".into();
             }
+            News::Elapsed { taken } => {
+                event.kind = "elapsed".into();
+                event.text = match taken {
+                    Taken::Started => "the timer starts it",
+                    Taken::Skipped => "the timer passes it over: it still runs",
+                    Taken::Queued => "the timer starts it again when this run has ended",
+                    Taken::Restarted => "the timer restarts it",
+                }
+                .into();
+            }
             News::Changed(diff) => {
                 event.kind = "changed".into();
                 event.text = diff.keys.join(", ");
@@ -567,7 +578,7 @@ impl Supervisor {
 }
 
 /// A point on CLOCK_MONOTONIC, on both clocks.
-fn moment(at: Mono) -> Moment {
+pub(super) fn moment(at: Mono) -> Moment {
     let offset = i64::try_from(at.0).unwrap_or(i64::MAX) - i64::try_from(now().0).unwrap_or(i64::MAX);
     let unix = jiff::Timestamp::now().as_millisecond().saturating_add(offset).div_euclid(1000);
     Moment { unix, mono: at.0 }

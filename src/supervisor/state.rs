@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `RUN/units/NAME.json` | [`Record`]: where a service stands, its run, its network | the boot |
 //! | `RUN/trial.json` | [`Trial`]: files that were applied and are not confirmed | the boot |
+//! | `STATE/timers/NAME.json` | [`Stamp`]: when a persistent timer last elapsed | the installation |
 //! | `STATE/assigned.json` | [`Assigned`]: id ranges and addresses | the installation |
 //!
 //! Each of the two has a copy (`RUN/units.copy`, `STATE/assigned.copy.json`), written after it: whichever is garbage, cut
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{apply::Trial, hooks::HookRecord};
 use crate::{
     launch::{LaunchFault, Traces},
-    machine::{Usage, fleet::Entry},
+    machine::{Usage, fleet::Entry, timer::Stamp},
     net::{addr::Assignments, link::LinkPlan},
     spec::{Publish, UnitName},
     sys::SysError,
@@ -126,6 +127,7 @@ pub(super) struct Store {
     units: PathBuf,
     copies: PathBuf,
     assigned: PathBuf,
+    timers: PathBuf,
     forwarding: PathBuf,
     trial: PathBuf,
     boot: String,
@@ -142,14 +144,15 @@ impl Store {
     /// Makes the directories.
     pub(super) fn open(run: &Path, state: &Path) -> Result<Self, SysError> {
         let (units, copies) = (run.join("units"), run.join("units.copy"));
-        for dir in [&units, &copies, &state.to_path_buf()] {
+        let timers = state.join("timers");
+        for dir in [&units, &copies, &state.to_path_buf(), &timers] {
             crate::launch::make_private(dir)?;
         }
         let boot =
             fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let (assigned, forwarding) = (state.join("assigned.json"), run.join("forwarding.json"));
         let (trial, spare) = (run.join("trial.json"), RefCell::new(spare()));
-        Ok(Self { units, copies, assigned, forwarding, trial, boot, spare })
+        Ok(Self { units, copies, assigned, timers, forwarding, trial, boot, spare })
     }
 
     /// The file of a service, and its copy.
@@ -226,6 +229,35 @@ impl Store {
     pub(super) fn save_assigned(&self, assigned: &Assigned) -> Result<(), SysError> {
         self.write_by(&self.assigned, assigned, fs::File::sync_all)?;
         self.write_by(&self.assigned_copy(), assigned, fs::File::sync_all)
+    }
+
+    fn timer(&self, name: &UnitName) -> PathBuf {
+        self.timers.join(format!("{name}.json"))
+    }
+
+    /// What a timer left behind in this boot or an earlier one. What cannot be read is as good as none: what was missed
+    /// is not made up for, and nothing else depends on it.
+    pub(super) fn stamp(&self, name: &UnitName) -> Option<Stamp> {
+        let path = self.timer(name);
+        let text = fs::read_to_string(&path).ok()?;
+        let parsed: Result<Versioned<Stamp>, _> = serde_json::from_str(&text);
+        match parsed {
+            Ok(file) => (file.version == VERSION).then_some(file.content),
+            Err(error) => {
+                tracing::error!("state that cannot be read is passed over: {}: {error}", path.display());
+                None
+            }
+        }
+    }
+
+    /// Writes what a timer leaves behind, so that it is there after a power failure.
+    pub(super) fn save_stamp(&self, name: &UnitName, stamp: &Stamp) -> Result<(), SysError> {
+        self.write_by(&self.timer(name), stamp, fs::File::sync_all)
+    }
+
+    /// Forgets what a timer left behind.
+    pub(super) fn forget_stamp(&self, name: &UnitName) {
+        let _ = fs::remove_file(self.timer(name));
     }
 
     /// The interfaces whose forwarding was switched on during this boot.

@@ -29,6 +29,7 @@ pub fn gather(cgroup: Option<&Path>) -> HostFacts {
         apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
         // The kernel makes the directory where SELinux was initialised (selinuxfs, sel_fill_super).
         selinux: Path::new("/sys/fs/selinux").exists(),
+        zone_exists: Some(|name| jiff::tz::TimeZone::get(name).is_ok()),
     }
 }
 

@@ -7,6 +7,7 @@
 mod support;
 mod apply;
 mod campaign;
+mod clock;
 mod ends;
 mod faults;
 mod hooks;
@@ -23,6 +24,7 @@ mod shutdown;
 mod sockets;
 mod spoof;
 mod takeover;
+mod timers;
 mod verbs;
 
 use std::process::ExitCode;
@@ -30,7 +32,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut all = everywhere();
     if std::env::var_os("PALISADE_TEST_VM").is_some() {
-        all.extend(tests![short::a_clock_that_goes_back_a_year_moves_nobody: Root CgroupV2 UserNs]);
+        all.extend(tests![
+            short::a_clock_that_goes_back_a_year_moves_nobody: Root CgroupV2 UserNs;
+            clock::a_year_forward_and_back_starts_nothing_twice_and_loses_nothing: Root CgroupV2 UserNs;
+        ]);
     }
     support::main(&all)
 }
@@ -106,6 +111,9 @@ fn everywhere() -> Vec<support::Test> {
         modes::a_service_on_a_terminal_is_logged_and_taken_over: Root CgroupV2 UserNs;
         modes::in_the_hosts_pid_namespace_everything_ends_all_the_same: Root CgroupV2 UserNs;
         modes::restarts_are_limited_and_reset_by_hand: Root CgroupV2 UserNs;
+        timers::a_calendar_starts_a_job_and_goes_on_after_a_takeover: Root CgroupV2 UserNs;
+        timers::a_missed_moment_is_made_up_for_once: Root CgroupV2 UserNs;
+        timers::intervals_and_overlaps_are_kept: Root CgroupV2 UserNs;
         verbs::every_verb_has_its_exit_code: Root CgroupV2 UserNs;
         verbs::verbs_say_what_happened: Root CgroupV2 UserNs;
         verbs::status_carries_what_a_program_needs: Root CgroupV2 UserNs Nft;

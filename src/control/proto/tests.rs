@@ -129,6 +129,8 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         output: "no".into(),
     };
     let fault = Fault { step: "s".into(), object: "o".into(), error: "e".into(), hint: Some("h".into()) };
+    let timer =
+        TimerStatus { next: Some(moment), last: Some(moment), late_ms: 0, queued: false, in_force: true };
     let status = ServiceStatus {
         name: "web".into(),
         state: ServiceState::Active,
@@ -147,6 +149,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         health: Some(health.clone()),
         since: Some(moment),
         until: Some(moment),
+        timer: Some(timer),
         exits: vec![exit],
         usage: Some(usage),
         limits: vec![limit.clone()],
@@ -182,6 +185,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     assert_eq!(keys(limit), fields_of("type Limit ("));
     assert_eq!(keys(health), fields_of("type Health ("));
     assert_eq!(keys(fault), fields_of("type Fault ("));
+    assert_eq!(keys(timer), fields_of("type Timer ("));
     assert_eq!(keys(status), fields_of("type ServiceStatus ("));
     assert_eq!(keys(event), fields_of("type Event ("));
     assert_eq!(keys(entry), fields_of("type LogEntry ("));

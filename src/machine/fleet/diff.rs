@@ -56,7 +56,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
         Live: description => "unit.description", documentation => "unit.documentation",
             profile => "unit.profile", owners => "unit.owners",
             enabled => "unit.enabled", requires => "unit.requires", after => "unit.after",
-            restart => "restart", health => "health", log => "log", activation => "socket.activation";
+            restart => "restart", health => "health", log => "log", timer => "timer", activation => "socket.activation";
     });
     // What a run was given stays as it is; what else there is to a socket is the supervisor's to change.
     let given = |unit: &Unit| -> Vec<_> {

@@ -120,6 +120,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
         },
         health: None,
         log: LogPolicy { max_size: 10 << 20, files: 5 },
+        timer: None,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, Demand, Entry, Fleet, Goal, News, Notice, Outcome, Shutdown, diff};
+use super::{
+    Change, Demand, Entry, Fleet, Goal, News, Notice, Outcome, Shutdown, diff, timers::is_left_to_the_clock,
+};
 use crate::{
     machine::{By, Event, Failure, Kept, Mono, Phase, State, Then, Why},
     spec::{Unit, UnitName},
@@ -21,7 +23,7 @@ impl Fleet {
             );
             // Asked, but not told yet: the supervisor was killed in the middle of its own shutdown.
             let spared = entry.goal == Goal::Down(By::Shutdown) && !entry.life.state.is_resting();
-            entry.unit.enabled && (down || spared)
+            entry.unit.enabled && !is_left_to_the_clock(&entry.unit) && (down || spared)
         };
         let names: Vec<UnitName> =
             self.entries.values().filter(is_due).map(|entry| entry.unit.name.clone()).collect();
@@ -128,10 +130,12 @@ impl Fleet {
             }
         }
         for (name, unit) in units {
-            if unit.enabled {
+            if unit.enabled && !is_left_to_the_clock(&unit) {
                 new.push(name.clone());
             }
-            self.entries.insert(name.clone(), Entry::new(unit, now));
+            let mut entry = Entry::new(unit, now);
+            entry.timer = self.new_timer(&entry.unit, now);
+            self.entries.insert(name.clone(), entry);
             out.touched.insert(name.clone());
             out.notices.push(Notice { name, at: now, news: News::Added });
         }
@@ -143,10 +147,18 @@ impl Fleet {
 
     /// Gives a service its new file. Returns whom to start because of it.
     fn change(&mut self, name: &UnitName, unit: Unit, now: Mono, out: &mut Outcome) -> Vec<UnitName> {
+        let Some(entry) = self.entries.get(name) else { return Vec::new() };
+        let progress = self.changed_timer(entry, &unit, now);
         let Some(entry) = self.entries.get_mut(name) else { return Vec::new() };
+        if entry.timer != progress {
+            entry.timer = progress;
+            out.touched.insert(name.clone());
+        }
         let diff = diff(&entry.unit, &unit);
         let mut wanted = Vec::new();
-        let is_wanted = unit.enabled && (entry.goal == REMOVED || !entry.unit.enabled);
+        let is_new = entry.goal == REMOVED || !entry.unit.enabled;
+        let waits = is_left_to_the_clock(&unit);
+        let is_wanted = unit.enabled && is_new && !waits;
         // The file is back before the service was gone: as new, but with its history.
         if entry.goal == REMOVED {
             entry.goal = Goal::Down(By::User);
@@ -158,7 +170,7 @@ impl Fleet {
         let is_armed = (was_armed || was_up || is_wanted) && self.arm(name, out);
         match is_armed {
             true if is_wanted => self.aim(name, Goal::Up, out),
-            false if is_wanted || (was_armed && !was_up) => wanted.push(name.clone()),
+            false if is_wanted || (was_armed && !was_up && !waits) => wanted.push(name.clone()),
             true | false => {}
         }
         if diff.change == Change::None {
@@ -226,7 +238,7 @@ impl Fleet {
 }
 
 /// At rest, or on the way there.
-fn is_down(entry: &Entry) -> bool {
+pub(super) fn is_down(entry: &Entry) -> bool {
     let resting = entry.life.state.is_resting();
     resting || matches!(entry.life.state, State::Stopping { then: Then::Rest(_) | Then::Fail(_), .. })
 }

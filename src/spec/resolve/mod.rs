@@ -18,6 +18,7 @@ mod service;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod walls;
 
 pub(crate) use network::clash;
@@ -97,6 +98,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
     let health = probes::health(reader, &service.env, service.kind);
     let log = log(reader, &tables.log);
+    let timer = timer::timer(reader);
     let claims = Claims {
         requires: requires.clone(),
         after: after.iter().map(|(after, span)| (after.name.clone(), span.clone())).collect(),
@@ -128,6 +130,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         limits,
         health,
         log,
+        timer,
     };
     match std::mem::take(&mut reader.found) {
         found if found.is_empty() => Ok((unit, claims)),

@@ -34,6 +34,7 @@ fn host() -> HostFacts {
         landlock: 7,
         apparmor: true,
         selinux: false,
+        zone_exists: Some(|name| name == "Europe/Berlin"),
     }
 }
 
@@ -652,4 +653,57 @@ fn address_families_are_listed_or_any() {
     assert_eq!(of("'unix'"), Families::Only(vec!["unix".to_owned()]));
     let wrong = mistake("", "[network]\naddress_families = ['AF_INET']");
     assert_eq!(wrong, "\"AF_INET\" is not an address family");
+}
+
+fn timer(keys: &str) -> Timer {
+    unit("", &format!("[timer]\n{keys}")).timer.unwrap()
+}
+
+#[test]
+fn a_timer_says_when() {
+    let shown = |timer: &Timer| timer.calendars.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(unit("", "").timer, None);
+    let plain = timer("calendar = 'daily'");
+    assert_eq!(shown(&plain), ["*-*-* 00:00:00"]);
+    assert_eq!((plain.jitter, plain.persistent, plain.overlap), (Duration::ZERO, false, Overlap::Skip));
+    assert_eq!((plain.every, plain.after_boot, plain.after_end, plain.timezone), (None, None, None, None));
+    let all = timer(
+        "calendar = ['Mon 09:00 Europe/Berlin', '*-*~1 UTC']\ncron = '0 0 13 * 5'\ntimezone = 'Europe/Berlin'\n\
+         every = '1h'\nafter_boot = '0s'\nafter_end = 90\njitter = '10min'\npersistent = true\noverlap = 'queue'",
+    );
+    let calendars =
+        ["Mon *-*-* 09:00:00 Europe/Berlin", "*-*~01 00:00:00 UTC", "*-*-13 00:00:00", "Fri *-*-* 00:00:00"];
+    assert_eq!(shown(&all), calendars);
+    assert_eq!(all.timezone.as_deref(), Some("Europe/Berlin"));
+    assert_eq!((all.every, all.after_boot), (Some(Duration::from_secs(3600)), Some(Duration::ZERO)));
+    assert_eq!((all.after_end, all.jitter), (Some(Duration::from_secs(90)), Duration::from_secs(600)));
+    assert_eq!((all.persistent, all.overlap), (true, Overlap::Queue));
+    // It is in the state that a successor reads.
+    let text = serde_json::to_string(&all).unwrap();
+    assert_eq!(serde_json::from_str::<Timer>(&text).unwrap(), all);
+}
+
+#[test]
+fn a_timer_that_cannot_be_is_refused() {
+    let message = |keys: &str| mistake("", &format!("[timer]\n{keys}"));
+    assert_eq!(message("jitter = '5s'"), "the timer does not say when");
+    assert_eq!(message("every = '0s'"), "0s is less than a second");
+    assert_eq!(message("after_end = 0.5"), "0.5 is less than a second");
+    assert_eq!(message("every = 'infinity'"), "this cannot be \"infinity\"");
+    assert_eq!(message("calendar = 'daily Mars/Olympus'"), "this host knows no time zone \"Mars/Olympus\"");
+    assert_eq!(message("cron = '@daily'\ntimezone = 'CET'"), "this host knows no time zone \"CET\"");
+    assert_eq!(message("cron = '@daily'\noverlap = 'wait'"), "\"wait\" is not a value of `timer.overlap`");
+    assert_eq!(
+        message("after_boot = '1min'\npersistent = true"),
+        "`persistent` is for `calendar`, `cron` and `every`: nothing else can be missed"
+    );
+    assert_eq!(
+        message("calendar = ['daily', '25:00']"),
+        "\"25:00\" is not a calendar expression: there is no hour 25"
+    );
+    assert_eq!(
+        message("cron = '60 * * * *'"),
+        "\"60 * * * *\" is not a cron expression: \"60\" is not a minute"
+    );
+    assert_eq!(message("every = '1h'\nwhen = 'daily'"), "unknown key `when` in `timer`");
 }
