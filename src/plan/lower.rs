@@ -79,6 +79,7 @@ pub fn lower(plan: &LaunchPlan, seen: &Seen) -> Vec<u8> {
 /// The bytes of what [`lower`] leaves out of a plan where commands go before the service: its own process.
 pub fn lower_deferred(plan: &LaunchPlan, seen: &Seen) -> Vec<u8> {
     let mut out = Lowering::new(plan.deferred_fds(), seen.clone());
+    out.outlives_us = true;
     out.skip(plan.init.len());
     out.inject(plan.fail_at);
     for step in [ChildStep::Fork].iter().chain(&plan.service) {
@@ -92,6 +93,7 @@ pub fn lower_deferred(plan: &LaunchPlan, seen: &Seen) -> Vec<u8> {
 pub fn lower_session(session: &Session, seen: &Seen) -> Vec<u8> {
     let mut out = Lowering::new(session.fds(), seen.clone());
     out.session = session.number;
+    out.outlives_us = session.number == 0 || session.number & wire::AWAITED != 0;
     for step in [ChildStep::Fork].iter().chain(&session.steps) {
         out.step(step);
     }
@@ -132,6 +134,8 @@ struct Lowering {
     inner: Vec<usize>,
     step: u16,
     session: u32,
+    /// Whoever asked for the process may have died: a successor knows of it, and finds it by itself.
+    outlives_us: bool,
     /// The step that begins with a call that no kernel has.
     fail_at: Option<u16>,
     /// The step that begins with a wait for the end of the supervisor.
@@ -158,6 +162,7 @@ impl Lowering {
             inner,
             step: 0,
             session: 0,
+            outlives_us: false,
             fail_at: None,
             wait_at: None,
             keeps_capabilities: false,
@@ -631,7 +636,10 @@ impl Lowering {
         let length = Arg::Value(bytes.len() as u64);
         let flags = Arg::Value(libc::MSG_NOSIGNAL as u64);
         let args = [Arg::Register(wire::CHANNEL), Arg::Bytes(&bytes), length, flags];
-        self.call_exactly(bytes.len() as i64, libc::SYS_sendto, &args);
+        match self.outlives_us {
+            true => self.call_unless(0, libc::SYS_sendto, &args),
+            false => self.call_exactly(bytes.len() as i64, libc::SYS_sendto, &args),
+        }
     }
 
     fn bounding_set(&mut self, kept: &BTreeSet<Capability>) {

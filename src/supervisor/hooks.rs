@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Supervisor, now, runs, runs::LiveRun};
+use super::{Supervisor, now, points::staged, runs, runs::LiveRun};
 use crate::{
     init::wire,
     launch::{
@@ -328,6 +328,7 @@ impl Supervisor {
         let (Some(hooks), Some(run)) = (self.hooks_of(name), self.runs.get_mut(name)) else { return };
         let Some(Active { progress, is_late, is_cancelled, .. }) = run.hooks.active.take() else { return };
         let id = run.run;
+        self.moment(name, staged(progress.stage), "heard");
         if is_cancelled {
             return self.report(name, Report::Finished(id));
         }
@@ -450,10 +451,12 @@ impl Supervisor {
         }
         // First of all: a successor must not run it once more.
         self.persist(name);
+        self.moment(name, staged(progress.stage), "noted");
         let begun = match hook.privileged {
             true => self.begin_outside(name, hook, &told),
             false => self.begin_inside(name, (&unit, hook), &told, session),
         };
+        self.moment(name, staged(progress.stage), "sent");
         match (begun, self.runs.get_mut(name)) {
             (Ok(on), Some(run)) => {
                 let (is_late, is_cancelled) = (false, false);
@@ -526,7 +529,10 @@ impl Supervisor {
         let id = run.run;
         self.signal(name, libc::SIGKILL, true);
         self.persist(name);
-        if let Err(fault) = self.send_service(name, &unit, id) {
+        self.point(name, "service-noted");
+        let sent = self.send_service(name, &unit, id);
+        self.point(name, "service-sent");
+        if let Err(fault) = sent {
             if let Some(run) = self.runs.get_mut(name) {
                 run.is_over = true;
             }

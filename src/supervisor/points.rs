@@ -2,7 +2,11 @@
 //! takeover without guessing at times. Without `--die-at` none of it does anything.
 
 use super::Supervisor;
-use crate::{machine::Action, plan::FailAt, spec::UnitName};
+use crate::{
+    machine::Action,
+    plan::FailAt,
+    spec::{Stage, UnitName},
+};
 
 /// The moments that have a name. Those of the machine, `record-STATE` and `recorded-STATE` around the writing of a record
 /// and `before-ACTION` and `after-ACTION` around what it asks for, come first. All but those that begin with `adopt` or
@@ -53,6 +57,38 @@ pub const POINTS: &[&str] = &[
     "heard-state",
 ];
 
+/// Those of the commands around a service: what is to be run was written down, sent, and heard of.
+pub const HOOK_POINTS: &[&str] = &[
+    "condition-noted",
+    "condition-sent",
+    "condition-heard",
+    "pre-start-noted",
+    "pre-start-sent",
+    "pre-start-heard",
+    "service-noted",
+    "service-sent",
+    "post-start-noted",
+    "post-start-sent",
+    "post-start-heard",
+    "pre-stop-noted",
+    "pre-stop-sent",
+    "pre-stop-heard",
+    "post-stop-noted",
+    "post-stop-sent",
+    "post-stop-heard",
+];
+
+/// The first half of the names of a stage's points.
+pub(super) fn staged(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Condition => "condition-",
+        Stage::PreStart => "pre-start-",
+        Stage::PostStart => "post-start-",
+        Stage::PreStop => "pre-stop-",
+        Stage::PostStop => "post-stop-",
+    }
+}
+
 /// The moment at which the supervisor kills itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DieAt {
@@ -69,7 +105,7 @@ pub enum Place {
     Host(usize),
     /// When its sandbox is at this child step, where it waits for that.
     Child(usize),
-    /// One of [`POINTS`].
+    /// One of [`POINTS`] or [`HOOK_POINTS`].
     Point(String),
 }
 

@@ -239,6 +239,56 @@ pub fn a_killed_supervisor_runs_no_command_twice(world: &mut World) {
     );
 }
 
+pub fn a_supervisor_may_die_at_every_moment_of_the_commands(world: &mut World) {
+    let keys = format!(
+        "service.condition = [{}]\nservice.pre_start = [{}]\nservice.post_start = [{}]\nservice.pre_stop = [{}]\n\
+         service.post_stop = [{}]\nunit.enabled = false",
+        sh("echo condition"),
+        sh("echo pre-start"),
+        sh("echo post-start"),
+        sh("echo pre-stop"),
+        sh("echo post-stop")
+    );
+    world.write_service("app", &daemon(&keys));
+    let expected = ["condition", "main", "main stops", "post-start", "post-stop", "pre-start", "pre-stop"];
+    let mut seen = 0;
+    for point in palisade::supervisor::HOOK_POINTS {
+        let mut command = world.supervise();
+        command.arg("--die-at").arg(format!("app:at:{point}"));
+        let answers = world.start_to_die(command);
+        assert!(answers, "{point}: nothing is started by itself");
+        world.palisade(&["start", "app"]);
+        if !world.has_died() {
+            world.palisade(&["stop", "app"]);
+        }
+        wait_until(&format!("its end at {point}"), LONG, || world.has_died());
+        world.start();
+        if point.contains("-stop-") {
+            world.wait_state("app", "stopped");
+        } else {
+            world.wait_state("app", "active");
+            wait_until("it runs", LONG, || {
+                said(world, "app").iter().skip(seen).any(|l| l.starts_with("main "))
+            });
+            world.ok(&["stop", "app"]);
+        }
+        let lines: Vec<String> = said(world, "app").into_iter().skip(seen).collect();
+        seen += lines.len();
+        let word = |line: &String| {
+            if line == "main stops" {
+                line.clone()
+            } else {
+                line.split(' ').next().unwrap_or_default().to_owned()
+            }
+        };
+        let mut words: Vec<String> = lines.iter().map(word).collect();
+        words.sort_unstable();
+        assert_eq!(words, expected, "{point}: {lines:?}\n{}", world.supervisor_log());
+        assert_eq!(world.stop(), Ok(()));
+        world.reap();
+    }
+}
+
 pub fn a_stop_ends_what_goes_before(world: &mut World) {
     let keys = format!(
         "service.pre_start = [{}]\nservice.post_stop = [{}]\nservice.pre_stop = [{}]",

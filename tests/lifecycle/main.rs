@@ -149,6 +149,7 @@ fn everywhere() -> Vec<support::Test> {
         hooks::a_command_that_fails_fails_the_start_and_is_named: Root CgroupV2 UserNs;
         hooks::post_stop_runs_however_it_ended: Root CgroupV2 UserNs;
         hooks::a_killed_supervisor_runs_no_command_twice: Root CgroupV2 UserNs;
+        hooks::a_supervisor_may_die_at_every_moment_of_the_commands: Root CgroupV2 UserNs;
         hooks::a_stop_ends_what_goes_before: Root CgroupV2 UserNs;
         hooks::a_privileged_command_runs_outside_and_ends_with_its_run: Root CgroupV2 UserNs;
         hooks::a_privileged_command_is_run_again_by_a_successor: Root CgroupV2 UserNs;
