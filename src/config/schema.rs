@@ -153,8 +153,8 @@ pub struct ServiceTable {
     /// Commands before the main program, in the sandbox that it will have. When the supervisor ends meanwhile, they go on,
     /// and the next one waits for them. Whatever they leave running is killed. A failure is a failed start. Default: none.
     pub pre_start: Option<Spanned<HooksText>>,
-    /// Commands when the service is ready; it has started when they are done. MAINPID is in their environment. After a
-    /// failure the service is stopped and has failed. Default: none.
+    /// Commands when the service is ready; it has started when they are done. MAINPID is in their environment, and
+    /// `$MAINPID` in the command itself. After a failure the service is stopped and has failed. Default: none.
     pub post_start: Option<Spanned<HooksText>>,
     /// Commands before it is asked to stop, that is before `stop.command` and `stop.signal`, within `stop.timeout`. MAINPID
     /// and SERVICE_RESULT are in their environment. A failure leaves out those that follow. Default: none.
@@ -186,7 +186,8 @@ pub struct HookTable {
     /// Whether it succeeds changes nothing. Default: false.
     pub ignore_failure: Option<bool>,
     /// It runs outside: on the host, as root, in a control group of its own, with PATH and the variables of its stage as
-    /// its environment. When the supervisor ends meanwhile it is killed, and the next one runs it again. Default: false.
+    /// its environment. When the supervisor ends meanwhile it is killed, and the next one runs it again; an upgrade
+    /// waits for it. Default: false.
     pub privileged: Option<Spanned<bool>>,
     /// After which it is killed and has failed, a duration. Default: what `timeout.start` or `stop.timeout` leaves.
     pub timeout: Option<Spanned<Scalar>>,

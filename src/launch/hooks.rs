@@ -126,7 +126,7 @@ impl Outside {
         group: Option<(&Tree, &Path)>,
     ) -> Result<Self, SysError> {
         let mut command = Command::new(&hook.command[0]);
-        command.args(&hook.command[1..]).env_clear();
+        command.args(&hook.argv(told)[1..]).env_clear();
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.envs(told.iter().map(|(name, value)| (*name, value)));
         let [stdin, stdout, stderr] = <[_; 3]>::try_from(stdio(writers)?).expect("there are three");

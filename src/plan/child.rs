@@ -345,7 +345,7 @@ pub fn hook(unit: &Unit, hook: &Hook, told: &[(&'static str, String)], single: b
         unit.service.env.extend(user.env.clone());
     }
     unit.service.env.extend(told.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-    let mut steps = session(&unit, &hook.command, ChildStep::Stdio);
+    let mut steps = session(&unit, &hook.argv(told), ChildStep::Stdio);
     for step in &mut steps {
         if let ChildStep::Credentials(credentials) = step {
             // They are the service's.

@@ -27,6 +27,16 @@ impl Stage {
     pub const ALL: [Self; 5] =
         [Self::Condition, Self::PreStart, Self::PostStart, Self::PreStop, Self::PostStop];
 
+    /// The variables that a command of this stage is told, and that are not known before.
+    pub fn told(self) -> &'static [&'static str] {
+        match self {
+            Stage::Condition | Stage::PreStart => &[],
+            Stage::PostStart => &["MAINPID"],
+            Stage::PreStop => &["MAINPID", "SERVICE_RESULT"],
+            Stage::PostStop => &["SERVICE_RESULT", "EXIT_CODE", "EXIT_STATUS"],
+        }
+    }
+
     /// Its key in a service file.
     pub fn key(self) -> &'static str {
         match self {
@@ -54,9 +64,51 @@ pub struct Hook {
     pub timeout: Option<Duration>,
 }
 
+/// What stands in a command for a variable that is known when it runs.
+pub fn later(name: &str) -> String {
+    format!("{LATER}{name}{LATER}")
+}
+
+/// No word of a file has a reason to hold it.
+const LATER: char = '\u{1}';
+
+impl Hook {
+    /// argv with what the command is told; a word that is a variable without a value is left out, as with systemd.
+    pub fn argv(&self, told: &[(&'static str, String)]) -> Vec<String> {
+        let names = Stage::ALL.into_iter().flat_map(Stage::told);
+        let value = |name: &str| told.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
+        let known: BTreeMap<String, &str> = names.map(|name| (later(name), value(name))).collect();
+        let word = |word: &String| {
+            let said = known.iter().fold(word.clone(), |word, (name, value)| word.replace(name, value));
+            (!said.is_empty() || !word.contains(LATER)).then_some(said)
+        };
+        self.command.iter().filter_map(word).collect()
+    }
+}
+
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.command.join(" "))
+        let mut line = self.command.join(" ");
+        for name in Stage::ALL.into_iter().flat_map(Stage::told) {
+            line = line.replace(&later(name), &format!("${name}"));
+        }
+        f.write_str(&line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_later_comes_into_the_command_later() {
+        let words = ["/bin/kill", "-HUP", &later("MAINPID"), &format!("pid={}", later("MAINPID"))];
+        let command = words.iter().map(|word| (*word).to_owned()).collect();
+        let hook = Hook { command, user: None, ignore_failure: false, privileged: false, timeout: None };
+        assert_eq!(hook.to_string(), "/bin/kill -HUP $MAINPID pid=$MAINPID");
+        let told = [("MAINPID", "7".to_owned())];
+        assert_eq!(hook.argv(&told), ["/bin/kill", "-HUP", "7", "pid=7"]);
+        assert_eq!(hook.argv(&[]), ["/bin/kill", "-HUP", "pid="]);
     }
 }
 

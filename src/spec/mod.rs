@@ -25,7 +25,7 @@ pub use self::resolve::{Claims, resolve, resolve_with_claims};
 pub(crate) use self::resolve::{MOST, clash, parse_owner};
 pub use self::{
     credential::Credential,
-    hook::{Hook, HookUser, Hooks, Stage},
+    hook::{Hook, HookUser, Hooks, Stage, later},
     limits::Limits,
     probe::{HealthCheck, HttpTarget, OnFail, Ready, Test},
     schedule::{IoPrio, Sched},

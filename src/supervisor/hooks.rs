@@ -102,6 +102,11 @@ impl Standing {
         }
     }
 
+    /// One runs on the host.
+    pub(super) fn is_outside(&self) -> bool {
+        self.interest().is_some()
+    }
+
     /// Some run.
     pub(super) fn is_busy(&self) -> bool {
         self.active.is_some()
@@ -195,8 +200,7 @@ impl Supervisor {
     /// Everything in the sandbox is about to be killed, and what runs outside for it.
     pub(super) fn kill_hooks(&mut self, name: &UnitName) {
         let Some(run) = self.runs.get_mut(name) else { return };
-        let is_outside = run.hooks.interest().is_some();
-        if is_outside {
+        if run.hooks.is_outside() {
             let (id, was_before) = (run.run, run.hooks.is_before());
             run.hooks.forget();
             if was_before {

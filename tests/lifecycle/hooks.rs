@@ -46,7 +46,8 @@ pub fn they_run_in_order_behind_the_same_walls(world: &mut World) {
         sh("echo left $(pgrep sleep)"),
         sh(walls),
         sh("echo started $MAINPID; test -d /proc/$MAINPID"),
-        sh("echo before stop $MAINPID $SERVICE_RESULT; echo kept > /tmp/word"),
+        // In the command itself, and in its environment.
+        "[\"/bin/sh\", \"-c\", 'echo before stop $0 $SERVICE_RESULT; echo kept > /tmp/word', \"$MAINPID\"]",
         sh("echo after stop $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS $(cat /tmp/word)"),
         sh("echo others $(pgrep -c sh)"),
     );
@@ -391,6 +392,41 @@ pub fn a_privileged_command_is_run_again_by_a_successor(world: &mut World) {
         sleepers() == 0
     });
     assert_eq!(said(world, "app").iter().filter(|line| line.as_str() == "ends").count(), 1);
+}
+
+pub fn an_upgrade_waits_for_a_privileged_command_and_not_for_others(world: &mut World) {
+    let dir = world.dir().join("gate");
+    fs::create_dir(&dir).expect("a new name");
+    let newer = dir.join("palisade-newer");
+    fs::copy(crate::support::world::PALISADE, &newer).expect("it is there");
+    let gate =
+        |path: &str| sh(&format!("echo begins; while test ! -e {path}/go; do sleep 0.02; done; echo ends"));
+    let mount = format!("rootfs.mounts = [{{ src = \"{}\", dst = \"/gate\" }}]", dir.display());
+    let inside = format!("service.pre_start = [{}]\n{mount}", gate("/gate"));
+    world.write_service("inside", &daemon(&inside));
+    world.start();
+    wait_until("it begins", LONG, || has_said(world, "inside", "begins"));
+    let newer = newer.display().to_string();
+    world.ok(&["upgrade", &newer]);
+    let outside = gate(&dir.display().to_string());
+    let outside = format!("service.pre_start = [{{ command = {outside}, privileged = true }}]");
+    world.write_service("outside", &daemon(&outside));
+    world.signal(Signal::SIGHUP);
+    wait_until("it begins", LONG, || has_said(world, "outside", "begins"));
+    let mut upgrade = world.command(&["upgrade", &newer]);
+    let upgrade = upgrade.stdout(std::process::Stdio::null()).spawn();
+    let mut upgrade = upgrade.expect("the program under test starts");
+    // Answered by the same program, which has read what was asked before.
+    world.ok(&["list"]);
+    assert_eq!(upgrade.try_wait().expect("our child"), None, "it waits");
+    fs::write(dir.join("go"), "").expect("our own directory");
+    assert!(upgrade.wait().expect("our child").success());
+    for name in ["inside", "outside"] {
+        world.wait_state(name, "active");
+        let lines = said(world, name);
+        let count = |word: &str| lines.iter().filter(|line| line.as_str() == word).count();
+        assert_eq!((count("begins"), count("ends")), (1, 1), "{name}: {lines:?}");
+    }
 }
 
 pub fn a_command_has_a_user_of_its_own(world: &mut World) {

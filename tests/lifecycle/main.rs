@@ -153,6 +153,7 @@ fn everywhere() -> Vec<support::Test> {
         hooks::a_stop_ends_what_goes_before: Root CgroupV2 UserNs;
         hooks::a_privileged_command_runs_outside_and_ends_with_its_run: Root CgroupV2 UserNs;
         hooks::a_privileged_command_is_run_again_by_a_successor: Root CgroupV2 UserNs;
+        hooks::an_upgrade_waits_for_a_privileged_command_and_not_for_others: Root CgroupV2 UserNs;
         hooks::a_command_has_a_user_of_its_own: Root CgroupV2 UserNs;
         schedule::the_kernel_schedules_as_the_file_says: Root CgroupV2 UserNs Program("chrt") Program("ionice");
         programs::nginx_answers: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");

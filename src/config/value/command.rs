@@ -142,7 +142,7 @@ fn too_long() -> Refusal {
 }
 
 fn lookup<'a>(name: &str, env: &'a BTreeMap<String, String>) -> Result<&'a str, Refusal> {
-    if name == "MAINPID" {
+    if name == "MAINPID" && env.get(name).is_none_or(|value| *value != crate::spec::later(name)) {
         return Err(Refusal::new("$MAINPID is not known when the file is read")
             .hint("use `signal` to send a signal to the main process"));
     }

@@ -10,7 +10,7 @@ use crate::{
         schema::{HookTable, HookText, HooksText, WordOrList},
         value::Refusal,
     },
-    spec::{Base, Hook, Hooks, Kind, Stage, UserNamespace},
+    spec::{Base, Hook, Hooks, Kind, Stage, UserNamespace, later},
 };
 
 /// What the commands depend on beside their own lines.
@@ -32,7 +32,10 @@ pub(super) fn hooks(reader: &mut Reader<'_>, around: &Around<'_>) -> Hooks {
         usable(reader, stage, text, around.kind);
         let items = &text.get_ref().0;
         ambiguous(reader, stage, items);
-        items.iter().filter_map(|item| hook(reader, item, around)).collect()
+        let mut env = around.env.clone();
+        env.extend(stage.told().iter().map(|name| ((*name).to_owned(), later(name))));
+        let around = Around { env: &env, ..*around };
+        items.iter().filter_map(|item| hook(reader, item, &around)).collect()
     };
     Hooks {
         condition: list(Stage::Condition, &table.condition),
