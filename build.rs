@@ -3,7 +3,7 @@
 use std::{env, path::PathBuf, process::Command};
 
 fn main() {
-    for file in ["pid1.rs", "raw.rs", "text.rs", "wire.rs"] {
+    for file in ["follow.rs", "pid1.ld", "pid1.rs", "raw.rs", "text.rs", "wire.rs"] {
         println!("cargo::rerun-if-changed=src/init/{file}");
     }
     println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
@@ -34,6 +34,7 @@ fn main() {
         "-z,max-page-size=4096",
         "--gc-sections",
         "--no-eh-frame-hdr",
+        "-T,src/init/pid1.ld",
     ] {
         rustc.arg("-C").arg(format!("link-arg=-Wl,{link}"));
     }

@@ -98,7 +98,7 @@ macro_rules! snapshots {
 
 snapshots! { file:
     three_mistakes unknown_key later_key megabyte duration user command specifier syntax no_command network rootfs seccomp
-    oneshot timer user_off walls nested_off schedule hooks
+    oneshot timer user_off walls nested_off schedule hooks readiness
     credentials
     limits sockets
     health probes

@@ -614,9 +614,9 @@ impl World {
         for other in &self.fleet.entries()[name].unit.requires {
             let is_alive = matches!(self.runs.get(other), Some((_, Body::Alive)));
             let is_started = match self.fleet.entry(other).map(|entry| entry.unit.service.kind) {
-                // One that has ended well counts where it remains after its exit.
-                Some(Kind::Exec) => is_alive || self.done.contains(other),
                 Some(Kind::Oneshot) => self.done.contains(other),
+                // One that has ended well counts where it remains after its exit.
+                Some(_) => is_alive || self.done.contains(other),
                 None => false,
             };
             assert!(is_started, "{name} was launched before {other}, which it requires, has started");

@@ -101,6 +101,13 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
             service.run, service.restarts, service.failures
         ),
     );
+    // What most are is not worth a line.
+    if let Some(kind) = service.kind.as_deref().filter(|kind| *kind != "exec") {
+        line("Type", &escape(kind));
+    }
+    if let Some(says) = &service.says {
+        line("Says", &escape(says));
+    }
     match (service.pid, service.init_pid) {
         (Some(pid), Some(init)) => line("PID", &format!("{pid} (init {init})")),
         (Some(pid), None) => line("PID", &pid.to_string()),

@@ -24,6 +24,8 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         restarts: 0,
         failures: 0,
         pid: None,
+        kind: None,
+        says: None,
         init_pid: None,
         attested: Vec::new(),
         addresses: vec![],
@@ -49,6 +51,8 @@ fn web() -> ServiceStatus {
         run: 7,
         restarts: 6,
         pid: Some(4242),
+        kind: Some("notify".into()),
+        says: Some("3 of 4 workers\u{1b}[2J".into()),
         init_pid: Some(4240),
         attested: vec!["namespaces mnt pid".into(), "user".into()],
         description: "Front\u{1b}[2Jpage".into(),
@@ -197,6 +201,8 @@ fn the_status_of_a_running_service_fits_on_a_screen() {
     let expected = r"● web - Front\x1b[2Jpage
      State: active since 2026-11-23T18:10:50Z; 3h 2min ago
        Run: 7, 6 restarts, 0 failures in a row; enabled
+      Type: notify
+      Says: 3 of 4 workers\x1b[2J
        PID: 4242 (init 4240)
    Address: 10.99.0.2
       Port: 127.0.0.1:8080->80/tcp

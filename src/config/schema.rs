@@ -102,15 +102,27 @@ pub struct UnitTable {
 pub struct ServiceTable {
     /// The main program: a list is argv, one string is split with systemd's quoting rules. Never a shell. Required.
     pub command: Option<Spanned<WordOrList>>,
-    /// `exec`: started when the program was executed; `oneshot`: when it has ended with success. Default: `exec`.
+    /// When it has started: `exec`, when the program was executed; `simple`, when its process was made; `notify`, when it
+    /// says so on the socket that `NOTIFY_SOCKET` names (sd_notify(3)); `notify-reload`, as `notify`, and `reload` waits until
+    /// it says that it has read its configuration again; `forking`, when the program has ended with success and left a
+    /// daemon behind, which is the main process from then on; `oneshot`, when the program has ended with success, for work that
+    /// has an end. Default: `exec`.
     pub r#type: Option<Text>,
-    /// When a daemon that was executed counts as started, for `after` and for who waits: once a connection to
-    /// `tcp:PORT` is taken, a request to `http:PORT/path` (or `http://ADDRESS:PORT/path`) is answered with a status of 200
-    /// to 399, there is something at `file:/path`, or a line of its output, of which 4096 bytes are looked at, matches
-    /// `log:REGEX`. Ports are asked in its own network namespace, on 127.0.0.1 unless an address stands before the port;
-    /// paths are those of the sandbox. It is asked after 10ms, 20ms and so on, then every 500ms, until `timeout.start` is
-    /// over. Default: once it was executed.
+    /// What makes it ready, where that is more than what `type` says, for `after` and for who waits. `notify`: it says
+    /// `READY=1` on the socket that `NOTIFY_SOCKET` names, on which its main process is heard, and whoever could send that one a
+    /// signal: its user, and root of the sandbox. `fd` or `fd:N`: it writes a line to descriptor 3 or N, 3 to 255, as s6 has
+    /// it. `tcp:PORT`: a connection is taken. `http:PORT/path` (or `http://ADDRESS:PORT/path`): a request is answered with a
+    /// status of 200 to 399. `file:/path`: there is something. `log:REGEX`: a line of its output, of which 4096 bytes are looked
+    /// at, matches. Ports are asked in its own network namespace, on 127.0.0.1 unless an address stands before the port; paths are
+    /// those of the sandbox. It is asked after 10ms, 20ms and so on, then every 500ms, until `timeout.start` is over. Under
+    /// `run` there is no socket, and nobody waits. Default: by type.
     pub ready: Option<Text>,
+    /// Where the daemon of a `forking` service writes its pid, inside, up to 255 bytes. It may be written after the program
+    /// has ended, and anew when the daemon replaces itself. Default: none; the daemon is the one process that is left.
+    pub pid_file: Option<Text>,
+    /// How often it is to say `WATCHDOG=1` on its notify socket once it is ready, a duration of at least 1ms; `WATCHDOG_USEC`
+    /// tells it. Where it does not it is ended by SIGABRT, and has failed. Default: none.
+    pub watchdog: Option<Spanned<Scalar>>,
     /// Environment variables. Default: none.
     pub env: BTreeMap<Text, Spanned<Scalar>>,
     /// Files of the host with lines NAME=VALUE; a leading `-` lets one be missing. `env` wins over them. Default: none.
@@ -211,7 +223,7 @@ pub struct StopTable {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct ReloadTable {
-    /// A signal to the main process. Default: none.
+    /// A signal to the main process. Default: none; `HUP` for `type = "notify-reload"`.
     pub signal: Option<Spanned<Scalar>>,
     /// A command that is run inside instead. Default: none.
     pub command: Option<Spanned<WordOrList>>,

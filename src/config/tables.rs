@@ -40,7 +40,7 @@ const LATER: &[(&str, &[&str])] = &[
             "assert",
         ],
     ),
-    ("service", &["pid_file", "watchdog", "cpu"]),
+    ("service", &["cpu"]),
     ("service.reload", &["watch"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
     (

@@ -232,6 +232,12 @@ pub struct ServiceStatus {
     /// The main process, as the host sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// Its `service.type`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What it says about itself (sd_notify(3)), in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
     /// PID 1 of the sandbox, as the host sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_pid: Option<i32>,

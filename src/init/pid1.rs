@@ -12,6 +12,8 @@
 #![no_std]
 #![no_main]
 
+#[path = "follow.rs"]
+mod follow;
 #[path = "raw.rs"]
 mod raw;
 #[path = "text.rs"]
@@ -76,6 +78,7 @@ struct Kept {
 struct Init {
     flags: u32,
     main: i64,
+    daemon: follow::Daemon,
     signals: i64,
     listen: i64,
     words: i64,
@@ -100,7 +103,9 @@ struct Fault {
 
 const EPERM: i64 = 1;
 const ENOENT: i64 = 2;
+const ESRCH: i64 = 3;
 const EINTR: i64 = 4;
+const ECHILD: i64 = 10;
 const ENOSYS: i64 = 38;
 const EPROTO: i64 = 71;
 const EUSERS: i64 = 87;
@@ -118,6 +123,7 @@ const MSG_CTRUNC: u32 = 0x8;
 static mut INIT: Init = Init {
     flags: 0,
     main: 0,
+    daemon: follow::Daemon::none(),
     signals: 0,
     listen: 0,
     words: 0,
@@ -157,6 +163,7 @@ extern "C" fn start() -> ! {
     note(&mut wrong, call(Call::Fcntl, [SETUP as u64, 2, 1, 0, 0, 0]));
     // Zero is a descriptor like any other.
     (init.listen, init.words) = (-1, -1);
+    (init.daemon.pidfd, init.daemon.watch) = (-1, -1);
     init.connections = [-1; CONNECTIONS];
     init.connections[0] = SETUP;
     let mut fds = Descriptors::none();
@@ -319,7 +326,7 @@ impl Init {
         match read_fault(read_end) {
             Some(fault) => Err(fault),
             None => {
-                self.main = pid;
+                self.begin(pid);
                 send(channel, &Message::new(SAY_STARTED, session, pid, 0));
                 Ok(None)
             }
@@ -425,6 +432,7 @@ impl Init {
                 0
             }
             OP_HAS_BITS => has_bits(op.nr, args),
+            OP_PID_FILE => self.set_pid_file(Text::at(args[0])),
             _ => -EINVAL,
         }
     }
@@ -494,8 +502,11 @@ impl Init {
     /// The waiting stage: until the service has ended, or, for the keeper, until it is told to end.
     fn wait(&mut self) -> ! {
         loop {
-            // signals, listening end, connections, sessions that have not begun
-            let mut poll = [PollFd { fd: -1, events: 1, revents: 0 }; 2 + CONNECTIONS + SESSIONS];
+            // signals, listening end, connections, sessions that have not begun, the daemon and its pid file
+            let mut poll = [PollFd { fd: -1, events: 1, revents: 0 }; 2 + CONNECTIONS + SESSIONS + 2];
+            const DAEMON: usize = 2 + CONNECTIONS + SESSIONS;
+            poll[DAEMON].fd = self.daemon.pidfd as i32;
+            poll[DAEMON + 1].fd = self.daemon.watch as i32;
             poll[0].fd = self.signals as i32;
             poll[1].fd = self.listen as i32;
             for (slot, fd) in poll[2..].iter_mut().zip(&self.connections) {
@@ -524,6 +535,12 @@ impl Init {
             }
             if poll[0].revents != 0 {
                 self.signalled();
+            }
+            if poll[DAEMON].revents != 0 {
+                self.daemon_ended(i64::from(poll[DAEMON].fd));
+            }
+            if poll[DAEMON + 1].revents != 0 {
+                self.look_again();
             }
         }
     }
@@ -593,6 +610,7 @@ impl Init {
                     send_fd(connection, &message, kept.fd as i32);
                 }
                 self.hand_over_sessions(connection);
+                self.say_daemon(connection);
                 self.say_state(connection);
             }
             SAY_KEEP if fds.count == 1 => {
@@ -604,20 +622,34 @@ impl Init {
                 fds.close();
                 self.drop_kept(&message.label);
             }
+            SAY_FOLLOW => {
+                fds.close();
+                let followed = self.follow(message.a);
+                if followed < 0 {
+                    send(connection, &Message::new(SAY_MAIN, 0, message.a, -followed));
+                }
+            }
             SAY_END if self.flags & KEEPER != 0 => exit(0),
             _ => fds.close(),
         }
     }
 
     fn say_state(&self, connection: i64) {
-        send(connection, &Message::new(SAY_STATE, 0, self.main, self.kept_count as i64));
+        let main = if self.daemon.is_sought { -1 } else { self.main };
+        send(connection, &Message::new(SAY_STATE, 0, main, self.kept_count as i64));
     }
 
     fn signal(&self, signal: i64, everybody: bool) {
         if everybody && self.flags & NOT_PID1 == 0 {
             kill(-1, signal);
+        } else if self.daemon.pidfd >= 0 {
+            // Its parent may be somebody else, and its number by now another's.
+            call(Call::PidFdSendSignal, [self.daemon.pidfd as u64, signal as u64, 0, 0, 0, 0]);
         } else if self.main > 0 {
             kill(self.main, signal);
+        } else if self.daemon.is_sought && self.flags & NOT_PID1 == 0 {
+            // Nobody knows which of those that are left is the main one.
+            kill(-1, signal);
         }
     }
 
@@ -630,7 +662,7 @@ impl Init {
         }
         let full = match message.session {
             // Never two of them.
-            0 => self.main > 0,
+            0 => self.main > 0 || self.daemon.is_sought,
             _ => self.sessions.iter().all(|s| s.pid != 0),
         };
         if full || fds.count == 0 {
@@ -671,8 +703,14 @@ impl Init {
                 0,
             ]);
             if pid <= 0 {
+                if pid == -ECHILD && self.daemon.is_sought {
+                    // Nobody is left who could be the daemon.
+                    self.daemon.is_sought = false;
+                    self.ended(self.daemon.last, &usage);
+                }
                 return;
             }
+            self.daemon.last = status;
             if pid == self.main {
                 self.main_ended(status, &usage);
             }
@@ -690,6 +728,14 @@ impl Init {
     }
 
     fn main_ended(&mut self, status: i32, usage: &Usage) {
+        self.main = 0;
+        if !self.goes_on(status) {
+            self.ended(status, usage);
+        }
+    }
+
+    /// The service has ended.
+    fn ended(&mut self, status: i32, usage: &Usage) {
         let mut now = [0u64; 2];
         call(Call::ClockGetTime, [1, now.as_mut_ptr() as u64, 0, 0, 0, 0]);
         let words = Words {
@@ -702,7 +748,6 @@ impl Init {
         };
         // The room was made by the supervisor: this cannot meet a full file system.
         call(Call::PWrite64, [self.words as u64, (&raw const words) as u64, size_of::<Words>() as u64, 0, 0, 0]);
-        self.main = 0;
         if self.flags & STAY == 0 {
             // As PID 1, ending takes everybody along: the kernel kills what is left in the namespace.
             exit(0);

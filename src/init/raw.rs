@@ -32,6 +32,7 @@ calls! {
     Munmap = 11, 215;
     SigAction = 13, 134;
     SigProcMask = 14, 135;
+    PRead64 = 17, 67;
     PWrite64 = 18, 68;
     GetPid = 39, 172;
     SendTo = 44, 206;
@@ -48,12 +49,17 @@ calls! {
     PrCtl = 157, 167;
     ClockGetTime = 228, 113;
     ExitGroup = 231, 94;
+    WaitId = 247, 95;
+    InotifyAddWatch = 254, 27;
     OpenAt = 257, 56;
     PPoll = 271, 73;
     Accept4 = 288, 242;
     SignalFd4 = 289, 74;
     Dup3 = 292, 24;
     Pipe2 = 293, 59;
+    InotifyInit1 = 294, 26;
+    PidFdSendSignal = 424, 424;
+    PidFdOpen = 434, 434;
 }
 
 /// A system call by name; a negative result is an error number.

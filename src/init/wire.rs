@@ -55,6 +55,13 @@ pub const NOT_PID1: u32 = 2;
 pub const KEEPER: u32 = 4;
 /// The end of the first connection ends the sandbox.
 pub const ENDS_WITH_LAUNCHER: u32 = 8;
+/// A main process that ends well leaves a daemon behind, which is the main process from then on.
+pub const FOLLOWS: u32 = 16;
+
+/// The wait status of a followed process whose parent was somebody else.
+pub const UNSEEN: i32 = -1;
+/// Bytes of the path of a pid file, with its NUL.
+pub const PID_FILE: usize = 256;
 
 /// One operation of a plan.
 #[repr(C)]
@@ -121,6 +128,8 @@ pub const OP_HAS_BITS: u16 = 16;
 pub const OP_REPORT_ABOVE: u16 = 17;
 /// Writes the own pid, as the own pid namespace counts, in decimal and with a NUL to args\[0\].
 pub const OP_PID: u16 = 18;
+/// The daemon that is to be followed writes its pid to the file args\[0\].
+pub const OP_PID_FILE: u16 = 19;
 
 /// The upper half of an operation's flags: which of the things that its step looks at, counted from 1. A fault has it in
 /// the bits above those of the step.
@@ -176,6 +185,8 @@ pub const SAY_KEEP: u32 = 6;
 pub const SAY_DROP: u32 = 7;
 /// To the keeper: end.
 pub const SAY_END: u32 = 8;
+/// To the init: process `a` of its pid namespace is the main process from now on. Answered by `SAY_MAIN`.
+pub const SAY_FOLLOW: u32 = 9;
 
 /// From the service's process, before it executes its program.
 #[allow(dead_code, reason = "sent from the plan, not from the init itself")]
@@ -186,7 +197,7 @@ pub const SAY_STARTED: u32 = 17;
 pub const SAY_FAULT: u32 = 18;
 /// `session` ended with wait status `a`.
 pub const SAY_EXITED: u32 = 19;
-/// The main process is `a` (0: none), `b` descriptors are kept.
+/// The main process is `a` (0: none; -1: its starter has ended, and it is yet to be known), `b` descriptors are kept.
 pub const SAY_STATE: u32 = 20;
 /// A kept descriptor with its label.
 pub const SAY_KEPT: u32 = 21;
@@ -194,6 +205,9 @@ pub const SAY_KEPT: u32 = 21;
 pub const SAY_FD: u32 = 22;
 /// There is no room for what was asked.
 pub const SAY_FULL: u32 = 23;
+/// Process `a` is the main process from now on, and its pidfd comes along; 0: some are left, none of which is the main
+/// one. With an error `b`: it is not, and nothing has changed.
+pub const SAY_MAIN: u32 = 24;
 
 impl Message {
     /// A message without a label.

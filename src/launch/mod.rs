@@ -10,6 +10,7 @@ mod input;
 mod join;
 pub mod limits;
 mod network;
+pub mod ready;
 pub mod run;
 mod seen;
 pub mod unprivileged;
@@ -59,6 +60,7 @@ pub struct Launcher {
     tree: Option<cgroup::Tree>,
     /// RLIMIT_NOFILE of inits: 1024; the hard limit is ours, so that a service can be given up to that.
     descriptors: Rlimit,
+    sockets: ready::Sockets,
     /// The host's side of the network.
     pub network: NetworkHost,
 }
@@ -76,6 +78,10 @@ pub struct Run {
     pub stdout: Option<OwnedFd>,
     /// Read end of its standard error.
     pub stderr: Option<OwnedFd>,
+    /// Where it says how it is.
+    pub notify: Option<OwnedFd>,
+    /// Where it says that it is ready.
+    pub ready: Option<OwnedFd>,
     /// What is to be removed when the run has ended.
     pub traces: Traces,
 }
@@ -132,6 +138,8 @@ pub struct Launch<'a> {
     ours: Option<OwnedFd>,
     theirs: Option<OwnedFd>,
     outputs: [Option<OwnedFd>; 2],
+    notify: Option<OwnedFd>,
+    ready: Option<OwnedFd>,
     child: Option<Child>,
     traces: Traces,
     given: Given,
@@ -162,7 +170,8 @@ impl Launcher {
         if let Some(tree) = &tree {
             tree.prepare()?;
         }
-        Ok(Self { dir, workshop, program, tree, descriptors, network })
+        let sockets = ready::Sockets::default();
+        Ok(Self { dir, workshop, program, tree, descriptors, sockets, network })
     }
 
     /// Where roots are put together; part of every plan.
@@ -219,6 +228,8 @@ impl Launcher {
             ours: None,
             theirs: None,
             outputs: [None, None],
+            notify: None,
+            ready: None,
             child: None,
             traces: Traces { cgroup: None, ..self.traces(&unit.name, assigned.run) },
             given,
@@ -241,7 +252,8 @@ impl Launcher {
         let Child { pid, pidfd } = launch.child.expect("every plan has a clone step");
         let [stdout, stderr] = launch.outputs;
         let channel = launch.ours.expect("every plan has a channel step");
-        Ok(Run { pid, pidfd, channel, stdout, stderr, traces: launch.traces })
+        let (notify, ready) = (launch.notify, launch.ready);
+        Ok(Run { pid, pidfd, channel, stdout, stderr, notify, ready, traces: launch.traces })
     }
 
     fn attempt<'a>(
@@ -400,6 +412,12 @@ impl Launcher {
                 });
                 self.workshop.secrets(dst, &inside.collect::<Vec<_>>())?;
             }
+            HostStep::Notify => {
+                let (kept, ours) = self.sockets.make()?;
+                self.workshop.socket(Path::new(crate::notify::SOCKET), ours.as_fd())?;
+                launch.fds.push((Fd::Notify, kept));
+                launch.notify = Some(ours);
+            }
             HostStep::Hide(dst) => self.workshop.hide(dst)?,
             HostStep::ReadOnly(dst) => self.workshop.read_only(dst)?,
             HostStep::RootSeal => self.workshop.seal()?,
@@ -418,6 +436,11 @@ impl Launcher {
                 for fd in std::mem::take(&mut launch.given.stored) {
                     launch.give(fd);
                 }
+            }
+            HostStep::Ready(_) => {
+                let ready::Pipe { theirs, kept, ours } = ready::pipe()?;
+                launch.fds.extend([(Fd::Ready, theirs), (Fd::KeepReady, kept)]);
+                launch.ready = Some(ours);
             }
             HostStep::Channel => launch.channel()?,
             HostStep::Clone(namespaces) => self.clone(launch, namespaces)?,
@@ -694,6 +717,9 @@ pub fn listen(path: &Path) -> Result<OwnedFd, SysError> {
 /// The end of a process as wait4(2) tells it.
 pub fn exit_kind(status: i64) -> ExitKind {
     let status = i32::try_from(status).unwrap_or_default();
+    if status == wire::UNSEEN {
+        return ExitKind::Unknown;
+    }
     if libc::WIFEXITED(status) {
         return ExitKind::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX));
     }

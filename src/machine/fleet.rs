@@ -193,8 +193,8 @@ impl Entry {
         let done = matches!(self.life.state, State::Done { .. } | State::Stopped(Why::Ended(_)));
         self.goal == Goal::Up
             && match (self.unit.service.kind, milestone) {
-                (Kind::Oneshot, _) | (Kind::Exec, Milestone::Done) => done,
-                (Kind::Exec, Milestone::Started) => {
+                (Kind::Oneshot, _) | (_, Milestone::Done) => done,
+                (_, Milestone::Started) => {
                     matches!(self.life.state, State::Running { .. } | State::Done { .. })
                 }
             }

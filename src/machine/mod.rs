@@ -353,12 +353,14 @@ impl Turn<'_> {
         let at = |phase| State::Starting { run: run.run, since: run.since, phase };
         match event {
             Event::Preparing(_) if phase == Phase::Launching => at(Phase::Preparing),
-            Event::Started(_) => match (phase, self.rules.kind) {
-                (Phase::Executed | Phase::Settling, _) => at(phase),
-                (Phase::Launching | Phase::Preparing, Kind::Exec) if !self.rules.reports_ready => {
+            Event::Started(_) => match phase {
+                Phase::Executed | Phase::Settling => at(phase),
+                Phase::Launching | Phase::Preparing
+                    if self.rules.kind != Kind::Oneshot && !self.rules.reports_ready =>
+                {
                     self.ready(run)
                 }
-                (Phase::Launching | Phase::Preparing, Kind::Exec | Kind::Oneshot) => at(Phase::Executed),
+                Phase::Launching | Phase::Preparing => at(Phase::Executed),
             },
             // It may have said so before we heard that it was executed.
             Event::Ready(_) if self.rules.reports_ready && phase != Phase::Settling => self.ready(run),

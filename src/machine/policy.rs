@@ -102,7 +102,7 @@ impl<'a> Rules<'a> {
             kind: service.kind,
             success_exit: &service.success_exit,
             remain_after_exit: service.remain_after_exit,
-            reports_ready: service.ready.is_some(),
+            reports_ready: service.reports_ready(),
             on_unhealthy: unit.health.as_ref().map_or(OnFail::Restart, |check| check.on_fail),
             post_start: !service.hooks.post_start.is_empty(),
             post_stop: !service.hooks.post_stop.is_empty(),
@@ -124,7 +124,7 @@ impl<'a> Rules<'a> {
             ExitKind::Code(0) => true,
             ExitKind::Code(code) => self.success_exit.contains(&ExitMatch::Code(code)),
             ExitKind::Signal(signal) => {
-                let polite = self.kind == Kind::Exec && POLITE.contains(&signal);
+                let polite = self.kind != Kind::Oneshot && POLITE.contains(&signal);
                 polite || self.success_exit.contains(&ExitMatch::Signal(signal))
             }
             ExitKind::Core(_) | ExitKind::Unknown => false,

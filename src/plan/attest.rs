@@ -1,11 +1,15 @@
 //! What is read back from the kernel before the program is executed: whatever the plan has put there, by the kernel's own
 //! word. A difference refuses the start; what agreed is shown by `status`.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use super::{ChildStep, Module, child, has_user_namespace, landlock, render};
-use crate::spec::{
-    Base, Dev, IoPrio, Namespace, NetworkMode, Sched, Unit, Writable, credential, security::mask,
+use super::{Assigned, ChildStep, Module, child, has_user_namespace, landlock, notifies, render, shows_sys};
+use crate::{
+    notify,
+    spec::{Base, Dev, IoPrio, Namespace, NetworkMode, Sched, Unit, Writable, credential, security::mask},
 };
 
 /// One thing that is read back.
@@ -144,10 +148,14 @@ pub(super) fn process(unit: &Unit, held: u64) -> Vec<Attested> {
 }
 
 /// What the init reads back about the root.
-pub(super) fn root(unit: &Unit, shows_sys: bool, steps: &[ChildStep]) -> Vec<Attested> {
-    std::iter::once(Attested::Root)
-        .chain(mounts(unit, shows_sys, steps).into_iter().map(|(dst, flags)| Attested::Mount(dst, flags)))
-        .collect()
+pub(super) fn root(unit: &Unit, assigned: &Assigned, steps: &[ChildStep]) -> Vec<Attested> {
+    let mut mounts = mounts(unit, shows_sys(unit, assigned), steps);
+    if notifies(unit, assigned) {
+        let dir = Path::new(notify::SOCKET).parent().expect("it is a path");
+        mounts.push((dir.to_path_buf(), MountFlags::CLOSED));
+    }
+    let mounts = mounts.into_iter().map(|(dst, flags)| Attested::Mount(dst, flags));
+    std::iter::once(Attested::Root).chain(mounts).collect()
 }
 
 /// What is mounted where, each with what lies over it taken into account.

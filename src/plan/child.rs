@@ -5,11 +5,12 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use super::{
     Assigned, Attested, Fd, attest, etc, has_user_namespace,
     landlock::{self, Landlock},
-    owns_network, shows_sys, unprivileged,
+    notifies, owns_network, shows_sys, unprivileged,
 };
 use crate::{
     init::wire,
     machine::RestartMode,
+    notify,
     seccomp::{self, Filter},
     spec::{
         Capability, Hook, HostFacts, IdSpec, Kind, Namespace, Seccomp, Unit, UserSpec,
@@ -130,6 +131,8 @@ pub enum ChildStep {
     /// SIGALRM after this time, which outlasts the execution of a program: the end of a check that hangs, also where no
     /// supervisor is left that would kill it.
     Alarm(Duration),
+    /// The descriptor on which the service says that it is ready.
+    ReadyFd(i32),
     /// Nothing executed from here on gains privileges.
     NoNewPrivs,
     /// The system call filter. Everything behind it is filtered too, up to the program's own calls.
@@ -145,6 +148,8 @@ pub enum ChildStep {
     },
     /// Asks without executing a program, and ends.
     Ask(Question),
+    /// The waiting init looks here for the process that it is to follow.
+    PidFile(PathBuf),
     /// The waiting init keeps the descriptors that must outlive the supervisor.
     Keep(Vec<Fd>),
     /// The waiting init gives up every capability but those that sessions need, and is closed to tracing.
@@ -208,6 +213,7 @@ impl ChildStep {
             ChildStep::Stdio => vec![Fd::Stdin, Fd::Stdout, Fd::Stderr],
             ChildStep::Given(names) => (0..).map(Fd::Given).take(names.len()).collect(),
             ChildStep::Keep(fds) => fds.clone(),
+            ChildStep::ReadyFd(_) => vec![Fd::Ready],
             ChildStep::Landlock(landlock) if landlock.stdin => vec![Fd::Stdin],
             ChildStep::IdsRoot
             | ChildStep::Keyring
@@ -240,6 +246,7 @@ impl ChildStep {
             | ChildStep::WorkingDir(_)
             | ChildStep::Signals
             | ChildStep::Alarm(_)
+            | ChildStep::PidFile(_)
             | ChildStep::NoNewPrivs
             | ChildStep::Seccomp(_)
             | ChildStep::Exec { .. }
@@ -294,7 +301,7 @@ pub(super) fn init_steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) ->
             steps.push(ChildStep::Domainname(ns.domainname.clone()));
         }
     }
-    steps.push(ChildStep::Attest(attest::root(unit, shows_sys(unit, assigned), &steps)));
+    steps.push(ChildStep::Attest(attest::root(unit, assigned, &steps)));
     // After everything that mounts, which it forbids.
     steps.extend(landlock::landlock(unit, facts.landlock).map(ChildStep::Landlock));
     fitted(steps, assigned)
@@ -312,7 +319,16 @@ pub(super) fn service_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> 
     let stdio =
         if unit.service.tty { ChildStep::Terminal { columns: 80, rows: 24 } } else { ChildStep::Stdio };
     let mut steps = session(unit, &unit.service.command, stdio);
+    if let Some(ChildStep::Exec { env, .. }) = steps.last_mut() {
+        let told = readiness_env(unit, assigned);
+        env.retain(|entry| !told.iter().any(|(name, _)| entry.split('=').next() == Some(name)));
+        env.extend(told.iter().map(|(name, value)| format!("{name}={value}")));
+    }
     give(&mut steps, unit, assigned);
+    if let Some(fd) = unit.service.ready_fd() {
+        let at = before_rlimits(&steps);
+        steps.insert(at, ChildStep::ReadyFd(fd));
+    }
     fitted(steps, assigned)
 }
 
@@ -329,8 +345,7 @@ fn give(steps: &mut Vec<ChildStep>, unit: &Unit, assigned: &Assigned) {
         env.push(format!("LISTEN_FDS={}", names.len()));
         env.push(format!("LISTEN_FDNAMES={}", names.join(":")));
     }
-    // Before the limit on descriptors: on the way they have higher numbers than they end with.
-    let at = steps.iter().position(|step| matches!(step, ChildStep::Rlimits(_))).unwrap_or(steps.len());
+    let at = before_rlimits(steps);
     steps.insert(at, ChildStep::Given(names));
 }
 
@@ -353,6 +368,27 @@ pub fn hook(unit: &Unit, hook: &Hook, told: &[(&'static str, String)], single: b
         }
     }
     if single { unprivileged::single(steps) } else { steps }
+}
+
+/// Where descriptors get numbers of their own: behind everything that has others in use, which may be those; and before the
+/// limit on descriptors, for on the way they have higher numbers than they end with.
+fn before_rlimits(steps: &[ChildStep]) -> usize {
+    steps.iter().position(|step| matches!(step, ChildStep::Rlimits(_))).unwrap_or(steps.len())
+}
+
+/// What the main process is told about how to say where it stands; its sessions are not.
+fn readiness_env(unit: &Unit, assigned: &Assigned) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    if notifies(unit, assigned) {
+        env.push(("NOTIFY_SOCKET".to_owned(), notify::SOCKET.to_owned()));
+        // Without WATCHDOG_PID: whoever is heard may ping.
+        env.extend(
+            unit.service
+                .watchdog
+                .map(|interval| ("WATCHDOG_USEC".to_owned(), interval.as_micros().to_string())),
+        );
+    }
+    env
 }
 
 /// The steps of a process in the sandbox of `unit`: the service itself, or a session with the same confinement.
@@ -485,17 +521,44 @@ pub(super) fn waiting_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> 
     if unit.namespaces.pid != Namespace::Own && assigned.ends_with_launcher && assigned.cgroup.is_some() {
         kept.push(Fd::Kill);
     }
+    if notifies(unit, assigned) {
+        kept.push(Fd::Notify);
+    }
+    kept.extend(unit.service.ready_fd().map(|_| Fd::KeepReady));
     let id = has_user_namespace(unit).then_some(INIT_ID);
-    let recede = ChildStep::Recede { id, capabilities: unit.security.capabilities.clone() };
-    fitted(vec![ChildStep::Keep(kept), recede], assigned)
+    let mut capabilities = unit.security.capabilities.clone();
+    if unit.service.pid_file.is_some() {
+        // The file is whoever's the daemon runs as, and nobody else's to read.
+        capabilities.insert(Capability::DAC_READ_SEARCH);
+    }
+    let mut steps = vec![ChildStep::Keep(kept)];
+    steps.extend(unit.service.pid_file.clone().map(ChildStep::PidFile));
+    steps.push(ChildStep::Recede { id, capabilities });
+    fitted(steps, assigned)
+}
+
+/// What the init does after it has started the main process once more in the sandbox that stands.
+pub fn kept_anew(unit: &Unit) -> Vec<ChildStep> {
+    let mut kept = Vec::new();
+    if !unit.service.tty {
+        kept.extend([Fd::KeepStdout, Fd::KeepStderr]);
+    }
+    let mut steps: Vec<_> = unit.service.pid_file.clone().map(ChildStep::PidFile).into_iter().collect();
+    if !kept.is_empty() {
+        steps.push(ChildStep::Keep(kept));
+    }
+    steps
 }
 
 pub(super) fn flags(unit: &Unit, assigned: &Assigned) -> u32 {
     let mut flags = 0;
-    let in_place = unit.restart.mode == RestartMode::InPlace && unit.service.kind == Kind::Exec;
+    let in_place = unit.restart.mode == RestartMode::InPlace && unit.service.kind != Kind::Oneshot;
     // Who comes after the main process needs a sandbox to run in.
     if in_place || unit.service.hooks.post_stop.iter().any(|hook| !hook.privileged) {
         flags |= wire::STAY;
+    }
+    if unit.service.kind == Kind::Forking {
+        flags |= wire::FOLLOWS;
     }
     if unit.namespaces.pid != Namespace::Own {
         flags |= wire::NOT_PID1;

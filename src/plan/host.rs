@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    Assigned, etc, has_user_namespace, owns_network, shows_sys,
+    Assigned, etc, has_user_namespace, notifies, owns_network, shows_sys,
     unprivileged::{Unprivileged, UserLink},
 };
 use crate::{
@@ -133,6 +133,8 @@ pub enum HostStep {
         /// What they are called and where they come from.
         files: Vec<Credential>,
     },
+    /// The notify socket, in a file system of its own.
+    Notify,
     /// An empty directory for /sys: whose network namespace is the sandbox's own, only the sandbox can mount it.
     SysPoint,
     /// Nothing to be seen here.
@@ -147,6 +149,8 @@ pub enum HostStep {
     Listen(Socket),
     /// Hands over the descriptors that earlier runs have stored.
     Stored(Vec<String>),
+    /// Makes the pipe on which the service says that it is ready, on this descriptor.
+    Ready(i32),
     /// Makes the channel and the file for the last words.
     Channel,
     /// Starts the init in its namespaces and its control group.
@@ -192,6 +196,7 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     if !assigned.stored.is_empty() {
         steps.push(HostStep::Stored(assigned.stored.clone()));
     }
+    steps.extend(unit.service.ready_fd().map(HostStep::Ready));
     steps.push(HostStep::Channel);
     steps.push(HostStep::Clone(namespaces(unit, assigned)));
     if has_user_namespace(unit) {
@@ -291,6 +296,9 @@ fn root(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned, facts: &Hos
     if !unit.security.credentials.is_empty() {
         let (dst, files) = (credential::directory(&unit.name), unit.security.credentials.clone());
         steps.push(HostStep::Credentials { dst, files });
+    }
+    if notifies(unit, assigned) {
+        steps.push(HostStep::Notify);
     }
     steps.extend(rootfs.hide.iter().cloned().map(HostStep::Hide));
     steps.extend(rootfs.read_only.iter().cloned().map(HostStep::ReadOnly));

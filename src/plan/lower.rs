@@ -396,6 +396,7 @@ impl Lowering {
             ChildStep::WorkingDir(path) => self.working_dir(path),
             ChildStep::Signals => self.signals(),
             ChildStep::Alarm(time) => self.alarm(*time),
+            ChildStep::ReadyFd(fd) => self.ready_fd(*fd),
             ChildStep::NoNewPrivs => {
                 self.prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
                 let read = Arg::Value(libc::PR_GET_NO_NEW_PRIVS as u64);
@@ -404,6 +405,10 @@ impl Lowering {
             ChildStep::Seccomp(filter) => self.seccomp(filter),
             ChildStep::Exec { command, env, path } => self.exec(command, env, path),
             ChildStep::Ask(question) => self.ask(question),
+            ChildStep::PidFile(path) => {
+                let path = path.to_str().expect("the loader takes only text");
+                self.op(wire::OP_PID_FILE, 0, &[Arg::Text(path)]);
+            }
             ChildStep::Keep(fds) => self.keep(fds),
             ChildStep::Recede { id, capabilities } => self.recede(*id, capabilities),
         }
@@ -779,6 +784,16 @@ impl Lowering {
         self.call(libc::SYS_rt_sigprocmask, &args);
     }
 
+    /// By way of a number that is not given away: the descriptor may have come as `fd` itself, which dup3(2) refuses.
+    fn ready_fd(&mut self, fd: i32) {
+        self.op(wire::OP_REPORT_ABOVE, 0, &[Arg::Value(BEYOND)]);
+        let from = self.register(Fd::Ready);
+        let number = |n: i32| Arg::Value(i64::from(n).cast_unsigned());
+        self.call_into(FILE, libc::SYS_fcntl, &[from, number(libc::F_DUPFD_CLOEXEC), Arg::Value(BEYOND)]);
+        self.call_exactly(i64::from(fd), libc::SYS_dup3, &[Arg::Register(FILE), number(fd), Arg::Value(0)]);
+        self.close(FILE);
+    }
+
     fn seccomp(&mut self, filter: &Filter) {
         self.filter(&filter.main, libc::SECCOMP_FILTER_FLAG_LOG);
         self.filter(&filter.quiet, 0);
@@ -830,6 +845,9 @@ impl Lowering {
                 | Fd::KeepStdout
                 | Fd::KeepStderr
                 | Fd::Kill
+                | Fd::Notify
+                | Fd::Ready
+                | Fd::KeepReady
                 | Fd::Given(_) => self.op(wire::OP_KEEP, 0, &[register, Arg::Text(fd.label())]),
             };
         }

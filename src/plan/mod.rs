@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 pub use attest::{Attested, MountFlags, NAMESPACES, attested, namespaces};
 pub use child::{
-    ChildStep, Credentials, Module, Question, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, User, check, hook, question,
-    session,
+    ChildStep, Credentials, Module, Question, SYS_HIDDEN_DIRS, SYS_HIDDEN_FILES, User, check, hook,
+    kept_anew, question, session,
 };
 pub use host::{Dest, HostStep, NsKind};
 pub use landlock::{Landlock, Rule};
@@ -120,6 +120,12 @@ pub enum Fd {
     /// What the service is given beside its standard streams: held sockets in the order of the file, then stored
     /// descriptors.
     Given(u8),
+    /// The receiving end of the notify socket, kept by the init.
+    Notify,
+    /// Write end of the pipe that the service says on that it is ready.
+    Ready,
+    /// Its read end, kept by the init.
+    KeepReady,
 }
 
 impl Fd {
@@ -133,6 +139,8 @@ impl Fd {
             Fd::Stderr | Fd::KeepStderr => "stderr",
             Fd::Kill => "kill",
             Fd::Given(_) => "given",
+            Fd::Notify => "notify",
+            Fd::Ready | Fd::KeepReady => "ready",
         }
     }
 }
@@ -228,6 +236,11 @@ pub(crate) fn has_user_namespace(unit: &Unit) -> bool {
 /// is born with the sandbox, and the link is made when the init waits for its plan. An ordinary user's Palisade keeps it.
 pub(crate) fn owns_network(unit: &Unit, assigned: &Assigned) -> bool {
     has_user_namespace(unit) && unit.has_network_power() && assigned.unprivileged.is_none()
+}
+
+/// Whether there is a notify socket. Under `palisade run` nobody would read from it.
+pub(crate) fn notifies(unit: &Unit, assigned: &Assigned) -> bool {
+    unit.service.notifies() && !assigned.ends_with_launcher
 }
 
 /// Whether the sandbox has a /sys. It shows a network namespace, and is mounted by whoever has power over that one.

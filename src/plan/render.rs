@@ -121,6 +121,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
             let files: Vec<String> = files.iter().map(one).collect();
             ("root.credentials", format!("{} ro,nosuid,nodev,noexec: {}", path(dst), files.join(", ")))
         }
+        HostStep::Notify => ("root.notify", crate::notify::SOCKET.into()),
         HostStep::Hide(dst) => ("root.hide", path(dst)),
         HostStep::ReadOnly(dst) => ("root.read_only", path(dst)),
         HostStep::RootSeal => ("root.seal", "/ ro".into()),
@@ -134,6 +135,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         }
         HostStep::Listen(socket) => ("listen", format!("{socket} {}", socket.name)),
         HostStep::Stored(names) => ("stored", names.join(" ")),
+        HostStep::Ready(fd) => ("ready.pipe", format!("fd {fd}")),
         HostStep::Channel => ("channel", String::new()),
         HostStep::Clone(namespaces) => ("clone", namespaces.join(" ")),
         HostStep::Ids(uids, _) => ("ids", ranges(uids)),
@@ -233,6 +235,7 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         }
         ChildStep::Umask(mask) => ("umask", format!("{mask:04o}")),
         ChildStep::WorkingDir(path) => ("working_dir", path.display().to_string()),
+        ChildStep::ReadyFd(fd) => ("ready_fd", fd.to_string()),
         ChildStep::Signals => ("signals", "none blocked".into()),
         ChildStep::Alarm(time) => ("alarm", humantime::format_duration(*time).to_string()),
         ChildStep::NoNewPrivs => ("no_new_privs", "1".into()),
@@ -240,6 +243,7 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
         ChildStep::Exec { command, .. } => ("exec", command.join(" ")),
         ChildStep::Ask(Question::Exists(path)) => ("exists", path.display().to_string()),
         ChildStep::Ask(Question::Connect(path)) => ("connect", path.display().to_string()),
+        ChildStep::PidFile(path) => ("init.pid_file", path.display().to_string()),
         ChildStep::Keep(fds) => {
             let labels: Vec<&str> = fds.iter().map(|fd| fd.label()).collect();
             ("init.keep", labels.join(" "))

@@ -5,6 +5,8 @@
 //! capabilities he has (mount_namespaces(7)). Paths inside a root are resolved without following a link and mounted
 //! by descriptor, because the root may be hostile.
 
+mod socket;
+
 use std::{
     collections::BTreeMap,
     io::Write,

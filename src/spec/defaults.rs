@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use super::{
-    Kind, NetworkMode, OnFail, Overlap, SocketKind, Stdin, StopMode, Writable,
+    Kind, NetworkMode, OnFail, Overlap, Reload, SocketKind, Stdin, StopMode, Writable,
     limits::{Oom, Rlimit},
 };
 use crate::{
@@ -16,6 +16,10 @@ pub const ENABLED: bool = true;
 
 /// `service.type`.
 pub const KIND: Kind = Kind::Exec;
+/// `service.ready = "fd"`: the first descriptor behind the standard ones.
+pub const READY_FD: i32 = 3;
+/// `service.reload` of `type = "notify-reload"`: SIGHUP.
+pub const NOTIFY_RELOAD: Reload = Reload::Signal(libc::SIGHUP);
 /// `service.working_dir`, and HOME where the user has none.
 pub const WORKING_DIR: &str = "/";
 /// `service.umask`.

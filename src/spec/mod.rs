@@ -180,6 +180,12 @@ pub struct Service {
     /// What makes it ready, where that is more than having been executed.
     #[serde(default)]
     pub ready: Option<Ready>,
+    /// Where a daemon that its starter has left behind writes its pid, inside.
+    #[serde(default)]
+    pub pid_file: Option<PathBuf>,
+    /// How often it is to say that it is alive.
+    #[serde(default)]
+    pub watchdog: Option<Duration>,
     /// The whole environment, including what the user and the service type imply (HOME, USER, PATH, ...).
     pub env: BTreeMap<String, String>,
     /// Absolute, inside the sandbox.
@@ -226,14 +232,66 @@ pub struct Service {
     pub fd_store_max: u32,
 }
 
+impl Service {
+    /// Whether it is given a socket to say on how it is.
+    pub fn notifies(&self) -> bool {
+        let by_kind = match self.kind {
+            Kind::Notify | Kind::NotifyReload => true,
+            Kind::Exec | Kind::Simple | Kind::Forking | Kind::Oneshot => false,
+        };
+        by_kind || self.ready == Some(Ready::Notify) || self.watchdog.is_some() || self.fd_store_max > 0
+    }
+
+    /// Whether it has started only when it says so, or is found to be ready.
+    pub fn reports_ready(&self) -> bool {
+        let by_kind = match self.kind {
+            Kind::Notify | Kind::NotifyReload | Kind::Forking => true,
+            Kind::Exec | Kind::Simple | Kind::Oneshot => false,
+        };
+        by_kind || self.ready.is_some()
+    }
+
+    /// The descriptor that it says on that it is ready.
+    pub fn ready_fd(&self) -> Option<i32> {
+        match self.ready {
+            Some(Ready::Fd(fd)) => Some(fd),
+            Some(Ready::Notify | Ready::Tcp(_) | Ready::Http(_) | Ready::File(_) | Ready::Log(_)) | None => {
+                None
+            }
+        }
+    }
+}
+
 /// `service.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Started when the program was executed.
     Exec,
+    /// Started when its process was made, whether or not the program can be executed.
+    Simple,
+    /// Started when it says so on its notify socket.
+    Notify,
+    /// As `Notify`; it says there as well when it has read its configuration again.
+    NotifyReload,
+    /// Started when the program has ended with success; what it has left behind is the service.
+    Forking,
     /// Started when the program has ended with success.
     Oneshot,
+}
+
+impl Kind {
+    /// As a service file has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Exec => "exec",
+            Kind::Simple => "simple",
+            Kind::Notify => "notify",
+            Kind::NotifyReload => "notify-reload",
+            Kind::Forking => "forking",
+            Kind::Oneshot => "oneshot",
+        }
+    }
 }
 
 /// `service.user`.

@@ -140,6 +140,8 @@ const NAMES: [&str; 41] = [
 ];
 
 impl Capability {
+    /// Reading files and searching directories, whatever their modes.
+    pub const DAC_READ_SEARCH: Self = Self(2);
     /// Power over the links, addresses, routes and packet filter of a network namespace.
     pub const NET_ADMIN: Self = Self(12);
     /// Raw and packet sockets.

@@ -150,7 +150,7 @@ impl Supervisor {
             run.pidfd = open_pidfd(pid);
             run.init = super::state::start_time(pid).map(|time| (pid, time));
         }
-        run.main_inside = is_main_alive.then_some(main);
+        run.main_inside = (main > 0).then_some(main);
         let id = run.run;
         if !is_main_alive && !run.is_over {
             run.main = None;
@@ -161,9 +161,13 @@ impl Supervisor {
                 self.exited(name, id, runs::exit_kind(i64::from(words.status)));
             }
         } else if !run.is_over {
-            run.main = run.main.or_else(|| run.init.and_then(|(pid, _)| first_child(pid)));
+            run.main = match main {
+                // Of a starter that has ended some are left.
+                ..0 => None,
+                _ => run.main.or_else(|| run.init.and_then(|(pid, _)| first_child(pid))),
+            };
             // Whether its program was executed before the predecessor died nobody has told the fleet yet.
-            if run.main.is_some() {
+            if run.main.is_some() || main < 0 {
                 self.report(name, Report::Started(id));
             }
         }

@@ -12,7 +12,7 @@
 //! Where commands go before the main program, the sandbox is made without it. When they are done, it is spawned as session
 //! 0, as it is when it is started again in the same sandbox; the init refuses a second one while the first lives.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,7 @@ use crate::{
     launch::{
         LaunchFault,
         hooks::{self, Outside, Told},
+        ready,
     },
     machine::{
         End, ExitKind, Failure, Mono, Phase, Rules, RunId, State, Then,
@@ -550,7 +551,7 @@ impl Supervisor {
         let mut assigned = self.assign(unit, id, true)?;
         let (sockets, stored) = self.give(unit, &mut assigned)?;
         let given = sockets.into_iter().map(|(_, fd)| fd).chain(stored);
-        let given = (0..).map(Fd::Given).zip(given).collect();
+        let mut given: Vec<(Fd, OwnedFd)> = (0..).map(Fd::Given).zip(given).collect();
         let plan = self.plan(unit, &assigned);
         let refused = |error: SysError| LaunchFault::refused("spawn", &error.to_string());
         let stdin = hooks::stdin(unit, None).map_err(refused)?;
@@ -564,6 +565,11 @@ impl Supervisor {
         }
         let channel = run.channel.as_ref().ok_or_else(LaunchFault::init_died)?;
         let seen = run.seen().map_err(refused)?;
+        run.voice.begin_again();
+        if let Some((theirs, ours)) = ready::later(unit, channel.as_fd()).map_err(refused)? {
+            given.push((Fd::Ready, theirs));
+            run.voice.ready = Some(ours);
+        }
         hooks::service(channel.as_fd(), &plan, &seen, (stdin, given, &run.writers)).map_err(refused)?;
         run.has_plan(plan);
         Ok(())

@@ -12,6 +12,7 @@
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `apply` | what other files would change, and going back from them |
+//! | `voice` | what services say about themselves |
 //! | `requests` | what the control socket asks for |
 //! | `sockets` | what is held for services beside their network |
 //! | `timers` | the clock on the wall |
@@ -37,6 +38,7 @@ mod sockets;
 mod state;
 mod timers;
 mod upgrade;
+mod voice;
 mod watch;
 
 use std::{
@@ -124,6 +126,10 @@ enum Wake {
     Init(UnitName),
     Channel(UnitName),
     Output(UnitName, usize),
+    /// A service has said something about itself.
+    Notify(UnitName),
+    /// A service has said that it is ready.
+    Ready(UnitName),
     /// The control group of a run whose init has ended has become empty, or has not yet.
     Empty(UnitName),
     /// The programs of its credentials.
@@ -168,6 +174,7 @@ struct Supervisor {
     clients: requests::Clients,
     sessions: sessions::Sessions,
     probes: probes::Probes,
+    reloads: voice::Reloads,
     copier: output::Copier,
     signals: Signals,
     /// Files that were applied and are not confirmed, or were taken back.
@@ -268,6 +275,7 @@ impl Supervisor {
             clients: requests::Clients::default(),
             sessions: sessions::Sessions::default(),
             probes: probes::Probes::default(),
+            reloads: voice::Reloads::default(),
             copier: output::Copier::open()?,
             signals: Signals::open()?,
             trial: None,
@@ -297,6 +305,7 @@ impl Supervisor {
                 self.hook_deadline(),
                 self.trial_deadline(),
                 self.probe_deadline(),
+                self.voice_deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             for (wake, readiness) in self.wait(deadline)? {
@@ -306,6 +315,7 @@ impl Supervisor {
             self.hooks_overdue();
             self.trial_overdue();
             self.probe();
+            self.voices_overdue();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -330,6 +340,8 @@ impl Supervisor {
                     Part::Init => Wake::Init(name),
                     Part::Channel => Wake::Channel(name),
                     Part::Output(stream) => Wake::Output(name, stream),
+                    Part::Notify => Wake::Notify(name),
+                    Part::Ready => Wake::Ready(name),
                     Part::Empty => Wake::Empty(name),
                     Part::Hook => Wake::Hook(name),
                 };
@@ -394,6 +406,8 @@ impl Supervisor {
             Wake::Init(name) => self.init_ended(&name),
             Wake::Channel(name) => self.channel_ready(&name),
             Wake::Output(name, stream) => self.output_ready(&name, stream),
+            Wake::Notify(name) => self.notified(&name),
+            Wake::Ready(name) => self.ready_said(&name),
             Wake::Empty(name) => self.maybe_gone(&name),
             Wake::Fetch(name) => self.fetch_ready(&name),
             Wake::Demand(name) => self.inputs.push_back(Input::Demand(name)),
@@ -464,6 +478,7 @@ impl Supervisor {
                 before: run.before,
                 attested: run.attested.clone(),
                 hook: run.hooks.record,
+                told: run.voice.told.clone(),
             })
         });
         self.write_down(name, run, self.nets.get(name));
@@ -529,6 +544,7 @@ impl Supervisor {
                 before: Usage::default(),
                 attested: plan::attested(&unit, plan.child()),
                 hook: None,
+                told: voice::Told::default(),
             });
             self.write_down(name, record, launch.net());
             self.point(name, "launch-noted");

@@ -151,6 +151,7 @@ impl Supervisor {
         self.clients.followers.remove(&client);
         self.clients.behind.remove(&client);
         self.clients.pending.retain(|pending| pending.client != client);
+        self.reloads.forget(client);
         self.end_sessions_of(client);
     }
 
@@ -260,6 +261,8 @@ impl Supervisor {
             restarts: self.restarts.get(name).copied().unwrap_or_default(),
             failures: entry.map_or(0, |entry| entry.life.tally.failures),
             pid: pid(run.and_then(|run| run.main)),
+            kind: unit.map(|unit| unit.service.kind.name().to_owned()),
+            says: run.and_then(|run| run.voice.told.text()),
             init_pid: pid(run.and_then(|run| run.init.map(|(pid, _)| pid))),
             attested: match entry.map(|entry| &entry.life.state) {
                 Some(State::Running { .. } | State::Stopping { .. }) => {
@@ -399,7 +402,7 @@ impl Supervisor {
             Ok(names) => names,
             Err(error) => return self.server.error(client, &error),
         };
-        let mut changes = Vec::new();
+        let (mut changes, mut waiting) = (Vec::new(), BTreeSet::new());
         for name in &names {
             let change = |what: &str, ok: bool| Change { name: name.to_string(), what: what.into(), ok };
             let reload = self.fleet.entry(name).and_then(|entry| entry.unit.service.reload.clone());
@@ -407,6 +410,12 @@ impl Supervisor {
             changes.push(match reload {
                 None => change("not reloaded: its file has no service.reload", false),
                 Some(_) if !is_up => change("not reloaded: it is not running", false),
+                // Its own word is the answer.
+                Some(Reload::Signal(signal)) if self.says_when_reloaded(name) => {
+                    self.await_reload(name, signal);
+                    waiting.insert(name.clone());
+                    continue;
+                }
                 Some(Reload::Signal(signal)) => {
                     self.signal(name, signal, false);
                     change("told to reload", true)
@@ -421,7 +430,7 @@ impl Supervisor {
                 Some(Reload::Command(_)) => change("not reloaded: has a command, reload it by itself", false),
             });
         }
-        self.server.reply(client, &Changes { changes }, false);
+        self.answer_reload(client, changes, waiting);
     }
 
     fn kill(&mut self, client: ClientId, caller: &Caller, kill: &proto::Kill) {

@@ -16,6 +16,7 @@ use super::{
     Supervisor,
     hooks::Standing,
     state::{self, RunRecord},
+    voice::Voice,
 };
 pub(super) use crate::launch::exit_kind;
 use crate::{
@@ -37,6 +38,10 @@ pub(super) enum Part {
     Channel,
     /// The service's standard output (0) or error (1).
     Output(usize),
+    /// Where it says how it is.
+    Notify,
+    /// Where it says that it is ready.
+    Ready,
     /// Its control group.
     Empty,
     /// A command on the host.
@@ -64,6 +69,8 @@ pub(super) struct LiveRun {
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) channel: Option<OwnedFd>,
     pub(super) outputs: [Option<OwnedFd>; 2],
+    /// What it says about itself.
+    pub(super) voice: Voice,
     /// What the init was given, to name its steps; not known of an adopted run.
     plan: Option<LaunchPlan>,
     /// What it was given last, where the sandbox stayed.
@@ -98,6 +105,8 @@ impl LiveRun {
             pidfd: Some(launched.pidfd),
             channel: Some(launched.channel),
             outputs: [launched.stdout, launched.stderr],
+            // It is made anew with the process that is to have it.
+            voice: Voice::new(launched.notify, launched.ready.filter(|_| !plan.is_deferred())),
             plan: Some(plan),
             again: None,
             is_over: false,
@@ -132,6 +141,7 @@ impl LiveRun {
             pidfd: None,
             channel: None,
             outputs: [None, None],
+            voice: Voice::adopted(record),
             plan: None,
             again: None,
             is_over: false,
@@ -153,6 +163,7 @@ impl LiveRun {
             .into_iter()
             .chain(self.channel.as_ref().map(|fd| (Part::Channel, fd)))
             .chain(outputs)
+            .chain(self.voice.interests())
             .map(|(part, fd)| (part, fd.as_fd(), PollFlags::IN));
         let hook = self.hooks.interest().map(|fd| (Part::Hook, fd, PollFlags::IN));
         // The kernel tells of a change of cgroup.events by POLLPRI (cgroup-v2.rst).
@@ -217,9 +228,13 @@ impl LiveRun {
 
     /// Says something to the init. One that is ending does not listen any more.
     pub(super) fn say(&self, verb: u32, a: i64, b: i64) {
+        self.say_message(&wire::Message::new(verb, 0, a, b));
+    }
+
+    /// As `say`.
+    pub(super) fn say_message(&self, message: &wire::Message) {
         if let Some(channel) = &self.channel {
-            let message = wire::Message::new(verb, 0, a, b);
-            let _ = socket::send(channel.as_fd(), &init::message_bytes(&message), &[]);
+            let _ = socket::send(channel.as_fd(), &init::message_bytes(message), &[]);
         }
     }
 
@@ -282,6 +297,7 @@ impl Supervisor {
         match message.verb {
             wire::SAY_HELLO => {
                 run.main = received.pid;
+                self.has_process(name, id);
                 self.persist(name);
                 self.point(name, "heard-hello");
             }
@@ -290,6 +306,7 @@ impl Supervisor {
                 self.point(name, "heard-started");
                 self.report(name, Report::Started(id));
             }
+            wire::SAY_MAIN => self.followed(name, message, &received.fds),
             wire::SAY_FAULT => {
                 let number = usize::try_from(message.a).unwrap_or_default();
                 let errno = i32::try_from(message.b).unwrap_or(libc::EIO);
@@ -305,8 +322,10 @@ impl Supervisor {
             wire::SAY_KEPT => {
                 let label = init::label_text(&message.label);
                 let output = [Fd::KeepStdout, Fd::KeepStderr].iter().position(|fd| fd.label() == label);
-                if let (Some(n), Some(fd)) = (output, received.fds.into_iter().next()) {
-                    let _ = rustix::io::ioctl_fionbio(&fd, true);
+                let Some(fd) = received.fds.into_iter().next() else { return };
+                let _ = rustix::io::ioctl_fionbio(&fd, true);
+                let Some(n) = output else { return run.voice.take(&label, fd) };
+                {
                     run.outputs[n] = Some(fd);
                     if self.fleet.entry(name).is_some_and(|entry| !entry.unit.service.hooks.is_empty()) {
                         run.hold_writers();
@@ -423,6 +442,7 @@ impl Supervisor {
         }
         self.point(name, "torn-down");
         self.sessions_ended(name);
+        self.reload_ended(name);
         if self.nets.get(name).is_some_and(|net| net.is_fleeting) {
             self.release(name);
         }
@@ -511,10 +531,7 @@ impl Supervisor {
         let mut assigned = self.assign(unit, run, true)?;
         let (sockets, stored) = self.give(unit, &mut assigned)?;
         let plan = self.plan(unit, &assigned);
-        let mut after = vec![ChildStep::Keep(vec![Fd::KeepStdout, Fd::KeepStderr])];
-        if unit.service.tty {
-            after.clear();
-        }
+        let after = crate::plan::kept_anew(unit);
         let session = Session { number: 0, steps: plan.service, after, flags: plan.flags };
         let refused = |error: SysError| LaunchFault::refused("relaunch", &error.to_string());
         let owner = crate::plan::owner(unit, &assigned);
@@ -523,7 +540,12 @@ impl Supervisor {
         fds.extend((0..).map(Fd::Given).zip(given));
         let live = self.runs.get_mut(name).ok_or_else(LaunchFault::init_died)?;
         live.forget_words();
+        live.voice.begin_again();
         let channel = live.channel.as_ref().ok_or_else(LaunchFault::init_died)?;
+        if let Some((theirs, ours)) = launch::ready::later(unit, channel.as_fd()).map_err(refused)? {
+            fds.push((Fd::Ready, theirs));
+            live.voice.ready = Some(ours);
+        }
         let seen = live.seen().map_err(refused)?;
         let bytes = lower::lower_session(&session, &seen);
         launch::send_plan(channel.as_fd(), wire::SAY_SPAWN, 0, &bytes, &session.fds(), &fds)

@@ -224,7 +224,6 @@ impl Supervisor {
 
     /// Keeps a descriptor for the next run of a service (sd_notify(3), FDSTORE=1). What is beyond `service.fd_store_max`, is
     /// there already, or could make whoever closes it wait, is closed.
-    #[expect(dead_code, reason = "called by the notify protocol")]
     pub(super) fn store_fd(&mut self, name: &UnitName, fdname: &str, fd: OwnedFd) {
         let Some(entry) = self.fleet.entry(name) else { return };
         let most = usize::try_from(entry.unit.service.fd_store_max).unwrap_or_default();
@@ -252,7 +251,6 @@ impl Supervisor {
     }
 
     /// Closes what is kept under a name (FDSTOREREMOVE=1).
-    #[expect(dead_code, reason = "called by the notify protocol")]
     pub(super) fn drop_fd(&mut self, name: &UnitName, fdname: &str) {
         let Some(holdings) = self.holdings.get_mut(name) else { return };
         let (gone, kept): (Vec<Stored>, Vec<Stored>) =

@@ -22,7 +22,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{apply::Trial, hooks::HookRecord};
+use super::{apply::Trial, hooks::HookRecord, voice::Told};
 use crate::{
     launch::{LaunchFault, Traces},
     machine::{Usage, fleet::Entry, timer::Stamp},
@@ -81,6 +81,9 @@ pub(super) struct RunRecord {
     /// The command around the service that was begun last.
     #[serde(default)]
     pub(super) hook: Option<HookRecord>,
+    /// What it has said about itself.
+    #[serde(default)]
+    pub(super) told: Told,
 }
 
 /// A service's network without its descriptors, which the keeper has.

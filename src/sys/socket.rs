@@ -15,6 +15,10 @@ pub struct Received {
     pub fds: Vec<OwnedFd>,
     /// The sender's pid, as the kernel gives it to this pid namespace; only with SO_PASSCRED.
     pub pid: Option<u32>,
+    /// The sender's user id, as this user namespace counts; only with SO_PASSCRED.
+    pub uid: Option<u32>,
+    /// There were more bytes than there was room for, or more descriptors.
+    pub is_cut: bool,
 }
 
 /// A pair of connected sequenced-packet sockets.
@@ -51,8 +55,20 @@ const FDS_PER_MESSAGE: u32 = 32;
 ///
 /// # Errors
 /// recvmsg(2): EAGAIN on a non-blocking socket without a message.
-#[allow(unsafe_code)]
 pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> Result<Received, SysError> {
+    receive_with(socket, limit, 0)
+}
+
+/// As [`receive`], but the message stays where it is: it comes again, with other descriptors of the same files.
+///
+/// # Errors
+/// As [`receive`].
+pub fn peek(socket: BorrowedFd<'_>, limit: usize) -> Result<Received, SysError> {
+    receive_with(socket, limit, libc::MSG_PEEK)
+}
+
+#[allow(unsafe_code)]
+fn receive_with(socket: BorrowedFd<'_>, limit: usize, flags: i32) -> Result<Received, SysError> {
     // SAFETY: it only calculates.
     let rights = unsafe { libc::CMSG_SPACE(FDS_PER_MESSAGE * 4) };
     // SAFETY: it only calculates; three words of 32 bits are a ucred.
@@ -68,7 +84,8 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> Result<Received, SysErro
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = space as _;
     // SAFETY: the header names two buffers that live until the end of this function, and their sizes.
-    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+    let length =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | flags) };
     let length =
         usize::try_from(length).map_err(|_| SysError::new("recvmsg", "", std::io::Error::last_os_error()))?;
     let mut received = Received::default();
@@ -92,6 +109,7 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> Result<Received, SysErro
                 // SAFETY: as above; any bits are a ucred.
                 let credentials = unsafe { data.cast::<libc::ucred>().read_unaligned() };
                 received.pid = u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0);
+                received.uid = Some(credentials.uid);
             }
             _ => {}
         }
@@ -101,7 +119,9 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> Result<Received, SysErro
     // Credentials that nobody asked for leave room for more than there should be.
     if header.msg_flags & libc::MSG_CTRUNC != 0 || received.fds.len() > FDS_PER_MESSAGE as usize {
         received.fds.clear();
+        received.is_cut = true;
     }
+    received.is_cut |= header.msg_flags & libc::MSG_TRUNC != 0;
     bytes.truncate(length);
     received.bytes = bytes;
     Ok(received)

@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use crate::support::{
-    World, wait_for,
+    World, wait_for, wait_until,
     world::{describe, http_get, wait_http},
 };
 
@@ -45,8 +45,44 @@ pub fn nginx_answers(world: &mut World) {
     behind_walls(world, "nginx");
 }
 
+pub fn nginx_that_leaves_its_starter_answers(world: &mut World) {
+    example(world, "nginx-forking");
+    world.wait_state("nginx-forking", "active");
+    let ask = || client("curl", &["-s", "-D", "-", "-o", "/dev/null", "http://127.0.0.1:8086/"]);
+    assert!(ask().contains("Server: nginx"));
+    behind_walls(world, "nginx-forking");
+    let master = world.pid("nginx-forking");
+    let title = std::fs::read_to_string(format!("/proc/{master}/cmdline")).expect("it lives");
+    assert!(title.contains("master process"), "{title}");
+    world.kill_supervisor();
+    world.start();
+    assert_eq!((world.pid("nginx-forking"), world.run_id("nginx-forking")), (master, 1));
+    world.ok(&["reload", "nginx-forking"]);
+    assert!(ask().contains("Server: nginx"));
+    // Another program is executed by the old one, which ends when that has taken over: nginx(8), SIGUSR2.
+    world.ok(&["kill", "--signal", "USR2", "nginx-forking"]);
+    let new = wait_for("another master", LONG, || {
+        let files = ["/run/nginx.pid.oldbin", "/run/nginx.pid"];
+        let files = world.palisade(&[&["exec", "nginx-forking", "--", "/bin/cat"], &files[..]].concat());
+        let pids = String::from_utf8_lossy(&files.stdout).into_owned();
+        (files.status.success() && pids.lines().count() == 2).then_some(pids)
+    });
+    world.ok(&["kill", "--signal", "QUIT", "nginx-forking"]);
+    wait_until("the new master is followed", LONG, || {
+        let status = world.status("nginx-forking");
+        status["pid"].as_u64().is_some_and(|pid| pid != u64::from(master))
+    });
+    assert_eq!((world.state("nginx-forking"), world.run_id("nginx-forking")), ("active".into(), 1), "{new}");
+    assert!(ask().contains("Server: nginx"));
+}
+
 pub fn redis_answers(world: &mut World) {
     example(world, "redis");
+    world.wait_state("redis", "active");
+    // It is active when it says so, and then nobody has to ask twice.
+    let first = Command::new("redis-cli").args(["-e", "-p", "16379", "ping"]).output().expect("a need");
+    assert_eq!(String::from_utf8_lossy(&first.stdout).trim(), "PONG", "{}", describe(&first));
+    assert!(world.status("redis")["says"].as_str().is_some_and(|says| says.contains("Ready")));
     // -e: an answer such as LOADING is no success, and is asked for again.
     assert_eq!(client("redis-cli", &["-e", "-p", "16379", "set", "key", "value"]), "OK");
     assert_eq!(client("redis-cli", &["-e", "-p", "16379", "get", "key"]), "value");
@@ -57,6 +93,10 @@ pub fn redis_answers(world: &mut World) {
 
 pub fn postgresql_answers(world: &mut World) {
     example(world, "postgresql");
+    world.wait_state("postgresql", "active");
+    let args = ["-h", "127.0.0.1", "-p", "15432", "-U", "postgres", "-Atc", "select 1"];
+    let first = Command::new("psql").args(args).output().expect("a need");
+    assert_eq!(String::from_utf8_lossy(&first.stdout).trim(), "1", "{}", describe(&first));
     let psql = |sql| client("psql", &["-h", "127.0.0.1", "-p", "15432", "-U", "postgres", "-Atc", sql]);
     assert_eq!(psql("select 6 * 7"), "42");
     psql("create table t as select 'kept' as word");

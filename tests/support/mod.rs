@@ -19,6 +19,7 @@ pub mod held;
 pub mod need;
 pub mod probe;
 pub mod snapshot;
+pub mod voice;
 pub mod world;
 
 use std::{

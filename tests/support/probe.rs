@@ -25,7 +25,7 @@ use super::calls;
 /// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH` ·
 /// `late MILLISECONDS …` · `clocked …` · `stay …` · `absent PATH` · `remove PATH` · `sick WAY AT PATH` · `mute PORT` ·
 /// `calls` · `writable-code` · `personality` · `i386 NUMBER` · `x32` · `nanoseconds COUNT` ·
-/// `attack INTERFACE …` · `sniff INTERFACE` · `listen`
+/// `attack INTERFACE …` · `sniff INTERFACE` · `listen` · `say STEP …`
 pub fn main(args: &[&str]) -> ExitCode {
     match args {
         ["report"] => println!("{}", report()),
@@ -69,6 +69,7 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["attack", interface, rest @ ..] => super::frames::attack(interface, rest),
         ["sniff", interface] => super::frames::sniff(interface),
         ["listen"] => super::frames::listen(),
+        ["say", rest @ ..] => super::voice::main(rest),
         ["write", path] => println!("{}", outcome(fs::write(path, "x"))),
         ["calls"] => println!("{}", json!(calls::all())),
         ["writable-code"] => println!("{}", json!(calls::writable_code())),

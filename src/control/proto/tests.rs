@@ -141,6 +141,8 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         restarts: 0,
         failures: 0,
         pid: Some(7),
+        kind: Some("notify".into()),
+        says: Some("half way".into()),
         init_pid: Some(6),
         attested: vec!["root".to_owned()],
         addresses: vec![],

@@ -402,7 +402,10 @@ impl Foreground<'_> {
     fn spawn_service(&mut self, run: &Run, plan: &LaunchPlan) -> Result<(), SysError> {
         say(run, wire::SAY_SIGNAL, i64::from(libc::SIGKILL), 1);
         let stdin = hooks::stdin(self.unit, self.around.stdin.take())?;
-        let given = std::mem::take(&mut self.around.given);
+        let mut given = std::mem::take(&mut self.around.given);
+        // Nobody waits for it, and the init reads as little: what is written there lies there.
+        let ready = crate::launch::ready::later(self.unit, run.channel.as_fd())?;
+        given.extend(ready.map(|(theirs, _)| (Fd::Ready, theirs)));
         let seen = crate::launch::of_session(run.pid)?;
         hooks::service(run.channel.as_fd(), plan, &seen, (stdin, given, &self.around.writers))
     }

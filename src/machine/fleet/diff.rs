@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::spec::{Hooks, Limits, Namespaces, Network, Rootfs, Security, Service, Unit};
+use crate::spec::{Hooks, Limits, Namespaces, Network, Ready, Rootfs, Security, Service, Unit};
 
 /// What it takes to make a new file true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,13 +68,21 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
         true if old.sockets != new.sockets => diff.note(Change::Live, "socket"),
         true => {}
     }
-    compare!(&mut diff, &old.service, &new.service, Service but for [hooks] {
-        Restart: command => "service.command", kind => "service.type", env => "service.env",
+    // Who says so himself is given the way to it when he is started.
+    let says = |unit: &Unit| matches!(unit.service.ready, Some(Ready::Notify | Ready::Fd(_)));
+    match says(old) || says(new) {
+        _ if old.service.ready == new.service.ready => {}
+        true => diff.note(Change::Restart, "service.ready"),
+        false => diff.note(Change::Live, "service.ready"),
+    }
+    compare!(&mut diff, &old.service, &new.service, Service but for [hooks, ready] {
+        Restart: command => "service.command", kind => "service.type",
+            pid_file => "service.pid_file", watchdog => "service.watchdog", env => "service.env",
             working_dir => "service.working_dir", umask => "service.umask", user => "service.user",
             group => "service.group", extra_groups => "service.extra_groups", stdin => "service.stdin",
             tty => "service.tty", nice => "service.nice", oom_score_adj => "service.oom_score_adj",
             sched => "service.sched", ioprio => "service.ioprio";
-        Live: ready => "service.ready", stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
+        Live: stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
             run_timeout => "service.timeout", success_exit => "service.success_exit",
             remain_after_exit => "service.remain_after_exit", fd_store_max => "service.fd_store_max";
     });

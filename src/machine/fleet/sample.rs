@@ -129,6 +129,8 @@ fn service() -> Service {
         command: vec!["/bin/true".to_owned()],
         kind: Kind::Exec,
         ready: None,
+        pid_file: None,
+        watchdog: None,
         env: BTreeMap::new(),
         working_dir: PathBuf::from("/"),
         umask: 0o077,

@@ -10,6 +10,7 @@ mod namespaces;
 mod network;
 mod owners;
 mod probes;
+mod ready;
 mod rootfs;
 mod schedule;
 mod seccomp;
@@ -93,6 +94,8 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let (network, claims) = network::network(reader);
     let (sockets, activation) = sockets::sockets(reader);
     let service = service::service(reader, &rootfs.base, &namespaces.user);
+    let given = sockets.len() + usize::try_from(service.fd_store_max).unwrap_or(usize::MAX);
+    ready::needs(reader, &service, (&rootfs, &network, given));
     let security = security::security(reader, &service, &namespaces, &rootfs);
     let limits = limits::limits(reader, &namespaces.user);
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);

@@ -24,29 +24,16 @@ const ON_FAIL: &[(&str, OnFail)] =
 /// sun_path of unix(7), without its NUL.
 const SOCKET_PATH_MAX: usize = 107;
 
-pub(super) fn ready(reader: &mut Reader<'_>, kind: Kind) -> Option<Ready> {
-    let text = reader.file.tables.service.ready.as_ref()?;
-    if kind == Kind::Oneshot {
-        let refusal = Refusal::new("`ready` is for daemons: a oneshot is ready when it has ended");
-        reader.refuse(text.span(), refusal.hint("leave `ready` out"));
-        return None;
-    }
-    let word = reader.text(text)?;
-    reader.take(text.span(), parse_ready(&word))
-}
-
-fn parse_ready(word: &str) -> Result<Ready, Refusal> {
+/// What is asked from outside; what a service says itself is `super::ready`'s.
+pub(super) fn parse_ready(word: &str) -> Result<Ready, Refusal> {
     match word.split_once(':') {
         Some(("tcp", rest)) => endpoint(rest).map(Ready::Tcp),
         Some(("http" | "https", _)) => http(word).map(Ready::Http),
         Some(("file", path)) => super::absolute(path).map(Ready::File),
         Some(("log", pattern)) => pattern_of(pattern).map(Ready::Log),
-        _ if word == "notify" || word == "fd" || word.starts_with("fd:") => {
-            Err(Refusal::new(format!("{word:?} is not a value of `service.ready` of this version yet"))
-                .hint("write \"tcp:PORT\", \"http:PORT/path\", \"file:/path\" or \"log:REGEX\""))
-        }
-        _ => Err(Refusal::new(format!("{word:?} is not a value of `service.ready`"))
-            .hint("write \"tcp:PORT\", \"http:PORT/path\", \"file:/path\" or \"log:REGEX\"")),
+        _ => Err(Refusal::new(format!("{word:?} is not a value of `service.ready`")).hint(
+            "write \"notify\", \"fd:N\", \"tcp:PORT\", \"http:PORT/path\", \"file:/path\" or \"log:REGEX\"",
+        )),
     }
 }
 

@@ -17,10 +17,16 @@ use crate::{
     },
 };
 
-const KINDS: &[(&str, Kind)] = &[("exec", Kind::Exec), ("oneshot", Kind::Oneshot)];
+const KINDS: &[(&str, Kind)] = &[
+    ("exec", Kind::Exec),
+    ("simple", Kind::Simple),
+    ("notify", Kind::Notify),
+    ("notify-reload", Kind::NotifyReload),
+    ("forking", Kind::Forking),
+    ("oneshot", Kind::Oneshot),
+];
 const STOP_MODES: &[(&str, StopMode)] =
     &[("mixed", StopMode::Mixed), ("control-group", StopMode::ControlGroup)];
-const LATER_KINDS: &[&str] = &["simple", "notify", "notify-reload", "forking"];
 
 pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace) -> Service {
     let table = &reader.file.tables.service;
@@ -51,13 +57,15 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
     Service {
         command,
         kind,
-        ready: super::probes::ready(reader, kind),
+        ready: super::ready::ready(reader, kind),
+        pid_file: super::ready::pid_file(reader, kind),
+        watchdog: super::ready::watchdog(reader, kind),
         working_dir: working_dir.unwrap_or_else(|| PathBuf::from(defaults::WORKING_DIR)),
         umask: umask.unwrap_or(defaults::UMASK),
         stdin: stdin(reader),
         tty: table.tty.as_ref().is_some_and(|tty| *tty.get_ref()),
         stop: stop(reader, &env),
-        reload: reload(reader, &env),
+        reload: reload(reader, kind, &env),
         start_timeout: reader.duration(&table.timeout.start).unwrap_or(defaults::START_TIMEOUT),
         run_timeout: reader.duration(&table.timeout.run).unwrap_or(defaults::RUN_TIMEOUT),
         hooks,
@@ -93,13 +101,7 @@ fn no_command(reader: &mut Reader<'_>) {
 }
 
 fn kind(reader: &mut Reader<'_>) -> Kind {
-    let key = &reader.file.tables.service.r#type;
-    if let Some(text) = key.as_ref().filter(|text| LATER_KINDS.contains(&text.get_ref().as_str())) {
-        let refusal = Refusal::new(format!("{:?} is not a type of this version yet", text.get_ref()));
-        reader.refuse(text.span(), refusal.hint("write \"exec\" or \"oneshot\""));
-        return defaults::KIND;
-    }
-    reader.word("service.type", key, KINDS).unwrap_or(defaults::KIND)
+    reader.word("service.type", &reader.file.tables.service.r#type, KINDS).unwrap_or(defaults::KIND)
 }
 
 fn remain_after_exit(reader: &mut Reader<'_>, kind: Kind) -> bool {
@@ -155,8 +157,16 @@ fn stop(reader: &mut Reader<'_>, env: &BTreeMap<String, String>) -> StopPolicy {
     }
 }
 
-fn reload(reader: &mut Reader<'_>, env: &BTreeMap<String, String>) -> Option<Reload> {
-    let entry = reader.file.tables.service.reload.as_ref()?;
+fn reload(reader: &mut Reader<'_>, kind: Kind, env: &BTreeMap<String, String>) -> Option<Reload> {
+    let by_itself = kind == Kind::NotifyReload;
+    let Some(entry) = reader.file.tables.service.reload.as_ref() else {
+        return by_itself.then_some(defaults::NOTIFY_RELOAD);
+    };
+    if let (true, Some(command)) = (by_itself, &entry.get_ref().command) {
+        let refusal = Refusal::new("a service of `type = \"notify-reload\"` is told to reload by a signal");
+        reader.refuse(command.span(), refusal.hint("leave `command` out, or write `type = \"notify\"`"));
+        return None;
+    }
     match (&entry.get_ref().signal, &entry.get_ref().command) {
         (Some(signal), None) => reader.checked(signal, value::parse_signal).map(Reload::Signal),
         (None, Some(command)) => reader.command(command, env).map(Reload::Command),

@@ -345,7 +345,52 @@ fn a_oneshot_does_not_run_again_and_again() {
     }
     assert!(unit("type = 'oneshot'\nremain_after_exit = true", "").service.remain_after_exit);
     mistake("remain_after_exit = true", "");
-    assert_eq!(mistake("type = 'notify'", ""), "\"notify\" is not a type of this version yet");
+    assert_eq!(mistake("type = 'notfy'", ""), "\"notfy\" is not a value of `service.type`");
+}
+
+#[test]
+fn a_service_says_that_it_is_ready_in_the_way_of_its_type() {
+    let ready = |keys: &str| {
+        let service = unit(keys, "").service;
+        (service.kind, service.notifies(), service.ready_fd(), service.reports_ready(), service.reload)
+    };
+    let hup = Some(Reload::Signal(1));
+    assert_eq!(ready(""), (Kind::Exec, false, None, false, None));
+    assert_eq!(ready("type = 'simple'"), (Kind::Simple, false, None, false, None));
+    assert_eq!(ready("type = 'notify'"), (Kind::Notify, true, None, true, None));
+    assert_eq!(ready("type = 'notify-reload'"), (Kind::NotifyReload, true, None, true, hup));
+    assert_eq!(ready("type = 'forking'"), (Kind::Forking, false, None, true, None));
+    assert_eq!(ready("ready = 'notify'"), (Kind::Exec, true, None, true, None));
+    assert_eq!(ready("ready = 'fd'"), (Kind::Exec, false, Some(3), true, None));
+    assert_eq!(ready("type = 'forking'\nready = 'fd:7'"), (Kind::Forking, false, Some(7), true, None));
+    assert_eq!(ready("watchdog = '30s'"), (Kind::Exec, true, None, false, None));
+    let forking = unit("type = 'forking'\npid_file = '/run/a.pid'\nwatchdog = 1", "").service;
+    assert_eq!(forking.pid_file.as_deref(), Some(std::path::Path::new("/run/a.pid")));
+    assert_eq!(forking.watchdog, Some(Duration::from_secs(1)));
+    for (keys, tables) in [
+        ("type = 'oneshot'\nready = 'notify'", ""),
+        ("type = 'notify'\nready = 'fd'", ""),
+        ("ready = 'fd:2'", ""),
+        ("ready = 'fd:256'", ""),
+        ("ready = 'fd:+3'", ""),
+        ("ready = 'yes'", ""),
+        ("pid_file = '/run/a.pid'", ""),
+        ("type = 'forking'\npid_file = 'a.pid'", ""),
+        ("type = 'forking'", "[rootfs]\nproc = 'none'"),
+        ("type = 'oneshot'\nwatchdog = '1s'", ""),
+        ("watchdog = '0s'", ""),
+        ("watchdog = 'infinity'", ""),
+        ("ready = 'fd'", "[[socket]]\nlisten = 80"),
+        ("ready = 'fd:5'\nfd_store_max = 3", ""),
+        ("watchdog = '1s'", "[network]\naddress_families = ['inet']"),
+        ("type = 'notify-reload'\nreload = { command = 'x' }", ""),
+    ] {
+        mistake(keys, tables);
+    }
+    let longest = format!("type = 'forking'\npid_file = '/run/{}'", "a".repeat(250));
+    assert_eq!(unit(&longest, "").service.pid_file.expect("it fits").as_os_str().len(), 255);
+    mistake(&longest.replace("/run", "/run/b"), "");
+    assert_eq!(super::ready::LONGEST_PID_FILE + 1, crate::init::wire::PID_FILE);
 }
 
 #[test]
