@@ -99,12 +99,12 @@ macro_rules! snapshots {
 snapshots! { file:
     three_mistakes unknown_key later_key megabyte duration user command specifier syntax no_command network rootfs seccomp
     oneshot timer user_off walls nested_off schedule hooks readiness
-    credentials
+    credentials relations
     limits sockets
     health probes
 }
 snapshots! { house: ceiling profile }
-snapshots! { directory: cycle address_clash port_clash socket_clash unknown_service drop_in }
+snapshots! { directory: cycle cycle_mixed address_clash port_clash socket_clash unknown_service drop_in }
 
 #[test]
 fn every_bad_file_has_its_snapshot() {

@@ -45,11 +45,11 @@ type Port<'a> = (&'a Publish, &'a UnitName, &'a Range<usize>);
 /// The mistakes of each service that shows one, at most [`MOST`] of each kind.
 pub(super) fn check(known: &Known<'_>) -> BTreeMap<UnitName, Vec<Diagnostic>> {
     let mut found: BTreeMap<UnitName, Vec<Diagnostic>> = BTreeMap::new();
-    let mut taken = Taken::default();
+    let (mut taken, edges) = (Taken::default(), edges(known));
     for (name, checked) in known.resolved {
         let mut mistakes = unknown_names(known, name, checked);
         mistakes.extend(borrowed(known, name, checked));
-        mistakes.extend(cycle(known, name));
+        mistakes.extend(cycle(known, &edges, name));
         mistakes.extend(clashes(known, name, checked, &mut taken));
         mistakes.extend(listens_twice(known, name, checked, &mut taken));
         if !mistakes.is_empty() {
@@ -62,13 +62,14 @@ pub(super) fn check(known: &Known<'_>) -> BTreeMap<UnitName, Vec<Diagnostic>> {
 fn unknown_names(known: &Known<'_>, of: &UnitName, checked: &Checked) -> Vec<Diagnostic> {
     let claims = &checked.claims;
     let needed = claims.requires.iter().chain(&claims.joins).chain(&claims.shares).map(|claim| (claim, true));
-    let all = needed.chain(claims.after.iter().map(|claim| (claim, false)));
+    let others = claims.after.iter().chain(&claims.before).chain(&claims.others);
+    let all = needed.chain(others.map(|claim| (claim, false)));
     let mistake = |((name, span), needed): (&(UnitName, Range<usize>), bool)| {
         if known.resolved.contains_key(name) || known.broken.contains(name) {
             return None;
         }
         if known.masked.contains(name) {
-            // Order among those that start: a masked service never does.
+            // Order among those that start, and what a service does without: a masked one is not there.
             let message = format!("the service {:?} is masked", name.as_str());
             let hint = "remove the link to /dev/null that hides it, or do without it".to_owned();
             return needed.then(|| Diagnostic::at(known.at(of, span), message).hint(hint));
@@ -130,25 +131,36 @@ fn by_kind<'a>(ns: &'a Namespaces, kind: &str) -> &'a Namespace {
     }
 }
 
-/// Whom a service waits for, and where it says so.
-fn edges<'a>(
-    known: &Known<'a>,
-    name: &UnitName,
-) -> impl Iterator<Item = &'a (UnitName, Range<usize>)> + use<'a> {
-    let claims = known.resolved.get(name).map(|checked| &checked.claims);
-    claims.into_iter().flat_map(|claims| claims.requires.iter().chain(&claims.joins).chain(&claims.after))
+/// One that is waited for, whose file says so, and where.
+type Edge<'a> = (&'a UnitName, &'a UnitName, &'a Range<usize>);
+
+/// Whom each service waits for.
+fn edges<'a>(known: &Known<'a>) -> BTreeMap<&'a UnitName, Vec<Edge<'a>>> {
+    let mut edges: BTreeMap<&UnitName, Vec<Edge<'_>>> = BTreeMap::new();
+    for (name, Checked { claims, .. }) in known.resolved {
+        let own = claims.requires.iter().chain(&claims.joins).chain(&claims.after);
+        edges.entry(name).or_default().extend(own.map(|(first, span)| (first, name, span)));
+        for (later, span) in &claims.before {
+            edges.entry(later).or_default().push((name, name, span));
+        }
+    }
+    edges
 }
 
 /// The shortest way from a service back to itself.
-fn cycle(known: &Known<'_>, start: &UnitName) -> Option<Diagnostic> {
-    // Whom each was reached from first, and the span there that names it.
-    let mut came_from: BTreeMap<&UnitName, (&UnitName, &Range<usize>)> = BTreeMap::new();
+fn cycle(
+    known: &Known<'_>,
+    edges: &BTreeMap<&UnitName, Vec<Edge<'_>>>,
+    start: &UnitName,
+) -> Option<Diagnostic> {
+    // Whom each was reached from first, and the file and the span there that say so.
+    let mut came_from: BTreeMap<&UnitName, Edge<'_>> = BTreeMap::new();
     let (start, _) = known.resolved.get_key_value(start)?;
     let mut queue = VecDeque::from([start]);
     while let Some(name) = queue.pop_front().filter(|_| !came_from.contains_key(start)) {
-        for (next, span) in edges(known, name) {
-            if !came_from.contains_key(next) {
-                came_from.insert(next, (name, span));
+        for &(next, author, span) in edges.get(name).into_iter().flatten() {
+            if known.resolved.contains_key(next) && !came_from.contains_key(next) {
+                came_from.insert(next, (name, author, span));
                 queue.push_back(next);
             }
         }
@@ -156,8 +168,8 @@ fn cycle(known: &Known<'_>, start: &UnitName) -> Option<Diagnostic> {
     let mut way = Vec::new();
     let mut name = start;
     loop {
-        let (from, span) = *came_from.get(name)?;
-        way.push((from, name, known.at(from, span)));
+        let (from, author, span) = *came_from.get(name)?;
+        way.push((from, name, known.at(author, span)));
         name = from;
         if name == start {
             break;

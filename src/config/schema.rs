@@ -89,11 +89,35 @@ pub struct UnitTable {
     pub owners: Option<Vec<Text>>,
     /// Started by the supervisor when it comes up. Default: true.
     pub enabled: Option<bool>,
-    /// Services without which this one is not started. Default: none.
+    /// Services without which this one is not started: they are started with it and come first. When somebody stops or
+    /// restarts one of them, this one goes with it. One that crashes leaves it alone. Default: none.
     pub requires: Option<Vec<Text>>,
-    /// Services that come first where they are started at all: names, and tables of name to `started` or `done`.
-    /// A bare name waits for `started`. Default: none.
+    /// Services that are started with this one, which does without them where they fail. Default: none.
+    pub wants: Option<Vec<Text>>,
+    /// As `requires`, and this one is up only while they are: it goes down when one of them does, for whatever reason, and
+    /// comes back with it. Default: none.
+    pub binds_to: Option<Vec<Text>>,
+    /// Services with which this one is stopped and restarted on request, but not started. Default: none.
+    pub part_of: Option<Vec<Text>>,
+    /// Services that are started whenever they are found down while this one is up, also when somebody stopped them; each
+    /// time in a row after a longer delay, as `restart` of their own file says. Default: none.
+    pub upholds: Option<Vec<Text>>,
+    /// Services that are never up together with this one: whichever is started stops the other, and waits until that is
+    /// gone. Where both are asked for at once, the one stays that says so. Default: none.
+    pub conflicts: Option<Vec<Text>>,
+    /// Services that come first where they are started at all: names, and tables of name to `started` (its program was
+    /// executed), `ready` (it says so, where it does), `healthy` (its health check has passed, where it has one) or `done`
+    /// (it has ended with success). A bare name waits for `ready`; a oneshot is all of that when it has ended with
+    /// success. What `requires` and `binds_to` name comes first by itself, and has to be `ready` unless it is named here
+    /// too. Default: none.
     pub after: Option<AfterText>,
+    /// Services that wait for this one, as `after` in their files would say. Default: none.
+    pub before: Option<AfterText>,
+    /// Services that are started when this one has failed for good: no restart follows, or what it needs did not come.
+    /// Default: none.
+    pub on_failure: Option<Vec<Text>>,
+    /// Services that are started when this one has ended by itself with success. Default: none.
+    pub on_success: Option<Vec<Text>>,
 }
 
 /// `[service]`

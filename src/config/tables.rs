@@ -24,22 +24,7 @@ const OWN_KEYS: [(&str, &str); 4] =
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["job", "metrics", "http"]),
-    (
-        "unit",
-        &[
-            "instances",
-            "wants",
-            "binds_to",
-            "part_of",
-            "upholds",
-            "conflicts",
-            "before",
-            "on_failure",
-            "on_success",
-            "condition",
-            "assert",
-        ],
-    ),
+    ("unit", &["instances", "condition", "assert"]),
     ("service", &["cpu"]),
     ("service.reload", &["watch"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),

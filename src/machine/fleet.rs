@@ -6,17 +6,34 @@
 //! told yet, because others go first. [`Fleet::apply`] takes in one thing that happened, sets goals, and then
 //! *settles*: it tells the machines whatever is due, until nothing is due any more.
 //!
-//! *Up.* `Start` also starts what a service requires (and whose namespaces it joins). A Waiting service gets
-//! its `Go` when everything it requires has started and nothing that it comes `after` is on its way there. A
-//! oneshot has started when it ended with success. When a required service is down and not on its way up, the
-//! service fails with "dependency failed"; it waits again as soon as that one is started. A required service
+//! *Up.* `Start` also starts what a service needs (`requires`, `binds_to`, whose namespaces it joins), `wants` and
+//! `upholds`. A Waiting service gets its `Go` when everything it needs is ready and nothing that it comes `after`,
+//! by its own word or by the other's `before`, is on its way to the milestone that is waited for. A oneshot is all
+//! of started, ready and healthy when it ended with success. When a needed service is down and not on its way up,
+//! the service fails with "dependency failed"; it waits again as soon as that one is started. A required service
 //! that crashes and is restarted leaves those that run alone; one that is launched meanwhile waits for it. Only
-//! who has joined a namespace of its sandbox, which is gone, is restarted after it.
+//! who has joined a namespace of its sandbox, which is gone, is restarted after it. No more than
+//! [`Fleet::set_parallel_starts`] says are on their way up at the same time; a oneshot at work does not count.
 //!
-//! *Down.* When somebody stops or restarts a service, everything up that requires it goes down with it (and
-//! after a restart comes up again). Of those that go down, whoever requires another or comes after it is gone
-//! before that one is asked to stop. `Shutdown` stops everything in this order; the second kills everything
-//! at once.
+//! *Down.* When somebody stops or restarts a service, everything up that needs it or is a part of it goes down with
+//! it (and after a restart comes up again). Who went down only because of one that it needs comes back when that
+//! one is started again, for whatever reason; a part does not. Of those that go down, whoever needs another or comes
+//! after it is gone before that one is asked to stop. `Shutdown` stops everything in this order; the second kills
+//! everything at once.
+//!
+//! *Bound.* Who `binds_to` another is up only while that one is: it is told to go at the first word of the other's
+//! end, waits where the other is restarted, rests where it is not, and comes back with it.
+//!
+//! *Conflicts.* Of two that conflict, whoever says so, the one that is started takes the other down, and is launched
+//! when that one's sandbox is gone. Where both were asked for by one input, or where files say so of two that are up,
+//! the one whose file says it stays; where both say it, the first by name.
+//!
+//! *Upheld.* What a service `upholds` is started again whenever it rests while that one is up, after the delay that
+//! `[restart]` of its own file gives for so many times in a row; not where it conflicts with one that is up, and not
+//! where it misses another, with which it comes.
+//!
+//! *Calls.* A service that has failed starts those of `on_failure`, one that ended with success those of
+//! `on_success`; not one that was to go down anyway, and not, of those that miss one that they need, what they need.
 //!
 //! *Reload.* [`diff()`] tells what a new file changes: nothing, something that the machine reads anyway, or
 //! something that needs another sandbox. Only in the last case is the service restarted, and it alone. A
@@ -34,8 +51,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, By, Cause, End, Event, ExitKind, Failure, Kept, Life, Mono, Retry, Rules, RunId, State, Then,
-    Usage, Why,
+    Action, By, Cause, End, Event, ExitKind, Failure, Kept, Life, Mono, Phase, Retry, Rules, RunId, State,
+    Then, Usage, Why,
     health::{Answer, Health, HealthState},
     step,
     timer::{Clocks, Progress, Stamp},
@@ -43,6 +60,7 @@ use super::{
 use crate::calendar::Zones;
 use crate::spec::{Kind, Milestone, Unit, UnitName};
 
+mod bonds;
 mod demand;
 mod diff;
 mod preview;
@@ -53,6 +71,7 @@ mod tests;
 mod timers;
 mod verbs;
 
+use bonds::{Bonds, Verdict};
 pub use demand::Demand;
 pub use diff::{Change, Diff, diff};
 pub use preview::{How, Planned};
@@ -117,6 +136,9 @@ pub struct Entry {
     /// What its checks have found, of the newest run that was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     health: Option<Health>,
+    /// How often in a row it was started because another upholds it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    upheld: u32,
     /// What a run took of which the end was not told yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     used: Option<(RunId, Usage, Option<Cause>)>,
@@ -128,9 +150,9 @@ pub struct Entry {
 impl Entry {
     fn new(unit: Unit, now: Mono) -> Self {
         let (life, history) = (Life::new(), Vec::new());
-        let (demand, calls) = (Demand::No, Vec::new());
-        let (fault, health, used, timer) = (None, None, None, None);
-        Self { unit, life, since: now, goal: Goal::Up, history, fault, demand, calls, health, used, timer }
+        let (demand, calls, health, used, timer) = (Demand::No, Vec::new(), None, None, None);
+        let (goal, fault, upheld) = (Goal::Up, None, 0);
+        Self { unit, life, since: now, goal, history, fault, demand, calls, health, upheld, used, timer }
     }
 
     /// Nothing asked for is outstanding: it is up, at rest, or stands where only time or another service moves it.
@@ -173,19 +195,14 @@ impl Entry {
         }
     }
 
-    /// Those without which it is not launched: `requires`, and the owners of namespaces that it joins.
+    /// Those without which it is not launched: `requires`, `binds_to`, and the owners of namespaces that it joins.
     fn needs(&self) -> impl Iterator<Item = &UnitName> {
-        self.unit.requires.iter().chain(self.joined())
+        self.unit.requires.iter().chain(&self.unit.binds_to).chain(self.joined())
     }
 
     /// The owners of namespaces that it joins.
     fn joined(&self) -> impl Iterator<Item = &UnitName> {
         self.unit.namespaces.joined()
-    }
-
-    /// Everybody whom it comes after.
-    fn follows(&self) -> impl Iterator<Item = &UnitName> {
-        self.needs().chain(self.unit.after.iter().map(|after| &after.name))
     }
 
     /// Whether it has come as far as `milestone`, and nobody wants it back.
@@ -194,15 +211,52 @@ impl Entry {
         self.goal == Goal::Up
             && match (self.unit.service.kind, milestone) {
                 (Kind::Oneshot, _) | (_, Milestone::Done) => done,
-                (_, Milestone::Started) => {
-                    matches!(self.life.state, State::Running { .. } | State::Done { .. })
+                (_, Milestone::Started) => self.is_up() || self.is_executed(),
+                (_, Milestone::Ready) => self.is_up(),
+                (_, Milestone::Healthy) => {
+                    let passed = self.health().is_some_and(|health| health.verdict == HealthState::Healthy);
+                    self.is_up() && (passed || self.unit.health.is_none())
                 }
             }
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(self.life.state, State::Running { .. } | State::Done { .. })
+    }
+
+    /// Its program runs, and is not known to be ready.
+    fn is_executed(&self) -> bool {
+        match &self.life.state {
+            State::Starting { phase, .. } => match phase {
+                Phase::Executed | Phase::Settling => true,
+                Phase::Launching | Phase::Preparing => false,
+            },
+            State::Stopped(_)
+            | State::Failed(_)
+            | State::Waiting { .. }
+            | State::Running { .. }
+            | State::Done { .. }
+            | State::Stopping { .. }
+            | State::Backoff { .. } => false,
+        }
+    }
+
+    /// Whether it takes one of the places for those on their way up. A oneshot at work has come as far as it will for a
+    /// long time.
+    fn is_being_started(&self) -> bool {
+        let is_at_work = self.unit.service.kind == Kind::Oneshot && self.is_executed();
+        matches!(self.life.state, State::Starting { .. }) && !is_at_work
     }
 
     /// Whether it is up or on its way up.
     fn is_coming(&self) -> bool {
         !matches!(self.goal, Goal::Down(_)) && !self.life.state.is_resting()
+    }
+
+    /// As `is_coming`, and what is under way does not end with it at rest.
+    fn is_rising(&self) -> bool {
+        let rests = matches!(self.life.state, State::Stopping { then: Then::Rest(_) | Then::Fail(_), .. });
+        self.is_coming() && !rests
     }
 
     /// Whether it has a sandbox, and is to lose it.
@@ -377,12 +431,12 @@ pub struct Fleet {
     seed: u64,
     entries: BTreeMap<UnitName, Entry>,
     shutdown: Shutdown,
-    /// Everybody after those whom it comes after; derived from `entries`.
-    order: Vec<UnitName>,
-    /// Place in `order`.
-    rank: BTreeMap<UnitName, usize>,
-    /// Who comes after this one.
-    followers: BTreeMap<UnitName, Vec<UnitName>>,
+    /// How many may be on their way up at the same time; none is no bound.
+    parallel_starts: Option<usize>,
+    /// Derived from `entries`.
+    bonds: Bonds,
+    /// Those that are to be started because of how another ended; empty between two inputs.
+    called: Vec<UnitName>,
     /// What calendars are read by.
     zones: Zones,
 }
@@ -391,13 +445,6 @@ pub struct Fleet {
 enum Shutdown {
     No,
     Asked,
-}
-
-/// Whether a Waiting service may go.
-enum Verdict {
-    Go,
-    Wait,
-    Fail(UnitName),
 }
 
 impl Fleet {
@@ -412,11 +459,14 @@ impl Fleet {
     /// [`State::owed`] for those that stand, then `Reload` with the files as they are now, then [`Input::Boot`].
     pub fn restore(seed: u64, entries: impl IntoIterator<Item = Entry>) -> Self {
         let entries = entries.into_iter().map(|entry| (entry.unit.name.clone(), entry)).collect();
-        let (order, rank, followers) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        let zones = Zones::utc();
-        let mut fleet = Self { seed, entries, shutdown: Shutdown::No, order, rank, followers, zones };
-        fleet.arrange();
-        fleet
+        let (bonds, zones) = (Bonds::of(&entries), Zones::utc());
+        let (shutdown, parallel_starts, called) = (Shutdown::No, None, Vec::new());
+        Self { seed, entries, shutdown, parallel_starts, bonds, called, zones }
+    }
+
+    /// At most `limit` services are on their way up at the same time; the others wait for them. None is no bound.
+    pub fn set_parallel_starts(&mut self, limit: Option<usize>) {
+        self.parallel_starts = limit.map(|limit| limit.max(1));
     }
 
     /// The services by name.
@@ -432,7 +482,8 @@ impl Fleet {
     /// When the next [`Input::Tick`] is due; none where only reports and requests move anything.
     pub fn deadline(&self) -> Option<Mono> {
         let timers = self.entries.values().filter_map(|entry| self.timer_due(entry));
-        self.entries.values().filter_map(|entry| self.due(entry)).chain(timers).min()
+        let due = |entry| self.due(entry).into_iter().chain(self.uphold_due(entry));
+        self.entries.values().flat_map(due).chain(timers).min()
     }
 
     /// Everything is down: after a shutdown the supervisor may go.
@@ -445,6 +496,9 @@ impl Fleet {
         match self.entry(name) {
             Some(entry) if matches!(entry.life.state, State::Waiting { .. }) => {
                 let mut names = self.missing(entry);
+                if names.is_empty() {
+                    names = self.crowd().cloned().collect();
+                }
                 names.sort();
                 names.dedup();
                 names
@@ -546,58 +600,45 @@ impl Fleet {
         entry.life.deadline(&Rules::of(&entry.unit, self.seed))
     }
 
-    /// Works out who comes after whom. An edge that closes a cycle is left out.
-    fn arrange(&mut self) {
-        let mut left: BTreeSet<&UnitName> = self.entries.keys().collect();
-        let mut order: Vec<UnitName> = Vec::with_capacity(left.len());
-        while let Some(&first) = left.first() {
-            let is_free = |name: &&UnitName| self.entries[*name].follows().all(|other| !left.contains(other));
-            let mut free: Vec<&UnitName> = left.iter().copied().filter(is_free).collect();
-            if free.is_empty() {
-                free.push(first);
-            }
-            for name in free {
-                left.remove(name);
-                order.push(name.clone());
-            }
-        }
-        self.rank = order.iter().cloned().zip(0..).collect();
-        let mut followers: BTreeMap<UnitName, Vec<UnitName>> = BTreeMap::new();
-        for entry in self.entries.values() {
-            for other in entry.follows().filter(|other| self.is_before(other, entry)) {
-                followers.entry(other.clone()).or_default().push(entry.unit.name.clone());
-            }
-        }
-        self.followers = followers;
-        self.order = order;
-    }
-
-    /// Whether the edge from `entry` to `other` counts: it does unless it closes a cycle.
-    fn is_before(&self, other: &UnitName, entry: &Entry) -> bool {
-        match (self.rank.get(other), self.rank.get(&entry.unit.name)) {
-            (Some(other), Some(own)) => other < own,
-            (None, _) | (_, None) => true,
-        }
-    }
-
     /// Tells the machines what is due until nothing is.
     fn settle(&mut self, now: Mono, out: &mut Outcome) {
         // Nothing below rearranges it.
-        let order = std::mem::take(&mut self.order);
-        loop {
-            let mut moved = false;
+        let order = std::mem::take(&mut self.bonds.order);
+        let mut answered = BTreeSet::new();
+        // More than any story takes: each pass moves somebody on, and nobody goes round in a circle.
+        let passes = 16 * (order.len() + 4);
+        for pass in 0..=passes {
+            debug_assert!(pass < passes, "no end of settling: {:?}", self.entries);
+            let mut moved = self.answer_calls(&mut answered, now, out);
+            moved |= self.uphold(now, out);
+            moved |= self.part(out);
+            moved |= self.unbind(out);
+            moved |= self.rejoin(now, out);
             for name in order.iter().rev() {
                 moved |= self.lower(name, now, out);
             }
-            for name in &order {
-                moved |= self.raise(name, now, out);
+            // Launches come last: whoever is called by what fails here may have to go before them.
+            for room in [0, self.room()] {
+                let mut room = if moved { 0 } else { room };
+                for name in &order {
+                    moved |= self.raise(name, &mut room, now, out);
+                }
             }
             if !moved {
                 break;
             }
         }
-        self.order = order;
+        self.bonds.order = order;
         self.forget_the_removed(now, out);
+    }
+
+    /// Starts those that others name for their own end; each once, so that two that name each other and cannot be
+    /// launched come to an end.
+    fn answer_calls(&mut self, answered: &mut BTreeSet<UnitName>, now: Mono, out: &mut Outcome) -> bool {
+        let called = std::mem::take(&mut self.called);
+        let names: Vec<UnitName> = called.into_iter().filter(|name| answered.insert(name.clone())).collect();
+        self.start(&names, now, out);
+        !names.is_empty()
     }
 
     /// Tells a service to go down if that is wanted and nobody has to go before it.
@@ -622,21 +663,19 @@ impl Fleet {
         true
     }
 
-    /// Whether somebody who comes after it has to be gone first.
-    fn is_held(&self, name: &UnitName) -> bool {
-        let followers = self.followers.get(name).map(Vec::as_slice).unwrap_or_default();
-        followers.iter().filter_map(|name| self.entries.get(name)).any(Entry::is_leaving)
-    }
-
     /// Lets a service go, or fail, or try again, according to what it requires and follows.
-    fn raise(&mut self, name: &UnitName, now: Mono, out: &mut Outcome) -> bool {
+    fn raise(&mut self, name: &UnitName, room: &mut usize, now: Mono, out: &mut Outcome) -> bool {
         let Some(entry) = self.entries.get(name) else { return false };
         if entry.goal != Goal::Up {
             return false;
         }
         let event = match &entry.life.state {
             State::Waiting { .. } => match self.verdict(entry) {
-                Verdict::Go => Event::Go,
+                Verdict::Go if *room == 0 => return false,
+                Verdict::Go => {
+                    *room -= 1;
+                    Event::Go
+                }
                 Verdict::Wait => return false,
                 Verdict::Fail(name) => Event::DependencyFailed(name),
             },
@@ -653,33 +692,6 @@ impl Fleet {
         };
         self.deliver(name, event, now, out);
         true
-    }
-
-    fn verdict(&self, entry: &Entry) -> Verdict {
-        let hopeless = |name: &&UnitName| {
-            let other = self.entries.get(*name);
-            !other.is_some_and(|other| other.is_coming() || other.reached(Milestone::Started))
-        };
-        if let Some(name) = entry.needs().filter(|name| self.is_before(name, entry)).find(hopeless) {
-            return Verdict::Fail(name.clone());
-        }
-        match self.missing(entry).is_empty() {
-            true => Verdict::Go,
-            false => Verdict::Wait,
-        }
-    }
-
-    /// Whom `entry` has to wait for: required ones that have not started, and those before it that are on their way.
-    fn missing(&self, entry: &Entry) -> Vec<UnitName> {
-        let started =
-            |name: &UnitName| self.entries.get(name).is_some_and(|other| other.reached(Milestone::Started));
-        let needs = entry.needs().filter(|name| !started(name));
-        let on_their_way = |name: &UnitName, milestone| {
-            self.entries.get(name).is_some_and(|other| other.is_coming() && !other.reached(milestone))
-        };
-        let after = entry.unit.after.iter().filter(|after| on_their_way(&after.name, after.milestone));
-        let all = needs.chain(after.map(|after| &after.name));
-        all.filter(|name| self.is_before(name, entry)).cloned().collect()
     }
 
     /// The one way to a machine: carries the event there, and everything that comes of it into the entry and `out`.
@@ -710,6 +722,17 @@ impl Fleet {
         }
         entry.life = life;
         note_start(entry, &actions, now);
+        // Whoever is to be down ends because of that.
+        if let Some(end) = arrived(&before.state, &entry.life.state).filter(|_| entry.goal == Goal::Up) {
+            let mut called = if end { &entry.unit.on_success } else { &entry.unit.on_failure }.clone();
+            if let State::Failed(Failure::Dependency(_)) = entry.life.state {
+                // It would come, fail and be called again without a pause.
+                let needed = self.needed_by(name);
+                called.retain(|name| !needed.contains(name));
+            }
+            self.called.extend(called);
+        }
+        let Some(entry) = self.entries.get_mut(name) else { return };
         if before.state.name() != entry.life.state.name() {
             entry.since = now;
         }
@@ -765,6 +788,21 @@ fn note_start(entry: &mut Entry, actions: &[Action], now: Mono) {
     {
         progress.started(timer, now);
     }
+}
+
+/// Whether a service has come to its end by itself just now: with success or without.
+fn arrived(before: &State, after: &State) -> Option<bool> {
+    let end = |state: &State| match state {
+        State::Failed(_) => Some(false),
+        State::Stopped(Why::Ended(_)) | State::Done { .. } => Some(true),
+        State::Stopped(_)
+        | State::Waiting { .. }
+        | State::Starting { .. }
+        | State::Running { .. }
+        | State::Stopping { .. }
+        | State::Backoff { .. } => None,
+    };
+    end(after).filter(|_| end(before).is_none())
 }
 
 /// The end of a main process that an event tells of.

@@ -143,6 +143,10 @@ pub enum By {
     Removed,
     /// This service, which it requires, is taken down.
     Required(UnitName),
+    /// This service, of which it is a part, is taken down.
+    Whole(UnitName),
+    /// This service, which it conflicts with, is started.
+    Conflict(UnitName),
 }
 
 /// Why a service is stopped.
@@ -167,6 +171,8 @@ impl fmt::Display for Why {
             Why::Asked(By::Shutdown) => f.write_str("stopped by shutdown"),
             Why::Asked(By::Removed) => f.write_str("stopped because its file is gone"),
             Why::Asked(By::Required(name)) => write!(f, "stopped together with {name}"),
+            Why::Asked(By::Whole(name)) => write!(f, "stopped as a part of {name}"),
+            Why::Asked(By::Conflict(name)) => write!(f, "stopped in favour of {name}"),
             Why::Ended(exit) => write!(f, "ended: {exit}"),
             Why::Skipped => f.write_str("skipped by a condition"),
         }

@@ -109,8 +109,32 @@ pub struct Unit {
     pub enabled: bool,
     /// Services without which this one is not started.
     pub requires: Vec<UnitName>,
+    /// Services that are started with this one, which does without them.
+    #[serde(default)]
+    pub wants: Vec<UnitName>,
+    /// As `requires`, and this one is up only while they are.
+    #[serde(default)]
+    pub binds_to: Vec<UnitName>,
+    /// Services with which this one is stopped and restarted.
+    #[serde(default)]
+    pub part_of: Vec<UnitName>,
+    /// Services that are started whenever they are found down while this one is up.
+    #[serde(default)]
+    pub upholds: Vec<UnitName>,
+    /// Services that are stopped when this one is started, and the other way round.
+    #[serde(default)]
+    pub conflicts: Vec<UnitName>,
     /// Services that must have come so far before this one is started, where they are started at all.
     pub after: Vec<After>,
+    /// Services that wait for this one to have come so far, where it is started at all.
+    #[serde(default)]
+    pub before: Vec<After>,
+    /// Services that are started when this one has failed.
+    #[serde(default)]
+    pub on_failure: Vec<UnitName>,
+    /// Services that are started when this one has ended with success.
+    #[serde(default)]
+    pub on_success: Vec<UnitName>,
     /// The program and its process attributes.
     pub service: Service,
     /// What happens when a run ends.
@@ -154,19 +178,24 @@ impl Unit {
 /// One ordering edge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct After {
-    /// The service that goes first.
+    /// The other service: of `after` the one that goes first, of `before` the one that waits.
     pub name: UnitName,
-    /// How far it must have come.
+    /// How far the first must have come.
     pub milestone: Milestone,
 }
 
-/// How far a service has come, for `after`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How far a service has come, for `after` and `before`. A oneshot has come to all of them at once: when it has ended with
+/// success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Milestone {
     /// Its program was executed.
     Started,
-    /// A oneshot has ended with success.
+    /// It says that it is ready, where it says so at all.
+    Ready,
+    /// Its health check has passed, where it has one.
+    Healthy,
+    /// It has ended with success.
     Done,
 }
 

@@ -6,6 +6,7 @@
 #[macro_use]
 mod support;
 mod apply;
+mod bonds;
 mod campaign;
 mod clock;
 mod ends;
@@ -62,6 +63,12 @@ fn everywhere() -> Vec<support::Test> {
         apply::what_nobody_confirms_is_taken_back: Root CgroupV2 UserNs;
         apply::what_fails_on_trial_is_taken_back_at_once: Root CgroupV2 UserNs;
         apply::an_upgrade_keeps_services_and_the_control_socket: Root CgroupV2 UserNs Nft;
+        bonds::order_holds_at_boot_and_after_a_crash: Root CgroupV2 UserNs;
+        bonds::what_is_bound_goes_and_comes_with_the_other_also_over_a_takeover: Root CgroupV2 UserNs;
+        bonds::a_failed_dependency_brings_its_dependents_back: Root CgroupV2 UserNs;
+        bonds::two_that_conflict_are_never_up_together: Root CgroupV2 UserNs;
+        bonds::an_end_starts_what_it_names: Root CgroupV2 UserNs;
+        bonds::what_is_upheld_does_not_stay_down_and_a_part_goes_with_the_whole: Root CgroupV2 UserNs;
         takeover::a_killed_supervisor_loses_no_service_and_no_request: Root CgroupV2 UserNs Nft;
         takeover::a_service_that_ends_while_nobody_supervises_is_restarted: Root CgroupV2 UserNs;
         takeover::two_supervisors_do_not_meet: Root CgroupV2 UserNs Nft;

@@ -55,8 +55,11 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
     compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network, sockets, security, limits] {
         Live: description => "unit.description", documentation => "unit.documentation",
             profile => "unit.profile", owners => "unit.owners",
-            enabled => "unit.enabled", requires => "unit.requires", after => "unit.after",
-            restart => "restart", health => "health", log => "log", timer => "timer", activation => "socket.activation";
+            enabled => "unit.enabled", requires => "unit.requires", wants => "unit.wants",
+            binds_to => "unit.binds_to", part_of => "unit.part_of", upholds => "unit.upholds",
+            conflicts => "unit.conflicts", after => "unit.after", before => "unit.before",
+            on_failure => "unit.on_failure", on_success => "unit.on_success", timer => "timer",
+            restart => "restart", health => "health", log => "log", activation => "socket.activation";
     });
     // What a run was given stays as it is; what else there is to a socket is the supervisor's to change.
     let given = |unit: &Unit| -> Vec<_> {

@@ -21,7 +21,7 @@ pub(crate) fn name(text: &str) -> UnitName {
 }
 
 pub(crate) fn after(text: &str) -> After {
-    After { name: name(text), milestone: Milestone::Started }
+    After { name: name(text), milestone: Milestone::Ready }
 }
 
 /// Restarts after each failure, a second later at first, twice as long each time, a minute at most.
@@ -50,7 +50,15 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
         owners: Vec::new(),
         enabled: true,
         requires: requires.iter().map(|text| name(text)).collect(),
+        wants: Vec::new(),
+        binds_to: Vec::new(),
+        part_of: Vec::new(),
+        upholds: Vec::new(),
+        conflicts: Vec::new(),
         after: Vec::new(),
+        before: Vec::new(),
+        on_failure: Vec::new(),
+        on_success: Vec::new(),
         service: service(),
         restart: policy(),
         namespaces: Namespaces {

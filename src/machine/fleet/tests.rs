@@ -4,7 +4,7 @@ use super::sample::{after, name, unit};
 use super::*;
 use crate::{
     machine::RestartMode,
-    spec::{HealthCheck, Namespace, NetworkMode, OnFail, Ready, Service, Test},
+    spec::{After, HealthCheck, Namespace, NetworkMode, OnFail, Ready, Service, Test},
 };
 
 /// A fleet with these services, none of them started, and a clock that is moved by hand.
@@ -196,7 +196,8 @@ fn a_start_calls_off_a_stop_that_nobody_was_told_of() {
     story.apply(stop("db"));
     assert!(!story.fleet.entries[&name("db")].is_settled());
     assert_eq!(story.effects(start("db")), [""; 0]);
-    assert_eq!(story.ended("web", ExitKind::Code(0)), ["web Teardown(1)", "web Release"]);
+    let effects = ["web Teardown(1)", "web Release", "web Launch(2)"];
+    assert_eq!(story.ended("web", ExitKind::Code(0)), effects, "it went down only because of db");
     assert_eq!(story.state("db"), "active");
 }
 
@@ -419,9 +420,8 @@ fn without_timers_there_is_no_deadline() {
     assert_eq!(story.fleet.deadline(), None);
 }
 
-#[test]
-fn a_checked_service_is_healthy_unhealthy_and_started_again() {
-    let check = HealthCheck {
+fn check() -> HealthCheck {
+    HealthCheck {
         test: Test::Tcp(([127, 0, 0, 1], 80).into()),
         interval: Duration::from_secs(30),
         timeout: Duration::from_secs(5),
@@ -429,8 +429,12 @@ fn a_checked_service_is_healthy_unhealthy_and_started_again() {
         start_period: Duration::ZERO,
         start_interval: Duration::from_secs(1),
         on_fail: OnFail::Restart,
-    };
-    let mut fleet = Story::new([Unit { health: Some(check), ..unit("web", &[]) }]).up(&["web"]);
+    }
+}
+
+#[test]
+fn a_checked_service_is_healthy_unhealthy_and_started_again() {
+    let mut fleet = Story::new([Unit { health: Some(check()), ..unit("web", &[]) }]).up(&["web"]);
     let run = fleet.run("web");
     let told = |fleet: &mut Story, of, ok| {
         let answer = Answer { ok, text: "so".to_owned() };
@@ -468,4 +472,219 @@ fn a_daemon_waits_for_readiness_for_as_long_as_its_file_does() {
     let mut story = Story::new([late()]).up(&["web"]);
     story.apply(files([with(None)]));
     assert_eq!(story.state("web"), "active", "nobody is left who would say so");
+}
+
+/// Daemons by name, which `say` then changes.
+fn daemons<const N: usize>(all: [&str; N], say: impl FnOnce(&mut [Unit; N])) -> Story {
+    let mut units = all.map(|text| unit(text, &[]));
+    say(&mut units);
+    Story::new(units)
+}
+
+#[test]
+fn what_is_wanted_comes_along_and_is_missed_by_nobody() {
+    let mut story = daemons(["web", "cache"], |[web, _]| web.wants = names(&["cache", "nobody"]));
+    let mut both = story.effects(start("web"));
+    both.sort();
+    assert_eq!(both, ["cache Launch(1)", "web Launch(1)"]);
+    story.started("cache");
+    story.started("web");
+    story.apply(stop("cache"));
+    story.ended("cache", ExitKind::Code(0));
+    assert_eq!(story.state("web"), "active");
+}
+
+#[test]
+fn what_is_bound_goes_down_with_a_crash_and_comes_back() {
+    let mut story = daemons(["web", "db"], |[web, _]| web.binds_to = names(&["db"])).up(&["db", "web"]);
+    let run = story.run("db");
+    let effects = story.report("db", Report::Exited(run, CRASH));
+    assert!(effects.contains(&"web Terminate(1)".to_owned()), "{effects:?}");
+    story.report("db", Report::Gone(run));
+    assert_eq!(story.ended("web", ExitKind::Code(0)), ["web Teardown(1)"]);
+    assert_eq!(story.state("web"), "waiting");
+    story.now = story.fleet.deadline().unwrap();
+    assert_eq!(story.effects(Input::Tick), ["db Launch(2)"]);
+    assert_eq!(story.started("db"), ["web Launch(2)"]);
+}
+
+#[test]
+fn what_went_down_with_another_comes_back_with_it_unless_it_was_stopped_itself() {
+    let mut story = daemons(["web", "app", "db", "x"], |[web, app, _, x]| {
+        web.requires = names(&["app"]);
+        app.binds_to = names(&["db"]);
+        x.requires = names(&["db"]);
+    })
+    .up(&["db", "app", "web", "x"]);
+    story.apply(stop("x"));
+    story.ended("x", ExitKind::Code(0));
+    story.apply(stop("db"));
+    for text in ["web", "app", "db"] {
+        story.ended(text, ExitKind::Code(0));
+    }
+    assert_eq!(story.state("web"), "stopped stopped together with app");
+    assert_eq!(story.effects(start("db")), ["db Launch(2)"]);
+    assert_eq!(story.started("db"), ["app Launch(2)"]);
+    assert_eq!(story.started("app"), ["web Launch(2)"]);
+    assert_eq!(story.state("x"), "stopped stopped by user");
+}
+
+#[test]
+fn a_bound_service_rests_with_one_that_has_ended_well() {
+    let mut story = daemons(["web", "db"], |[web, _]| web.binds_to = names(&["db"])).up(&["db", "web"]);
+    story.ended("db", ExitKind::Code(0));
+    story.ended("web", ExitKind::Code(0));
+    assert_eq!(story.state("web"), "stopped stopped together with db");
+    assert_eq!(story.effects(start("db")), ["db Launch(2)"]);
+    assert_eq!(story.started("db"), ["web Launch(2)"]);
+}
+
+#[test]
+fn a_part_is_stopped_and_restarted_with_the_whole_and_not_started() {
+    let mut story =
+        daemons(["part", "whole"], |[part, _]| part.part_of = names(&["whole"])).up(&["whole", "part"]);
+    let mut both = story.effects(Input::Restart(names(&["whole"])));
+    both.sort();
+    assert_eq!(both, ["part Terminate(1)", "whole Terminate(1)"]);
+    assert!(story.ended("part", ExitKind::Code(0)).contains(&"part Launch(2)".to_owned()));
+    assert!(story.ended("whole", ExitKind::Code(0)).contains(&"whole Launch(2)".to_owned()));
+    story.started("part");
+    story.started("whole");
+    story.apply(stop("whole"));
+    story.ended("part", ExitKind::Code(0));
+    story.ended("whole", ExitKind::Code(0));
+    assert_eq!(story.state("part"), "stopped stopped as a part of whole");
+    assert_eq!(story.effects(start("whole")), ["whole Launch(3)"]);
+    assert_eq!(story.state("part"), "stopped stopped as a part of whole");
+}
+
+#[test]
+fn what_is_upheld_is_started_again_however_it_went_down_and_ever_more_slowly() {
+    let mut story = daemons(["lord", "vassal"], |[lord, vassal]| {
+        lord.upholds = names(&["vassal"]);
+        vassal.restart.on = crate::machine::RestartOn::Never;
+    });
+    let mut both = story.effects(start("lord"));
+    both.sort();
+    assert_eq!(both, ["lord Launch(1)", "vassal Launch(1)"]);
+    story.started("lord");
+    for (round, delay) in [1_000, 2_000, 4_000].into_iter().enumerate() {
+        story.started("vassal");
+        match round {
+            1 => {
+                story.apply(stop("vassal"));
+                story.ended("vassal", ExitKind::Code(0));
+            }
+            _ => drop(story.ended("vassal", CRASH)),
+        }
+        assert_eq!(story.fleet.deadline(), Some(Mono(story.now.0 + delay)));
+        story.now.0 += delay;
+        assert_eq!(story.effects(Input::Tick), [format!("vassal Launch({})", round + 2)]);
+    }
+    story.apply(stop("lord"));
+    story.started("vassal");
+    story.ended("lord", ExitKind::Code(0));
+    story.ended("vassal", CRASH);
+    assert_eq!(story.fleet.deadline(), None);
+}
+
+#[test]
+fn of_two_that_conflict_the_one_that_is_started_stays() {
+    let mut story = daemons(["a", "b", "c"], |[a, _, c]| {
+        a.conflicts = names(&["b"]);
+        c.requires = names(&["b"]);
+    })
+    .up(&["b", "c"]);
+    assert_eq!(story.effects(start("a")), ["c Terminate(1)"]);
+    assert_eq!(story.fleet.waits_for(&name("a")), names(&["b"]));
+    story.ended("c", ExitKind::Code(0));
+    let effects = story.ended("b", ExitKind::Code(0));
+    assert!(effects.contains(&"a Launch(1)".to_owned()), "{effects:?}");
+    assert_eq!(story.state("b"), "stopped stopped in favour of a");
+    story.started("a");
+    assert_eq!(story.effects(start("b")), ["a Terminate(1)"]);
+    let effects = story.ended("a", ExitKind::Code(0));
+    assert!(effects.contains(&"b Launch(2)".to_owned()), "{effects:?}");
+    assert_eq!(story.started("b"), ["c Launch(2)"], "it went down only because of b");
+}
+
+#[test]
+fn of_two_that_conflict_and_are_asked_for_at_once_the_one_that_says_so_stays() {
+    let mut story = daemons(["a", "b"], |[_, b]| b.conflicts = names(&["a"]));
+    let effects = story.effects(Input::Start(names(&["a", "b"])));
+    assert_eq!(effects, ["a Release", "b Launch(1)"]);
+    assert_eq!(story.state("a"), "stopped stopped in favour of b");
+    // The files say so of two that run.
+    let mut story = daemons(["a", "b"], |_| ()).up(&["a", "b"]);
+    let a = Unit { conflicts: names(&["b"]), ..unit("a", &[]) };
+    let b = Unit { conflicts: names(&["a"]), ..unit("b", &[]) };
+    assert_eq!(story.effects(files([a, b])), ["b Terminate(1)"]);
+}
+
+#[test]
+fn before_is_after_from_the_other_side() {
+    let mut story = daemons(["web", "db"], |[_, db]| db.before = vec![after("web")]);
+    assert_eq!(story.effects(Input::Start(names(&["web", "db"]))), ["db Launch(1)"]);
+    assert_eq!(story.started("db"), ["web Launch(1)"]);
+    story.started("web");
+    assert_eq!(story.effects(Input::Stop(names(&["web", "db"]))), ["web Terminate(1)"]);
+}
+
+#[test]
+fn order_waits_for_health_where_it_says_so() {
+    let mut story = daemons(["web", "db"], |[web, db]| {
+        db.health = Some(check());
+        web.requires = names(&["db"]);
+        web.after = vec![After { name: name("db"), milestone: Milestone::Healthy }];
+    });
+    story.apply(start("web"));
+    assert_eq!(story.started("db"), [""; 0]);
+    assert_eq!(story.fleet.waits_for(&name("web")), names(&["db"]));
+    let checked = |run| Report::Checked(RunId(run), Answer { ok: true, text: String::new() });
+    assert_eq!(story.report("db", checked(7)), [""; 0], "another run's");
+    assert_eq!(story.report("db", checked(1)), ["web Launch(1)"]);
+}
+
+#[test]
+fn an_end_calls_those_that_it_names() {
+    let mut story = daemons(["job", "alert", "next"], |[job, ..]| {
+        job.restart.on = crate::machine::RestartOn::Never;
+        job.on_failure = names(&["alert"]);
+        job.on_success = names(&["next"]);
+    });
+    story = story.up(&["job"]);
+    assert_eq!(story.ended("job", CRASH), ["job Teardown(1)", "job Release", "alert Launch(1)"]);
+    story = story.up(&["job"]);
+    assert_eq!(story.ended("job", ExitKind::Code(0)), ["job Teardown(2)", "job Release", "next Launch(1)"]);
+    story = story.up(&["job"]);
+    story.ended("alert", ExitKind::Code(0));
+    story.apply(stop("job"));
+    assert_eq!(story.ended("job", CRASH), ["job Teardown(3)", "job Release"], "that was asked for");
+}
+
+#[test]
+fn two_that_call_each_other_in_vain_come_to_an_end() {
+    let mut story = daemons(["a", "b"], |[a, b]| {
+        (a.requires, b.requires) = (names(&["nobody"]), names(&["nobody"]));
+        (a.on_failure, b.on_failure) = (names(&["b"]), names(&["a"]));
+    });
+    story.apply(start("a"));
+    assert_eq!(story.state("a"), "failed dependency failed: nobody");
+    assert_eq!(story.state("b"), "failed dependency failed: nobody");
+}
+
+#[test]
+fn no_more_are_started_at_a_time_than_may_be() {
+    let mut story = daemons(["a", "b", "c", "job"], |[_, _, _, job]| job.service.kind = Kind::Oneshot);
+    story.fleet.set_parallel_starts(Some(2));
+    assert_eq!(story.effects(Input::Start(names(&["a", "b", "c", "job"]))), ["a Launch(1)", "b Launch(1)"]);
+    assert_eq!(story.fleet.waits_for(&name("c")), names(&["a", "b"]));
+    assert_eq!(story.started("a"), ["c Launch(1)"]);
+    assert_eq!(story.started("c"), ["job Launch(1)"]);
+    assert_eq!(story.started("job"), [""; 0]);
+    assert_eq!(story.effects(Input::Restart(names(&["a"]))), ["a Terminate(1)"]);
+    assert!(
+        story.ended("a", ExitKind::Code(0)).contains(&"a Launch(2)".to_owned()),
+        "a oneshot at work counts not"
+    );
 }

@@ -30,13 +30,14 @@ impl Fleet {
         self.welcome(names, now, out);
     }
 
-    /// Starts the named ones, and those that they require unless they are on their way.
+    /// Starts the named ones, and what they need and want unless it is on its way. Whoever conflicts with any of these goes.
     pub(super) fn start(&mut self, names: &[UnitName], now: Mono, out: &mut Outcome) {
         if self.shutdown == Shutdown::Asked {
             return;
         }
         let named: BTreeSet<&UnitName> = names.iter().collect();
         let mut queue: Vec<UnitName> = names.to_vec();
+        let mut met = BTreeSet::new();
         while let Some(name) = queue.pop() {
             let Some(entry) = self.entries.get(&name).filter(|entry| entry.goal != REMOVED) else { continue };
             let is_down = is_down(entry);
@@ -45,8 +46,12 @@ impl Fleet {
             }
             let Some(entry) = self.entries.get(&name) else { continue };
             if is_down {
-                queue.extend(entry.needs().cloned());
+                let unit = &entry.unit;
+                queue.extend(entry.needs().chain(&unit.wants).chain(&unit.upholds).cloned());
             }
+            met.insert(name.clone());
+            self.oust(&name, &met, out);
+            let Some(entry) = self.entries.get(&name) else { continue };
             if matches!(entry.goal, Goal::Down(_)) {
                 self.aim(&name, Goal::Up, out);
             }
@@ -57,7 +62,21 @@ impl Fleet {
         }
     }
 
-    /// Takes the named ones down, and before them whatever requires them.
+    /// Takes those down that conflict with one that is started, unless they were asked for with it.
+    fn oust(&mut self, name: &UnitName, met: &BTreeSet<UnitName>, out: &mut Outcome) {
+        let is_in_the_way = |rival: &&UnitName| {
+            // One that misses another would come back with that one.
+            let misses = |entry: &Entry| {
+                entry.goal == Goal::Up && matches!(entry.life.state, State::Failed(Failure::Dependency(_)))
+            };
+            let entry = self.entries.get(*rival).filter(|_| !met.contains(*rival));
+            entry.is_some_and(|entry| entry.is_coming() || misses(entry))
+        };
+        let rivals: Vec<UnitName> = self.bonds.rivals(name).filter(is_in_the_way).cloned().collect();
+        self.stop(&rivals, &By::Conflict(name.clone()), out);
+    }
+
+    /// Takes the named ones down, and before them whatever requires them or is a part of them.
     pub(super) fn stop(&mut self, names: &[UnitName], by: &By, out: &mut Outcome) {
         let dependents = self.dependents(names);
         for name in names {
@@ -67,9 +86,13 @@ impl Fleet {
                 self.disarm(name, out);
             }
         }
-        for (name, root) in dependents {
+        for (name, (root, bond)) in dependents {
+            let by = match bond {
+                Bond::Need => By::Required(root),
+                Bond::Part => By::Whole(root),
+            };
             self.disarm(&name, out);
-            self.aim(&name, Goal::Down(By::Required(root)), out);
+            self.aim(&name, Goal::Down(by), out);
         }
     }
 
@@ -164,7 +187,7 @@ impl Fleet {
             entry.goal = Goal::Down(By::User);
             out.touched.insert(name.clone());
         }
-        entry.unit = unit;
+        let old = std::mem::replace(&mut entry.unit, unit);
         // As its new file has it: on demand from now on, or not any more.
         let (was_armed, was_up) = (entry.demand == Demand::Armed, !is_down(entry));
         let is_armed = (was_armed || was_up || is_wanted) && self.arm(name, out);
@@ -179,7 +202,8 @@ impl Fleet {
         let Some(entry) = self.entries.get(name) else { return wanted };
         // What it newly requires has to be there the next time it is launched.
         if !is_down(entry) {
-            wanted.extend(entry.needs().filter(|other| *other != name).cloned());
+            let new = entry.unit.wants.iter().filter(|other| !old.wants.contains(other));
+            wanted.extend(entry.needs().chain(new).filter(|other| *other != name).cloned());
         }
         let kept = diff.kept();
         // It runs, and nobody is left who would say that it is ready.
@@ -219,22 +243,35 @@ impl Fleet {
         wanted
     }
 
-    /// Whatever is up and requires one of `names`, however far away, with the one that it requires.
-    fn dependents(&self, names: &[UnitName]) -> BTreeMap<UnitName, UnitName> {
+    /// Whatever is up and needs one of `names` or is a part of it, however far away, with the one that it needs.
+    fn dependents(&self, names: &[UnitName]) -> BTreeMap<UnitName, (UnitName, Bond)> {
         let mut found = BTreeMap::new();
         let mut queue: Vec<UnitName> = names.to_vec();
         while let Some(root) = queue.pop() {
             for entry in self.entries.values() {
                 let name = &entry.unit.name;
                 let is_new = !names.contains(name) && !found.contains_key(name);
-                if is_new && entry.is_coming() && entry.needs().any(|other| *other == root) {
-                    found.insert(name.clone(), root.clone());
+                let bond = match entry.needs().any(|other| *other == root) {
+                    true => Some(Bond::Need),
+                    false => entry.unit.part_of.contains(&root).then_some(Bond::Part),
+                };
+                if let Some(bond) = bond.filter(|_| is_new && entry.is_coming()) {
+                    found.insert(name.clone(), (root.clone(), bond));
                     queue.push(name.clone());
                 }
             }
         }
         found
     }
+}
+
+/// What binds a service to one that somebody takes down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bond {
+    /// It cannot be without the other.
+    Need,
+    /// It is a part of the other.
+    Part,
 }
 
 /// At rest, or on the way there.

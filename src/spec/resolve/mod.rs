@@ -11,6 +11,7 @@ mod network;
 mod owners;
 mod probes;
 mod ready;
+mod relations;
 mod rootfs;
 mod schedule;
 mod seccomp;
@@ -35,13 +36,12 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    After, ExitMatch, HostFacts, LogPolicy, Milestone, Namespace, Publish, Socket, Unit, UnitName,
-    UserNamespace, defaults,
+    ExitMatch, HostFacts, LogPolicy, Namespace, Publish, Socket, Unit, UnitName, UserNamespace, defaults,
 };
 use crate::{
     config::{
         diagnostic::{Diagnostic, Location},
-        schema::{AfterText, LogTable, RestartTable, Scalar, ServiceFile, Text, UnitTable, WordOrList},
+        schema::{LogTable, RestartTable, Scalar, ServiceFile, Text, UnitTable, WordOrList},
         value::{self, Refusal, Specifiers},
     },
     machine::{Policy, RestartMode, RestartOn},
@@ -51,10 +51,14 @@ use crate::{
 /// checks that need all files.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    /// `requires`.
+    /// `requires` and `binds_to`.
     pub requires: Vec<(UnitName, Range<usize>)>,
     /// `after`.
     pub after: Vec<(UnitName, Range<usize>)>,
+    /// `before`.
+    pub before: Vec<(UnitName, Range<usize>)>,
+    /// Whatever else names a service in `[unit]`; none of it makes anybody wait.
+    pub others: Vec<(UnitName, Range<usize>)>,
     /// `join:NAME`: a namespace can only be joined while its owner runs, so this requires and orders as well.
     pub joins: Vec<(UnitName, Range<usize>)>,
     /// `shared:NAME`.
@@ -83,12 +87,11 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let mut reader = Reader::new(file, host);
     let reader = &mut reader;
     let tables = &file.tables;
-    let UnitTable { description, documentation, profile, owners, enabled, requires, after } = &tables.unit;
+    let UnitTable { description, documentation, profile, owners, enabled, .. } = &tables.unit;
     let description = description.as_ref().and_then(|text| reader.line(text));
     let documentation = documentation.iter().flatten().filter_map(|text| reader.line(text)).collect();
     let owners = owners::owners(reader, owners);
-    let requires = reader.names(requires);
-    let after = after.as_ref().map(|after| reader.after(after)).unwrap_or_default();
+    let relations = relations::relations(reader);
     let namespaces = namespaces::namespaces(reader);
     let rootfs = rootfs::rootfs(reader);
     let (network, claims) = network::network(reader);
@@ -102,15 +105,13 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let health = probes::health(reader, &service.env, service.kind);
     let log = log(reader, &tables.log);
     let timer = timer::timer(reader);
-    let claims = Claims {
-        requires: requires.clone(),
-        after: after.iter().map(|(after, span)| (after.name.clone(), span.clone())).collect(),
+    let mut claims = Claims {
         joins: joined(&namespaces, reader),
         shares: shared(&namespaces.user, reader),
         sockets: sockets.clone(),
         ..claims
     };
-    let unit = Unit {
+    let mut unit = Unit {
         name: file.name.clone(),
         description: description.unwrap_or_else(|| file.name.to_string()),
         documentation,
@@ -118,10 +119,16 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         profile: profile.as_ref().map(|profile| profile.get_ref().clone()),
         owners,
         enabled: enabled.unwrap_or(defaults::ENABLED),
-        requires: unique(requires.into_iter().map(|(name, _)| name), UnitName::clone),
-        after: unique(after.into_iter().map(|(after, _)| after), |after| {
-            (after.name.clone(), after.milestone as u8)
-        }),
+        requires: Vec::new(),
+        wants: Vec::new(),
+        binds_to: Vec::new(),
+        part_of: Vec::new(),
+        upholds: Vec::new(),
+        conflicts: Vec::new(),
+        after: Vec::new(),
+        before: Vec::new(),
+        on_failure: Vec::new(),
+        on_success: Vec::new(),
         service,
         restart,
         namespaces,
@@ -135,6 +142,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         log,
         timer,
     };
+    relations.tell(&mut unit, &mut claims);
     match std::mem::take(&mut reader.found) {
         found if found.is_empty() => Ok((unit, claims)),
         found => Err(found),
@@ -393,34 +401,6 @@ impl<'a> Reader<'a> {
     fn name(&mut self, text: &Text) -> Option<UnitName> {
         let name = self.text(text)?;
         self.take(text.span(), UnitName::new(&name).map_err(Refusal::new))
-    }
-
-    fn names(&mut self, list: &Option<Vec<Text>>) -> Vec<(UnitName, Range<usize>)> {
-        list.iter().flatten().filter_map(|text| Some((self.name(text)?, text.span()))).collect()
-    }
-
-    fn after(&mut self, after: &AfterText) -> Vec<(After, Range<usize>)> {
-        let entry = |(key, text): &(Text, Option<Text>)| {
-            let name = self.name(key);
-            let milestone = match text {
-                Some(text) => self.milestone(text)?,
-                None => Milestone::Started,
-            };
-            Some((After { name: name?, milestone }, key.span()))
-        };
-        after.0.iter().filter_map(entry).collect()
-    }
-
-    fn milestone(&mut self, text: &Text) -> Option<Milestone> {
-        let word = self.text(text)?;
-        let milestone = match word.as_str() {
-            "ready" | "healthy" => {
-                Err(Refusal::new(format!("{word:?} is not a milestone of this version yet"))
-                    .hint("write \"started\" or \"done\""))
-            }
-            _ => one_of("unit.after", &word, &[("started", Milestone::Started), ("done", Milestone::Done)]),
-        };
-        self.take(text.span(), milestone)
     }
 
     /// argv with the service's environment in it.

@@ -562,12 +562,7 @@ fn the_rest_of_the_values_is_checked() {
     ] {
         mistake(bad, "");
     }
-    for bad in [
-        "description = \"a\\u001b[31m\"",
-        "requires = ['a b']",
-        "after = { db = 'ready' }",
-        "after = { db = 'up' }",
-    ] {
+    for bad in ["description = \"a\\u001b[31m\"", "requires = ['a b']", "after = { db = 'up' }"] {
         mistake("", &format!("[unit]\n{bad}"));
     }
     for bad in ["max_size = '1K'", "files = 0", "files = 1001"] {
@@ -583,7 +578,26 @@ fn the_rest_of_the_values_is_checked() {
 fn a_list_of_predecessors_mixes_names_and_tables() {
     let unit = unit("", "[unit]\nafter = ['cache', { db = 'done' }]");
     let after: Vec<_> = unit.after.iter().map(|after| (after.name.as_str(), after.milestone)).collect();
-    assert_eq!(after, [("cache", Milestone::Started), ("db", Milestone::Done)]);
+    assert_eq!(after, [("cache", Milestone::Ready), ("db", Milestone::Done)]);
+}
+
+#[test]
+fn a_service_says_what_it_is_to_the_others() {
+    let text = "[unit]\nrequires = ['a']\nwants = ['b', 'b']\nbinds_to = ['c']\npart_of = ['d']\nupholds = ['e']\n\
+                conflicts = ['f']\nbefore = ['g', { h = 'healthy' }]\non_failure = ['alert-%p']\non_success = ['i']";
+    let unit = unit("", text);
+    let names = |list: &[UnitName]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let all = [&unit.requires, &unit.wants, &unit.binds_to, &unit.part_of, &unit.upholds, &unit.conflicts];
+    assert_eq!(all.map(|list| names(list)), ["a", "b", "c", "d", "e", "f"]);
+    assert_eq!([names(&unit.on_failure), names(&unit.on_success)], ["alert-web", "i"]);
+    let before: Vec<_> = unit.before.iter().map(|before| (before.name.as_str(), before.milestone)).collect();
+    assert_eq!(before, [("g", Milestone::Ready), ("h", Milestone::Healthy)]);
+    for key in ["wants", "part_of", "upholds", "conflicts", "on_failure", "on_success"] {
+        let said = mistake("", &format!("[unit]\n{key} = ['db', 'web']"));
+        assert_eq!(said, format!("`{key}` names web itself"));
+    }
+    let said = mistake("", "[unit]\nrequires = ['db']\nconflicts = ['db']");
+    assert_eq!(said, "the service needs db, which it conflicts with");
 }
 
 #[test]
