@@ -394,6 +394,84 @@ pub fn a_privileged_command_is_run_again_by_a_successor(world: &mut World) {
     assert_eq!(said(world, "app").iter().filter(|line| line.as_str() == "ends").count(), 1);
 }
 
+pub fn in_place_they_go_before_every_run_and_after_the_last(world: &mut World) {
+    let keys = format!(
+        "service.pre_start = [{}]\nservice.post_stop = [{}]\n\
+         restart = {{ policy = \"always\", delay = \"10ms\", mode = \"in-place\" }}",
+        sh("echo pre $(cat /tmp/word); echo kept > /tmp/word"),
+        sh("echo end $SERVICE_RESULT")
+    );
+    world.write_service("app", &daemon(&keys));
+    world.start();
+    world.wait_state("app", "active");
+    let init = |world: &World| world.status("app")["init_pid"].as_u64();
+    let sandbox = init(world);
+    for round in 0..4 {
+        let (pid, run) = (world.pid("app"), world.run_id("app"));
+        if round % 2 == 1 {
+            world.kill_supervisor();
+        }
+        kill(raw(pid), Signal::SIGKILL).expect("it lives");
+        if round % 2 == 1 {
+            wait_until("it is dead", LONG, || kill(raw(pid), None).is_err());
+            world.start();
+        }
+        wait_until("another run", LONG, || world.run_id("app") > run && world.state("app") == "active");
+        assert_eq!(init(world), sandbox, "round {round}");
+    }
+    wait_until("it runs", LONG, || {
+        said(world, "app").iter().filter(|line| line.starts_with("main ")).count() == 5
+    });
+    world.ok(&["stop", "app"]);
+    let lines = said(world, "app");
+    let count = |word: &str| lines.iter().filter(|line| line.trim() == word).count();
+    assert_eq!((count("pre"), count("pre kept"), count("end success")), (1, 4, 1), "{lines:?}");
+}
+
+pub fn what_hangs_is_killed_when_the_time_to_stop_is_over(world: &mut World) {
+    let keys =
+        format!("service.post_stop = [{}]\nservice.stop.timeout = \"200ms\"", sh("echo end; exec sleep 300"));
+    world.write_service("inside", &daemon(&keys));
+    let keys = format!(
+        "service.post_stop = [{{ command = {}, privileged = true }}]\nservice.stop.timeout = \"200ms\"",
+        sh("echo end; sleep 4712 & sleep 4712")
+    );
+    world.write_service("outside", &daemon(&keys));
+    let keys = format!("service.pre_stop = [{}]\nservice.stop.timeout = \"200ms\"", sh("exec sleep 300"));
+    world.write_service("before", &daemon(&keys));
+    world.start();
+    for name in ["inside", "outside", "before"] {
+        world.wait_state(name, "active");
+        wait_until("it runs", LONG, || has_said(world, name, "main"));
+        world.ok(&["stop", name]);
+        assert_eq!(world.state(name), "stopped");
+        assert_eq!(has_said(world, name, "end"), name != "before");
+    }
+    world.reap();
+    let left = crate::support::snapshot::processes();
+    assert!(!left.iter().any(|process| process.contains("sleep 4712")), "{left:?}");
+}
+
+pub fn in_the_hosts_pid_namespace_they_leave_nothing_either(world: &mut World) {
+    let keys = format!(
+        "service.pre_start = [{}]\nservice.post_stop = [{}]\nnamespaces.pid = \"host\"",
+        sh("sleep 4713 & echo pre"),
+        sh("sleep 4713 & echo end")
+    );
+    world.write_service("app", &daemon(&keys));
+    world.start();
+    world.wait_state("app", "active");
+    let left = || {
+        world.reap();
+        let all = crate::support::snapshot::processes();
+        all.into_iter().filter(|process| process.contains("sleep 4713")).collect::<Vec<_>>()
+    };
+    wait_until("what pre_start left is gone", LONG, || left().is_empty());
+    world.ok(&["stop", "app"]);
+    wait_until("what post_stop left is gone", LONG, || left().is_empty());
+    assert!(has_said(world, "app", "end"), "{:?}", said(world, "app"));
+}
+
 pub fn an_upgrade_waits_for_a_privileged_command_and_not_for_others(world: &mut World) {
     let dir = world.dir().join("gate");
     fs::create_dir(&dir).expect("a new name");

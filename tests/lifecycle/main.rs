@@ -161,6 +161,9 @@ fn everywhere() -> Vec<support::Test> {
         hooks::a_stop_ends_what_goes_before: Root CgroupV2 UserNs;
         hooks::a_privileged_command_runs_outside_and_ends_with_its_run: Root CgroupV2 UserNs;
         hooks::a_privileged_command_is_run_again_by_a_successor: Root CgroupV2 UserNs;
+        hooks::in_place_they_go_before_every_run_and_after_the_last: Root CgroupV2 UserNs;
+        hooks::what_hangs_is_killed_when_the_time_to_stop_is_over: Root CgroupV2 UserNs;
+        hooks::in_the_hosts_pid_namespace_they_leave_nothing_either: Root CgroupV2 UserNs;
         hooks::an_upgrade_waits_for_a_privileged_command_and_not_for_others: Root CgroupV2 UserNs;
         hooks::a_command_has_a_user_of_its_own: Root CgroupV2 UserNs;
         schedule::the_kernel_schedules_as_the_file_says: Root CgroupV2 UserNs Program("chrt") Program("ionice");
