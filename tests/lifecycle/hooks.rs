@@ -472,6 +472,61 @@ pub fn in_the_hosts_pid_namespace_they_leave_nothing_either(world: &mut World) {
     assert!(has_said(world, "app", "end"), "{:?}", said(world, "app"));
 }
 
+pub fn a_service_that_says_when_it_is_ready_has_them_too(world: &mut World) {
+    let keys = format!(
+        "service.pre_start = [{}]\nservice.post_start = [{}]\nservice.post_stop = [{}]\n{NONE}",
+        sh("echo pre; sleep 4714 &"),
+        sh("echo post $MAINPID; test -d /proc/$MAINPID"),
+        sh("echo end $SERVICE_RESULT")
+    );
+    let say = |steps: &[&str], kind: &str| {
+        let steps: Vec<&str> = ["say"].into_iter().chain(steps.iter().copied()).collect();
+        world.probe_toml(&steps, &format!("{kind}\n{keys}").replace("rootfs.base = \"host\"\n", ""))
+    };
+    let cases = [
+        ("told", say(&["echo:main", "usr1", "send:READY=1"], "service.type = \"notify\"")),
+        ("line", say(&["echo:main", "usr1", "fd:5:done"], "service.ready = \"fd:5\"")),
+    ];
+    for (name, toml) in &cases {
+        world.write_service(name, toml);
+    }
+    world.write_service(
+        "forks",
+        &say(&["echo:main", "child:echo,usr2", "exit:0"], "service.type = \"forking\""),
+    );
+    world.start();
+    world.wait_state("forks", "active");
+    for (name, _) in &cases {
+        wait_until("it runs", LONG, || {
+            has_said(world, name, "main") && world.status(name)["pid"].as_u64().is_some()
+        });
+        assert_eq!(world.state(name), "starting");
+        let pid = world.pid(name);
+        // Whether somebody supervises when it is ready or not.
+        if *name == "told" {
+            world.kill_supervisor();
+        }
+        wait_until("it waits for the signal", LONG, || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).expect("proc(5)");
+            u64::from_str_radix(blocked, 16).expect("hexadecimal") & 1 << 27 != 0
+        });
+        assert!(!has_said(world, name, "post"), "{:?}", said(world, name));
+        kill(raw(pid), Signal::SIGUSR1).expect("it lives");
+        if *name == "told" {
+            world.start();
+        }
+        world.wait_state(name, "active");
+    }
+    for name in ["told", "line", "forks"] {
+        world.ok(&["stop", name]);
+        let lines = said(world, name);
+        let words: Vec<&str> = lines.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect();
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        assert_eq!(words, ["pre", "main", "post", "end"], "{name}: {lines:?}");
+    }
+}
+
 pub fn an_upgrade_waits_for_a_privileged_command_and_not_for_others(world: &mut World) {
     let dir = world.dir().join("gate");
     fs::create_dir(&dir).expect("a new name");

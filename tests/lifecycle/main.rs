@@ -164,6 +164,7 @@ fn everywhere() -> Vec<support::Test> {
         hooks::in_place_they_go_before_every_run_and_after_the_last: Root CgroupV2 UserNs;
         hooks::what_hangs_is_killed_when_the_time_to_stop_is_over: Root CgroupV2 UserNs;
         hooks::in_the_hosts_pid_namespace_they_leave_nothing_either: Root CgroupV2 UserNs;
+        hooks::a_service_that_says_when_it_is_ready_has_them_too: Root CgroupV2 UserNs;
         hooks::an_upgrade_waits_for_a_privileged_command_and_not_for_others: Root CgroupV2 UserNs;
         hooks::a_command_has_a_user_of_its_own: Root CgroupV2 UserNs;
         schedule::the_kernel_schedules_as_the_file_says: Root CgroupV2 UserNs Program("chrt") Program("ionice");
