@@ -766,3 +766,13 @@ fn a_timer_that_cannot_be_is_refused() {
     );
     assert_eq!(message("every = '1h'\nwhen = 'daily'"), "unknown key `when` in `timer`");
 }
+
+#[test]
+fn the_page_about_timers_shows_a_file_that_is_one() {
+    let page = include_str!("../../../docs/timers.md");
+    let file = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let unit = parse_str("backup", file, &host()).unwrap();
+    let timer = unit.timer.unwrap();
+    assert_eq!(timer.calendars[0].to_string(), "Mon..Sat *-*-* 02:30:00 Europe/Berlin");
+    assert!(timer.persistent);
+}
