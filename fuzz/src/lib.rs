@@ -39,6 +39,7 @@ pub fn assigned(unit: &Unit, facts: &HostFacts) -> Assigned {
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: false,
         unprivileged: None,
+        stored: Vec::new(),
     }
 }
 

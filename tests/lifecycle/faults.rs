@@ -36,7 +36,9 @@ pub fn every_step_may_fail_and_leaves_nothing(world: &mut World) {
 
 pub fn every_step_with_power_may_fail_and_leaves_nothing(world: &mut World) {
     let powers = "security.capabilities = [\"CAP_NET_ADMIN\", \"CAP_CHOWN\"]\n\
-                  security.ambient = [\"CAP_NET_ADMIN\"]\nsecurity.devices = [\"/dev/kmsg\"]\n";
+                  security.ambient = [\"CAP_NET_ADMIN\"]\nsecurity.devices = [\"/dev/kmsg\"]\n\
+                  service.type = \"forking\"\nservice.pid_file = \"/run/a.pid\"\nservice.ready = \"fd:7\"\n\
+                  service.watchdog = \"1h\"\n";
     let toml = format!("{}{powers}", rich(world));
     every_step_fails(world, &toml);
 }

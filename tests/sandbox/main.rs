@@ -84,6 +84,7 @@ fn main() -> ExitCode {
         single::the_environment_is_what_the_file_says: Root CgroupV2 UserNs;
         single::process_attributes_are_what_the_file_says: Root CgroupV2 UserNs;
         single::the_exit_status_is_the_payloads: Root CgroupV2 UserNs;
+        single::a_daemon_is_followed_and_what_a_service_says_goes_nowhere: Root CgroupV2 UserNs;
         single::a_signal_is_128_and_its_number: Root CgroupV2 UserNs;
         single::a_missing_program_is_127_and_leaves_nothing: Root CgroupV2 UserNs;
         single::what_a_killed_run_leaves_is_cleared_by_the_next: Root CgroupV2 UserNs Nft;

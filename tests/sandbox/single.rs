@@ -253,3 +253,27 @@ pub fn an_unknown_key_is_refused_with_line_and_column(world: &mut World) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("once.toml:3:1") && said.contains("nicee") && said.contains("`nice`"), "{said}");
 }
+
+/// Nobody waits here for a service to be ready: what it says goes nowhere, and keeps it from nothing.
+pub fn a_daemon_is_followed_and_what_a_service_says_goes_nowhere(world: &mut World) {
+    let run = |keys: &str, script: &str| {
+        let toml =
+            format!("service.command = [\"/bin/sh\", \"-c\", '{script}']\nnetwork.mode = \"none\"\n{keys}\n");
+        world.run(&toml)
+    };
+    let daemon = run("service.type = \"forking\"", "(echo daemon; exit 3) & exit 0");
+    let daemon = (daemon.status.code(), String::from_utf8_lossy(&daemon.stdout).into_owned());
+    // Where the daemon was quicker than its starter it is its starter's end that counts.
+    assert!(matches!(daemon.0, Some(0 | 3)), "{daemon:?}");
+    let waits = run("service.type = \"forking\"", "(sleep 1; echo daemon; exit 3) & exit 0");
+    assert_eq!(waits.status.code(), Some(3), "{}", describe(&waits));
+    let silent = "service.type = \"notify\"\nservice.watchdog = \"10ms\"";
+    let silent = run(silent, "sleep 0.1; env | grep NOTIFY; exit 4");
+    assert!(silent.stdout.is_empty(), "{}", describe(&silent));
+    assert_eq!(silent.status.code(), Some(4));
+    let before = "service.pre_start = [\"/bin/true\"]";
+    for keys in ["service.ready = \"fd\"".to_owned(), format!("service.ready = \"fd\"\n{before}")] {
+        let writes = run(&keys, "echo ready >&3 && exit 5");
+        assert_eq!(writes.status.code(), Some(5), "{keys}: {}", describe(&writes));
+    }
+}
