@@ -1,6 +1,6 @@
 //! Services that say when they are ready, and that are asked how they are.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -261,4 +261,50 @@ pub fn health_is_told_as_an_event(world: &mut World) {
     assert!(event["text"].as_str().is_some_and(|text| text.contains("/tmp/sick")), "{event}");
     kill(raw(watcher.id()), Signal::SIGTERM).expect("it is our child");
     watcher.wait().expect("it is our child");
+}
+
+/// How many descriptors the supervisor may have open from now on.
+fn limit_descriptors(world: &World, count: usize) {
+    let (pid, limit) = (world.supervisor_pid().to_string(), format!("--nofile={count}:"));
+    let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status().expect("declared as a need");
+    assert!(status.success());
+}
+
+/// A supervisor that cannot ask does not take that for an answer, or every service would be restarted for want of what
+/// none of them has taken.
+pub fn what_could_not_be_asked_is_no_answer(world: &mut World) {
+    let absent = probe(&["absent", "/tmp/sick"]);
+    let none = "network.mode = \"none\"";
+    for (name, args, test) in [
+        ("tcp", &["http", "80"][..], "\"tcp:80\""),
+        ("exec", &["wait"], absent.as_str()),
+        ("unix", &["sick", "unix", "/tmp/socket", "/tmp/sick"], "\"unix:/tmp/socket\""),
+    ] {
+        let keys = format!("health = {{ test = {test}, interval = \"50ms\", retries = 1 }}\n{none}");
+        world.write_service(name, &world.probe_toml(args, &keys));
+    }
+    world.start();
+    let names = ["tcp", "exec", "unix"];
+    for name in names {
+        wait_health(world, name, "healthy");
+    }
+    let open =
+        || std::fs::read_dir(format!("/proc/{}/fd", world.supervisor_pid())).expect("it lives").count();
+    // As many as are open while no check is under way: a check has no room, and poll(2) takes what is.
+    let least = (0..500).map(|_| open()).min().expect("some");
+    limit_descriptors(world, least);
+    let unasked = |name: &str| {
+        let log = world.supervisor_log();
+        log.lines().any(|line| line.contains("is not asked") && line.contains(&format!("unit={name}")))
+    };
+    // Which of them meets it is a matter of the numbers that happen to be free.
+    wait_until("one cannot be asked", LONG, || names.iter().any(|name| unasked(name)));
+    limit_descriptors(world, 4096);
+    let checked = |world: &World, name: &str| world.status(name)["health"]["checked"]["mono"].as_u64();
+    for name in names {
+        let before = checked(world, name);
+        wait_until("it is asked again", LONG, || checked(world, name) > before);
+        assert_eq!((world.run_id(name), health(world, name)), (1, "healthy".to_owned()));
+    }
+    assert!(!world.supervisor_log().contains("unhealthy"), "{}", world.supervisor_log());
 }
