@@ -103,6 +103,7 @@ fn everywhere() -> Vec<support::Test> {
         short::a_flood_of_output_drowns_nobody: Root CgroupV2 UserNs Nft;
         short::a_pid_that_is_somebody_elses_now_is_neither_adopted_nor_killed: Root CgroupV2 UserNs;
         short::records_of_another_boot_are_not_believed: Root CgroupV2 UserNs Nft;
+        probes::who_waits_for_health_is_launched_only_then: Root CgroupV2 UserNs;
         probes::what_could_not_be_asked_is_no_answer: Root CgroupV2 UserNs Program("prlimit");
         shutdown::sigterm_stops_everybody_in_reverse_order: Root CgroupV2 UserNs;
         shutdown::a_second_sigterm_does_not_wait: Root CgroupV2 UserNs;

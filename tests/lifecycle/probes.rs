@@ -308,3 +308,18 @@ pub fn what_could_not_be_asked_is_no_answer(world: &mut World) {
     }
     assert!(!world.supervisor_log().contains("unhealthy"), "{}", world.supervisor_log());
 }
+
+pub fn who_waits_for_health_is_launched_only_then(world: &mut World) {
+    let none = "network.mode = \"none\"";
+    let test = "[\"/bin/sh\", \"-c\", \"test -e /tmp/well\"]";
+    let keys = format!("health = {{ test = {test}, interval = \"50ms\", on_fail = \"none\" }}\n{none}");
+    world.write_service("db", &world.probe_toml(&["wait"], &keys));
+    let keys = format!("unit.requires = [\"db\"]\nunit.after = [{{ db = \"healthy\" }}]\n{none}");
+    world.write_service("app", &world.probe_toml(&["wait"], &keys));
+    world.start();
+    wait_until("it was asked in vain", LONG, || world.status("db")["health"]["ok"] == false);
+    assert_eq!((world.state("db"), world.state("app")), ("active".into(), "waiting".into()));
+    world.ok(&["exec", "db", "--", PROBE, "__probe", "write", "/tmp/well"]);
+    world.wait_state("app", "active");
+    assert_eq!(health(world, "db"), "healthy");
+}
