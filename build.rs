@@ -12,7 +12,7 @@ fn main() {
     rustc.args(["--edition=2024", "--crate-type=bin", "--crate-name=pid1", "src/init/pid1.rs"]);
     rustc.arg("--target").arg(env::var_os("TARGET").expect("cargo sets TARGET")).arg("-o").arg(&out);
     // No unwinding, no runtime, one segment where one will do: every page counts as many times as there are services.
-    for option in ["panic=abort", "opt-level=s", "lto=fat", "codegen-units=1", "strip=symbols", "debuginfo=0"]
+    for option in ["panic=abort", "opt-level=z", "lto=fat", "codegen-units=1", "strip=symbols", "debuginfo=0"]
     {
         rustc.arg("-C").arg(option);
     }

@@ -669,6 +669,10 @@ pub struct LogTable {
     pub max_size: Option<Spanned<Scalar>>,
     /// How many files are kept, the current one included, 1 to 1000. Default: 5.
     pub files: Option<Spanned<i64>>,
+    /// While no supervisor runs, output waits in a pipe of 64K. When that is full, `drop` loses what is oldest, which the next
+    /// supervisor counts and tells, and `block` has the service wait for the next supervisor. With `service.tty` it waits.
+    /// Default: `drop`.
+    pub full: Option<Text>,
 }
 
 /// A string or a number, for values with a unit.

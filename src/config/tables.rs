@@ -34,7 +34,7 @@ const LATER: &[(&str, &[&str])] = &[
     ),
     ("socket", &["accept"]),
     ("limits", &["disk", "pressure"]),
-    ("log", &["target", "full", "max_age", "rate", "format"]),
+    ("log", &["target", "max_age", "rate", "format"]),
 ];
 
 /// Where a key of the merged texts stands: `network.mode`, `rootfs.mounts[0].ro`, and, of a list of strings,

@@ -50,6 +50,7 @@ const SESSIONS: usize = 32;
 const CONNECTIONS: usize = 8;
 const KEPT: usize = 4096;
 const GROUPS: usize = 64;
+const OUTPUTS: usize = 2;
 
 /// The descriptor that the supervisor leaves open at exec.
 const SETUP: i64 = 3;
@@ -91,6 +92,10 @@ struct Init {
     registers: [i64; REGISTERS],
     /// Whose plan is being carried out.
     session: u32,
+    /// Write ends of the service's output, with `DROP`: whether it is full shows there alone.
+    writers: [i64; OUTPUTS],
+    /// Bytes of each that were dropped.
+    dropped: [u64; OUTPUTS],
 }
 
 /// Why a plan was not carried out.
@@ -113,6 +118,12 @@ const EINVAL: i64 = 22;
 
 const SIGKILL: i64 = 9;
 const SIGCHLD: i64 = 17;
+const SIGIO: i64 = 29;
+const F_SETFL: u64 = 4;
+const F_SETOWN: u64 = 8;
+const O_NONBLOCK: u64 = 0o4000;
+const O_ASYNC: u64 = 0o20000;
+const POLLOUT: i16 = 4;
 const PR_SET_TIMERSLACK: u64 = 29;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 const O_CLOEXEC: u64 = 0o2000000;
@@ -135,6 +146,8 @@ static mut INIT: Init = Init {
     group_count: 0,
     registers: [0; REGISTERS],
     session: 0,
+    writers: [0; OUTPUTS],
+    dropped: [0; OUTPUTS],
 };
 
 /// Entered from the assembly of `raw.rs`, once.
@@ -164,6 +177,7 @@ extern "C" fn start() -> ! {
     // Zero is a descriptor like any other.
     (init.listen, init.words) = (-1, -1);
     (init.daemon.pidfd, init.daemon.watch) = (-1, -1);
+    init.writers = [-1; OUTPUTS];
     init.connections = [-1; CONNECTIONS];
     init.connections[0] = SETUP;
     let mut fds = Descriptors::none();
@@ -411,6 +425,15 @@ impl Init {
                 let fd = self.take_register(args[0]);
                 self.keep(fd, label)
             }
+            OP_WRITER => {
+                let fd = self.take_register(args[0]);
+                let writer = &mut self.writers[args[1] as usize % OUTPUTS];
+                if *writer >= 0 {
+                    close(*writer);
+                }
+                *writer = fd;
+                0
+            }
             OP_EXPECT => {
                 let same = (0..args[2]).all(|n| byte_at(args[0] + n) == byte_at(args[1] + n));
                 if same { 0 } else { -EPROTO }
@@ -554,6 +577,66 @@ impl Init {
             Some(slot) => *slot = fd,
             None => close(fd),
         }
+        self.mind_output(false);
+    }
+
+    fn is_alone(&self) -> bool {
+        self.connections.iter().all(|fd| *fd < 0)
+    }
+
+    /// Has the kernel tell, by SIGIO, of every write to the output, or no longer. It is told also of one that is about to
+    /// wait for room, where poll(2) is not woken.
+    fn mind_output(&mut self, minds: bool) {
+        if self.flags & DROP == 0 {
+            return;
+        }
+        let flags = if minds { O_NONBLOCK | O_ASYNC } else { O_NONBLOCK };
+        for n in 0..OUTPUTS {
+            let reader = self.reader(n) as u64;
+            for (what, value) in [(F_SETOWN, call(Call::GetPid, [0; 6]) as u64), (F_SETFL, flags)] {
+                call(Call::Fcntl, [reader, what, value, 0, 0, 0]);
+            }
+        }
+        if minds {
+            self.make_room();
+        }
+    }
+
+    /// Our read end of an output; -1 where there is none.
+    fn reader(&self, n: usize) -> i64 {
+        let label: &[u8; 7] = if n == 0 { b"stdout\0" } else { b"stderr\0" };
+        let kept = self.kept[..self.kept_count].iter().find(|kept| same(&kept.label[..7], label));
+        kept.map_or(-1, |kept| kept.fd)
+    }
+
+    /// Drops the oldest bytes of output that is full, and counts them where the next supervisor looks.
+    fn make_room(&mut self) {
+        for n in 0..OUTPUTS {
+            let (reader, writer) = (self.reader(n), self.writers[n]);
+            if reader < 0 || writer < 0 {
+                continue;
+            }
+            let before = self.dropped[n];
+            // Bounded, for there are others to listen to: of what is written meanwhile we are told again.
+            for _ in 0..16 {
+                let mut poll = PollFd { fd: writer as i32, events: POLLOUT, revents: 0 };
+                let now = [0u64; 2];
+                call(Call::PPoll, [(&raw mut poll) as u64, 1, now.as_ptr() as u64, 0, 0, 0]);
+                if poll.revents != 0 {
+                    break;
+                }
+                let mut bytes = [0u8; 4096];
+                for _ in 0..4 {
+                    let read = call(Call::Read, [reader as u64, bytes.as_mut_ptr() as u64, 4096, 0, 0, 0]);
+                    self.dropped[n] += if read > 0 { read as u64 } else { 0 };
+                }
+            }
+            let count = self.dropped[n];
+            if count != before {
+                let at = (DROPPED_AT + n * 8) as u64;
+                call(Call::PWrite64, [self.words as u64, (&raw const count) as u64, 8, at, 0, 0]);
+            }
+        }
     }
 
     fn hang_up(&mut self, connection: i64) {
@@ -575,6 +658,9 @@ impl Init {
             if session.connection == connection {
                 session.connection = -1;
             }
+        }
+        if self.is_alone() {
+            self.mind_output(true);
         }
     }
 
@@ -682,8 +768,13 @@ impl Init {
         if read != 128 {
             return;
         }
+        // The kernel's own have a positive code.
         if i64::from(info[0]) == SIGCHLD {
             self.reap();
+        } else if i64::from(info[0]) == SIGIO && info[2] as i32 > 0 && self.flags & DROP != 0 {
+            if self.is_alone() {
+                self.make_room();
+            }
         } else {
             self.signal(i64::from(info[0]), false);
         }

@@ -62,6 +62,8 @@ pub const FOLLOWS: u32 = 16;
 pub const UNSEEN: i32 = -1;
 /// Bytes of the path of a pid file, with its NUL.
 pub const PID_FILE: usize = 256;
+/// While nobody is connected, output that is full loses what is oldest.
+pub const DROP: u32 = 32;
 
 /// One operation of a plan.
 #[repr(C)]
@@ -130,6 +132,9 @@ pub const OP_REPORT_ABOVE: u16 = 17;
 pub const OP_PID: u16 = 18;
 /// The daemon that is to be followed writes its pid to the file args\[0\].
 pub const OP_PID_FILE: u16 = 19;
+
+/// The descriptor args\[0\] is the write end of output args\[1\] (0, 1), by which it is seen whether that is full.
+pub const OP_WRITER: u16 = 20;
 
 /// The upper half of an operation's flags: which of the things that its step looks at, counted from 1. A fault has it in
 /// the bits above those of the step.
@@ -233,3 +238,12 @@ pub struct Words {
     /// Largest resident set, in KiB.
     pub max_rss_kib: u64,
 }
+
+/// Bytes behind the words for each of the two outputs: what the supervisor has under way from it into the log.
+pub const OUTPUT_NOTE: usize = 24;
+/// Where, behind those, the init counts the bytes of each output that it has dropped, and the supervisor those of them
+/// that it has told of: four numbers of 8 bytes.
+pub const DROPPED_AT: usize = size_of::<Words>() + 2 * OUTPUT_NOTE;
+/// Bytes of the whole file of last words.
+#[allow(dead_code, reason = "the supervisor makes the room")]
+pub const WORDS_FILE: usize = DROPPED_AT + 4 * 8;

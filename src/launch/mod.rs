@@ -86,9 +86,6 @@ pub struct Run {
     pub traces: Traces,
 }
 
-/// Bytes behind the last words for each of the two outputs: what the supervisor has under way from it into the log.
-pub const OUTPUT_NOTE: usize = 24;
-
 /// What a run leaves on the host for as long as it lasts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Traces {
@@ -588,7 +585,7 @@ impl Launch<'_> {
             .map_err(|errno| SysError::new("open", &*path, errno))?;
         self.undo.push(Undo::File(self.traces.words.clone()));
         // The room is made now: the last words must not meet a full file system.
-        rustix::io::pwrite(&words, &[0; size_of::<wire::Words>() + 2 * OUTPUT_NOTE], 0)
+        rustix::io::pwrite(&words, &[0; wire::WORDS_FILE], 0)
             .map_err(|errno| SysError::new("pwrite", path, errno))?;
         self.fds.push((Fd::Words, words));
         Ok(())

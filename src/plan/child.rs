@@ -13,7 +13,7 @@ use crate::{
     notify,
     seccomp::{self, Filter},
     spec::{
-        Capability, Hook, HostFacts, IdSpec, Kind, Namespace, Seccomp, Unit, UserSpec,
+        Capability, Full, Hook, HostFacts, IdSpec, Kind, Namespace, Seccomp, Unit, UserSpec,
         limits::{Bounds, Rlimit},
         security::mask,
     },
@@ -565,6 +565,10 @@ pub(super) fn flags(unit: &Unit, assigned: &Assigned) -> u32 {
     }
     if assigned.ends_with_launcher {
         flags |= wire::ENDS_WITH_LAUNCHER;
+    }
+    // A terminal that is full does not show it.
+    if unit.log_full == Full::Drop && !unit.service.tty {
+        flags |= wire::DROP;
     }
     flags
 }

@@ -61,6 +61,7 @@ pub struct Seen {
 /// The bytes of the plan for the init, to be sent in a sealed memfd.
 pub fn lower(plan: &LaunchPlan, seen: &Seen) -> Vec<u8> {
     let mut out = Lowering::new(plan.fds(), seen.clone());
+    out.drops = plan.flags & wire::DROP != 0;
     out.inject(plan.fail_at);
     for step in &plan.init {
         out.step(step);
@@ -94,6 +95,7 @@ pub fn lower_session(session: &Session, seen: &Seen) -> Vec<u8> {
     let mut out = Lowering::new(session.fds(), seen.clone());
     out.session = session.number;
     out.outlives_us = session.number == 0 || session.number & wire::AWAITED != 0;
+    out.drops = session.flags & wire::DROP != 0;
     for step in [ChildStep::Fork].iter().chain(&session.steps) {
         out.step(step);
     }
@@ -140,6 +142,8 @@ struct Lowering {
     fail_at: Option<u16>,
     /// The step that begins with a wait for the end of the supervisor.
     wait_at: Option<u16>,
+    /// Output that is full loses what is oldest.
+    drops: bool,
     /// The change of user has been told to leave the capabilities alone.
     keeps_capabilities: bool,
     /// The step and the item whose expectation is wrong.
@@ -165,6 +169,7 @@ impl Lowering {
             outlives_us: false,
             fail_at: None,
             wait_at: None,
+            drops: false,
             keeps_capabilities: false,
             wrong_at: None,
             seen,
@@ -833,9 +838,33 @@ impl Lowering {
         }
     }
 
+    /// With an output that is to lose bytes when it is full goes its write end.
+    fn writer_of(&mut self, kept: Fd) {
+        let (writer, n) = match kept {
+            Fd::KeepStdout => (Fd::Stdout, 0),
+            Fd::KeepStderr => (Fd::Stderr, 1),
+            Fd::Listen
+            | Fd::Words
+            | Fd::Stdin
+            | Fd::Stdout
+            | Fd::Stderr
+            | Fd::Notify
+            | Fd::Ready
+            | Fd::KeepReady
+            | Fd::Kill
+            | Fd::Given(_) => return,
+        };
+        // A plan without a main process has none yet.
+        if self.drops && self.fds.contains(&writer) {
+            let register = self.register(writer);
+            self.op(wire::OP_WRITER, 0, &[register, Arg::Value(n)]);
+        }
+    }
+
     fn keep(&mut self, fds: &[Fd]) {
         for fd in fds {
             let register = self.register(*fd);
+            self.writer_of(*fd);
             match fd {
                 Fd::Listen => self.op(wire::OP_LISTEN, 0, &[register]),
                 Fd::Words => self.op(wire::OP_WORDS, 0, &[register]),

@@ -163,6 +163,9 @@ pub struct Unit {
     /// When it is started by the clock, instead of when the supervisor comes up.
     #[serde(default)]
     pub timer: Option<Timer>,
+    /// What becomes of output for which there is no room while nobody supervises.
+    #[serde(default)]
+    pub log_full: Full,
 }
 
 impl Unit {
@@ -630,6 +633,17 @@ pub struct LogPolicy {
     pub max_size: u64,
     /// How many files are kept, the current one included.
     pub files: u32,
+}
+
+/// `log.full`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Full {
+    /// What is oldest is dropped, and counted.
+    #[default]
+    Drop,
+    /// Who writes waits for the next supervisor.
+    Block,
 }
 
 /// One line of an id map: `count` ids from `inside` are `outside` for the host.

@@ -7,6 +7,9 @@
 //! read them from the service's pipe  killed here: the same
 //! note: nothing
 //! ```
+//! While nobody supervises, and the pipe is full, the init may drop what is oldest (`log.full`): it counts the bytes behind
+//! the notes, and those that were in the log already are no loss.
+//!
 //! The note stands behind the last words, in the file that a run has for those. A terminal cannot be copied from, and
 //! what is read from one is lost when the supervisor dies before it is written.
 
@@ -27,7 +30,11 @@ use rustix::{
 
 use super::Supervisor;
 use crate::{
-    control::types::Stream, init::wire::Words, launch::OUTPUT_NOTE, logs, spec::UnitName, sys::SysError,
+    control::types::Stream,
+    init::wire::{DROPPED_AT, OUTPUT_NOTE, Words},
+    logs,
+    spec::UnitName,
+    sys::SysError,
 };
 
 /// Bytes that are taken at once; what a pipe holds by default.
@@ -139,6 +146,24 @@ impl Supervisor {
         self.watch_output(name, stream, &text);
     }
 
+    /// An output has come back to us: what a predecessor has written of it is passed over, and what was dropped is told.
+    pub(super) fn output_back(&mut self, name: &UnitName, stream: usize) {
+        let Some(run) = self.runs.get_mut(name) else { return };
+        let surplus = std::mem::take(&mut run.surplus[stream]);
+        let dropped = run.notes().map_or(0, |notes| newly_dropped(notes, stream));
+        let known = dropped.min(surplus as u64);
+        if surplus > 0 {
+            self.pass_over(name, stream, surplus - usize::try_from(known).unwrap_or_default());
+        }
+        let lost = dropped - known;
+        if lost > 0 {
+            let output = ["standard output", "standard error"][stream];
+            tracing::warn!(unit = %name, "{lost} bytes of its {output} were dropped while nobody supervised");
+            let line = format!("[palisade: {lost} bytes were dropped here while nobody supervised]\n");
+            self.write_log(name, stream, line.as_bytes());
+        }
+    }
+
     /// Takes what is in the log out of the service's pipe.
     pub(super) fn pass_over(&mut self, name: &UnitName, stream: usize, count: usize) {
         let Some(run) = self.runs.get_mut(name) else { return };
@@ -161,6 +186,22 @@ pub(super) fn surplus(run: &mut super::runs::LiveRun, log: &Path) -> [usize; 2] 
         let is_written = count <= PIECE && Note::about(count, log) != note;
         if is_written { count } else { 0 }
     })
+}
+
+/// How many bytes of an output its init has dropped that nobody was told of: from now on they are.
+fn newly_dropped(notes: &File, stream: usize) -> u64 {
+    let place = |which: usize| (DROPPED_AT + (2 * which + stream) * 8) as u64;
+    let number = |which| {
+        let mut bytes = [0; 8];
+        // An older init has no room for it, and drops nothing.
+        notes.read_exact_at(&mut bytes, place(which)).map_or(0, |()| u64::from_ne_bytes(bytes))
+    };
+    let (dropped, told) = (number(0), number(1));
+    if dropped != told {
+        // At worst it is told again.
+        let _ = notes.write_all_at(&dropped.to_ne_bytes(), place(1));
+    }
+    dropped.saturating_sub(told)
 }
 
 fn read_some(from: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {

@@ -330,10 +330,7 @@ impl Supervisor {
                     if self.fleet.entry(name).is_some_and(|entry| !entry.unit.service.hooks.is_empty()) {
                         run.hold_writers();
                     }
-                    let surplus = std::mem::take(&mut run.surplus[n]);
-                    if surplus > 0 {
-                        self.pass_over(name, n, surplus);
-                    }
+                    self.output_back(name, n);
                     self.point(name, "heard-kept");
                 }
             }

@@ -78,6 +78,8 @@ fn everywhere() -> Vec<support::Test> {
         takeover::a_stopped_init_blocks_nobody_and_is_killed_in_time: Root CgroupV2 UserNs;
         takeover::a_killed_init_leaves_an_unknown_exit: Root CgroupV2 UserNs;
         takeover::records_of_garbage_have_a_copy: Root CgroupV2 UserNs Nft;
+        takeover::output_without_room_is_dropped_and_counted_while_nobody_supervises: Root CgroupV2 UserNs;
+        takeover::output_without_room_waits_where_the_file_says_so: Root CgroupV2 UserNs;
         faults::every_step_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
         faults::whatever_is_read_back_may_differ_and_is_named: Root CgroupV2 UserNs Nft;
         faults::what_was_read_back_is_shown_also_by_a_successor: Root CgroupV2 UserNs Nft;

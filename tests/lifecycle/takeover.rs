@@ -127,8 +127,9 @@ pub fn output_written_while_nobody_supervises_arrives(world: &mut World) {
         });
         world.start();
     }
-    let last = world.logs("clock").lines().count();
-    wait_until("it goes on", LONG, || world.logs("clock").lines().count() > last + 5);
+    let count = || world.ok(&["logs", "-n", "100000", "clock"]).lines().count();
+    let last = count();
+    wait_until("it goes on", LONG, || count() > last + 5);
     let log = fs::read_to_string(world.dir().join("log/clock.log")).expect("its log");
     let lines: Vec<u32> = log.lines().filter_map(|line| line.rsplit_once("line ")?.1.parse().ok()).collect();
     let expected: Vec<u32> = (1..=u32::try_from(lines.len()).expect("not many")).collect();
@@ -314,4 +315,89 @@ pub fn records_of_garbage_have_a_copy(world: &mut World) {
         assert!(log.contains(name), "{name}: {log}");
     }
     assert!(fs::read_to_string(assigned).expect("it is whole again").contains("torn"));
+}
+
+/// What the service of [`flooder`] writes when it is asked to, and a line.
+const FLOOD: usize = 3_200_000;
+
+/// Writes more than a pipe holds when it gets SIGUSR1.
+fn flooder(world: &World, full: &str) {
+    let script = format!(
+        "trap 'yes {} | head -c {FLOOD}; echo done' USR1; echo up; while :; do sleep 0.05; done",
+        "x".repeat(63)
+    );
+    let toml = format!(
+        "service.command = [\"/bin/sh\", \"-c\", \"{script}\"]\nnetwork.mode = \"none\"\nlog.full = \"{full}\"\n"
+    );
+    world.write_service("flood", &toml);
+}
+
+/// Bytes that a process and the children that it has waited for have written, proc_pid_io(5).
+fn written(pid: u32) -> usize {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("it lives");
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("it is there");
+    line.parse().expect("a number")
+}
+
+/// The processes that write.
+fn writers() -> Vec<i32> {
+    let writes = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|args| args.starts_with("head\0"))
+    };
+    crate::support::world::pids().into_iter().filter(writes).collect()
+}
+
+/// All that it has written once it is over so many times, as the log has it.
+fn flooded(world: &World, times: usize) -> String {
+    let whole = || world.ok(&["logs", "flood", "--raw", "-n", "1000000"]);
+    wait_until("it is over", LONG, || whole().matches("done\n").count() == times);
+    whole().strip_prefix("up\n").expect("its first line").to_owned()
+}
+
+pub fn output_without_room_is_dropped_and_counted_while_nobody_supervises(world: &mut World) {
+    flooder(world, "drop");
+    world.start();
+    wait_until("it is up", LONG, || world.logs("flood").contains("up"));
+    let pid = world.pid("flood");
+    for round in 1..=2 {
+        world.kill_supervisor();
+        let before = written(pid);
+        kill(raw(pid), Signal::SIGUSR1).expect("it lives");
+        // Into the pipe between its two programs, and out of it.
+        wait_until("it has written everything", LONG, || written(pid) >= before + 2 * FLOOD);
+        world.start();
+        assert_eq!(world.pid("flood"), pid);
+        flooded(world, round);
+    }
+    let text = flooded(world, 2);
+    let is_told = |line: &&str| line.contains("[palisade: ");
+    let told: Vec<&str> = text.lines().filter(is_told).collect();
+    assert_eq!(told.len(), 2, "each time it is told");
+    let number = |line: &&str| line.split(' ').nth(1).and_then(|n| n.parse::<usize>().ok());
+    let dropped: usize = told.iter().filter_map(number).sum();
+    let kept = text.len() - told.iter().map(|line| line.len() + 1).sum::<usize>();
+    assert_eq!(kept + dropped, 2 * (FLOOD + "done\n".len()), "{told:?}");
+    let log = world.supervisor_log();
+    assert_eq!(log.matches("bytes of its standard output were dropped").count(), 2, "{log}");
+    // With a supervisor nothing is.
+    kill(raw(pid), Signal::SIGUSR1).expect("it lives");
+    assert_eq!(flooded(world, 3).len(), text.len() + FLOOD + "done\n".len());
+}
+
+pub fn output_without_room_waits_where_the_file_says_so(world: &mut World) {
+    flooder(world, "block");
+    world.start();
+    wait_until("it is up", LONG, || world.logs("flood").contains("up"));
+    let pid = world.pid("flood");
+    world.kill_supervisor();
+    kill(raw(pid), Signal::SIGUSR1).expect("it lives");
+    let waits = |pid: i32| {
+        fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|place| place.contains("pipe_write"))
+    };
+    wait_until("it waits for room", LONG, || writers().into_iter().any(waits));
+    world.start();
+    assert_eq!(world.pid("flood"), pid);
+    let text = flooded(world, 1);
+    assert_eq!(text.len(), FLOOD + "done\n".len());
+    assert!(!text.contains("[palisade"));
 }

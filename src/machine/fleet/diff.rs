@@ -60,6 +60,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             conflicts => "unit.conflicts", after => "unit.after", before => "unit.before",
             on_failure => "unit.on_failure", on_success => "unit.on_success", timer => "timer",
             restart => "restart", health => "health", log => "log", activation => "socket.activation";
+        Restart: log_full => "log.full";
     });
     // What a run was given stays as it is; what else there is to a socket is the supervisor's to change.
     let given = |unit: &Unit| -> Vec<_> {

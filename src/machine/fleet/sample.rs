@@ -9,9 +9,9 @@ use std::{
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
-        Activation, After, Base, Denial, Dev, Egress, Families, Hooks, Kind, Landlock, Limits, LogPolicy,
-        Milestone, Namespace, Namespaces, Network, NetworkMode, Rootfs, Seccomp, Security, Service, Stdin,
-        StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
+        Activation, After, Base, Denial, Dev, Egress, Families, Full, Hooks, Kind, Landlock, Limits,
+        LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rootfs, Seccomp, Security,
+        Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
         limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
     },
 };
@@ -129,6 +129,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
         health: None,
         log: LogPolicy { max_size: 10 << 20, files: 5 },
         timer: None,
+        log_full: Full::Drop,
     }
 }
 

@@ -36,7 +36,8 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    ExitMatch, HostFacts, LogPolicy, Namespace, Publish, Socket, Unit, UnitName, UserNamespace, defaults,
+    ExitMatch, Full, HostFacts, LogPolicy, Namespace, Publish, Socket, Unit, UnitName, UserNamespace,
+    defaults,
 };
 use crate::{
     config::{
@@ -103,6 +104,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let limits = limits::limits(reader, &namespaces.user);
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
     let health = probes::health(reader, &service.env, service.kind);
+    let log_full = reader.word("log.full", &tables.log.full, FULL).unwrap_or_default();
     let log = log(reader, &tables.log);
     let timer = timer::timer(reader);
     let mut claims = Claims {
@@ -141,6 +143,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         health,
         log,
         timer,
+        log_full,
     };
     relations.tell(&mut unit, &mut claims);
     match std::mem::take(&mut reader.found) {
@@ -271,6 +274,8 @@ fn jitter(value: &Scalar) -> Result<f64, Refusal> {
             .hint("write a percentage, \"0%\" to \"100%\"")),
     }
 }
+
+const FULL: &[(&str, Full)] = &[("drop", Full::Drop), ("block", Full::Block)];
 
 fn log(reader: &mut Reader<'_>, table: &LogTable) -> LogPolicy {
     let size =

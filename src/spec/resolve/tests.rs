@@ -104,6 +104,7 @@ fn a_command_alone_is_a_closed_service() {
     let network = &unit.network;
     assert_eq!((network.mode, network.egress, network.address), (NetworkMode::Veth, Egress::None, None));
     assert_eq!(unit.log, LogPolicy { max_size: 10 << 20, files: 5 });
+    assert_eq!(unit.log_full, Full::Drop);
 }
 
 #[test]
@@ -565,7 +566,7 @@ fn the_rest_of_the_values_is_checked() {
     for bad in ["description = \"a\\u001b[31m\"", "requires = ['a b']", "after = { db = 'up' }"] {
         mistake("", &format!("[unit]\n{bad}"));
     }
-    for bad in ["max_size = '1K'", "files = 0", "files = 1001"] {
+    for bad in ["max_size = '1K'", "files = 0", "files = 1001", "full = 'wait'"] {
         mistake("", &format!("[log]\n{bad}"));
     }
     let unit = unit("stdin = 'file:/srv/%n'", "[unit]\nafter = { db = 'done', cache = 'started' }");
