@@ -412,7 +412,8 @@ impl Supervisor {
                 Some(_) if !is_up => change("not reloaded: it is not running", false),
                 // Its own word is the answer.
                 Some(Reload::Signal(signal)) if self.says_when_reloaded(name) => {
-                    self.await_reload(name, signal);
+                    self.await_reload(name);
+                    self.signal(name, signal, false);
                     waiting.insert(name.clone());
                     continue;
                 }
@@ -420,14 +421,15 @@ impl Supervisor {
                     self.signal(name, signal, false);
                     change("told to reload", true)
                 }
-                // One command for one caller: its end is the answer.
-                Some(Reload::Command(command)) if names.len() == 1 => {
-                    match self.run_inside(name, &command, Purpose::Reload(client)) {
-                        Ok(()) => return,
-                        Err(error) => change(&format!("not reloaded: {error}"), false),
+                // The end of the command is.
+                Some(Reload::Command(command)) => match self.run_inside(name, &command, Purpose::Reload) {
+                    Ok(()) => {
+                        self.await_reload(name);
+                        waiting.insert(name.clone());
+                        continue;
                     }
-                }
-                Some(Reload::Command(_)) => change("not reloaded: has a command, reload it by itself", false),
+                    Err(error) => change(&format!("not reloaded: {error}"), false),
+                },
             });
         }
         self.answer_reload(client, changes, waiting);

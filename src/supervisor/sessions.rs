@@ -13,7 +13,7 @@ use crate::{
     control::{
         proto::{self, Error},
         server::{ClientId, Request},
-        types::{self, Change, Changes},
+        types,
     },
     init::wire,
     launch::{self, LaunchFault},
@@ -39,8 +39,8 @@ pub(super) enum Purpose {
     Stop,
     /// A check of `service.ready` or `[health]`.
     Check,
-    /// `service.reload.command`, and who asked for it.
-    Reload(ClientId),
+    /// `service.reload.command`.
+    Reload,
 }
 
 #[derive(Debug)]
@@ -223,9 +223,7 @@ impl Supervisor {
                 self.after_stop_command(&key.0);
             }
             Purpose::Check => self.check_ended(&key.0, key.1, Err(fault)),
-            Purpose::Reload(client) => {
-                self.changed(client, &key.0, format!("not reloaded: {fault}"), false);
-            }
+            Purpose::Reload => self.reload_answer(&key.0, &format!("not reloaded: {fault}"), false),
         }
     }
 
@@ -242,11 +240,10 @@ impl Supervisor {
             }
             Purpose::Stop => self.after_stop_command(&key.0),
             Purpose::Check => self.check_ended(&key.0, key.1, Ok(exit)),
-            Purpose::Reload(client) => {
-                let ok = exit == ExitKind::Code(0);
-                let what = if ok { "reloaded".to_owned() } else { format!("not reloaded: {exit}") };
-                self.changed(client, &key.0, what, ok);
-            }
+            Purpose::Reload => match exit {
+                ExitKind::Code(0) => self.reload_answer(&key.0, "reloaded", true),
+                exit => self.reload_answer(&key.0, &format!("not reloaded: {exit}"), false),
+            },
         }
     }
 
@@ -254,11 +251,6 @@ impl Supervisor {
     fn after_stop_command(&mut self, name: &UnitName) {
         let Some(stop) = self.fleet.entry(name).map(|entry| entry.unit.service.stop.clone()) else { return };
         self.signal(name, stop.signal, stop.mode == crate::spec::StopMode::ControlGroup);
-    }
-
-    fn changed(&mut self, client: ClientId, name: &UnitName, what: String, ok: bool) {
-        let changes = vec![Change { name: name.to_string(), what, ok }];
-        self.server.reply(client, &Changes { changes }, false);
     }
 
     /// The sandbox is gone, and its sessions with it.

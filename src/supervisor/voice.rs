@@ -360,13 +360,12 @@ impl Supervisor {
         self.fleet.entry(name).is_some_and(|entry| entry.unit.service.kind == Kind::NotifyReload)
     }
 
-    /// Tells it to reload.
-    pub(super) fn await_reload(&mut self, name: &UnitName, signal: i32) {
+    /// From now on something is to come of a reload: its own word, or the end of a command.
+    pub(super) fn await_reload(&mut self, name: &UnitName) {
         let limit = self.fleet.entry(name).and_then(|entry| entry.unit.service.start_timeout);
         let deadline = limit.map(|limit| now().after(limit));
         let asked = Asked { at_usec: now().0.saturating_mul(1000), deadline, began: false };
         self.reloads.asked.insert(name.clone(), asked);
-        self.signal(name, signal, false);
     }
 
     /// Answers as soon as everybody has reloaded that was told to.
@@ -400,7 +399,8 @@ impl Supervisor {
         self.reload_answer(name, "not reloaded: it has ended", false);
     }
 
-    fn reload_answer(&mut self, name: &UnitName, what: &str, ok: bool) {
+    /// That is what has come of it.
+    pub(super) fn reload_answer(&mut self, name: &UnitName, what: &str, ok: bool) {
         if self.reloads.asked.remove(name).is_none() {
             return;
         }

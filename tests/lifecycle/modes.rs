@@ -57,6 +57,19 @@ pub fn stop_and_reload_commands_run_inside(world: &mut World) {
     assert_eq!(world.palisade(&["reload", "app"]).status.code(), Some(1), "the command failed");
     world.ok(&["exec", "app", "--", "/bin/sh", "-c", "> /tmp/fine"]);
     assert_eq!(world.ok(&["reload", "app"]), "app: reloaded\n");
+    // Several at once, each with the end of its own command.
+    world.write_service("zero", &toml.replace("test -e /tmp/fine", "exit 3"));
+    world.ok(&["daemon-reload"]);
+    world.wait_state("zero", "active");
+    let answer = world.palisade(&["--json", "reload", "app", "zero"]);
+    let changes: serde_json::Value = serde_json::from_slice(&answer.stdout).expect("an answer in JSON");
+    let what = |n: usize| changes["changes"][n]["what"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(
+        (what(0).as_str(), what(1).as_str()),
+        ("reloaded", "not reloaded: exit status 3"),
+        "{changes}"
+    );
+    world.ok(&["stop", "zero"]);
     world.ok(&["stop", "app"]);
     let exits = world.status("app")["exits"].clone();
     assert_eq!(exits[0]["code"], 7, "{exits}");

@@ -104,7 +104,7 @@ pub fn verbs_say_what_happened(world: &mut World) {
     let said = world.json(&["stop", "web"]);
     assert_eq!((&said["changes"][0]["name"], &said["changes"][0]["ok"]), (&json!("web"), &json!(true)));
     world.write_service("new", &world.probe_toml(&["wait"], NONE));
-    assert_eq!(world.ok(&["daemon-reload"]), "new: added\n");
+    assert_eq!(world.ok(&["daemon-reload"]), "new: starts\n");
 }
 
 pub fn status_carries_what_a_program_needs(world: &mut World) {
