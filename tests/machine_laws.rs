@@ -18,8 +18,8 @@ use palisade::{
         step,
     },
     spec::{
-        self, Activation, After, ExitMatch, Kind, Listen, Milestone, Socket, SocketKind, StopMode, Unit,
-        UnitName,
+        self, Activation, After, ExitMatch, Kind, Listen, Milestone, Rollout, Socket, SocketKind, StopMode,
+        Unit, UnitName,
     },
 };
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -528,7 +528,12 @@ fn files() -> impl Strategy<Value = Vec<Option<Unit>>> {
                 let (kind, name) = (SocketKind::Stream, "web".to_owned());
                 let socket = Socket { listen, kind, name, backlog: 1, mode: 0o600, user: 0, group: 0 };
                 unit.sockets.push(socket);
-                unit.activation = if luck > 6 { Activation::OnDemand } else { Activation::Boot };
+                unit.service.rollout = if luck > 7 { Rollout::BlueGreen } else { Rollout::Restart };
+                unit.activation = if luck % 2 == 0 { Activation::OnDemand } else { Activation::Boot };
+            }
+            if unit.service.rollout == Rollout::BlueGreen {
+                unit.service.kind = Kind::Exec;
+                unit.restart.mode = RestartMode::Fresh;
             }
             unit.enabled = luck > 2;
             (luck > 0).then_some(unit)
@@ -581,6 +586,11 @@ impl World {
         let is_repeated = input == Input::Shutdown && self.is_closed;
         self.is_closed |= input == Input::Shutdown;
         let out = self.fleet.apply(input.clone(), self.now);
+        for name in &out.swapped {
+            // Otherwise the old run has ended, or run out of time.
+            let is_about_next = matches!(&input, Input::Report(of, _) if *of == name.twin());
+            self.change_places(name, is_about_next);
+        }
         for effect in &out.effects {
             // Nobody is asked to stop in a sandbox that was left standing: what it waited for has failed, say.
             let is_alive = self.runs.get(&effect.name).is_some_and(|(_, body)| *body != Body::Standing);
@@ -641,9 +651,24 @@ impl World {
         }
     }
 
+    /// Who takes the place of somebody who is up is up.
+    fn change_places(&mut self, name: &UnitName, is_about_next: bool) {
+        let twin = name.twin();
+        let (old, new) = (self.runs.remove(name), self.runs.remove(&twin));
+        let is_up = |run: &Option<(RunId, Body)>| matches!(run, Some((_, Body::Alive)));
+        let state = &self.fleet.entries()[name].life.state;
+        let is_running = matches!(state, State::Running { .. });
+        assert!(!is_about_next || (is_up(&new) && is_running), "{name}: {state:?}");
+        self.runs.extend(new.map(|run| (name.clone(), run)));
+        self.runs.extend(old.map(|run| (twin.clone(), run)));
+        let (was_done, is_done) = (self.done.remove(name), self.done.remove(&twin));
+        self.done.extend(is_done.then(|| name.clone()));
+        self.done.extend(was_done.then_some(twin));
+    }
+
     fn launch(&mut self, name: &UnitName, run: RunId) {
         assert!(!self.is_closed, "{name} launched after a shutdown");
-        assert!(self.last.insert(name.clone(), run) < Some(run), "run {run} of {name} twice");
+        assert!(self.last.insert(name.base(), run) < Some(run), "run {run} of {name} twice");
         let unit = &self.fleet.entries()[name].unit;
         for other in unit.requires.iter().chain(&unit.binds_to) {
             let is_alive = matches!(self.runs.get(other), Some((_, Body::Alive)));
@@ -897,6 +922,76 @@ proptest! {
         }
         prop_assert_eq!(&restored, &world.fleet);
     }
+}
+
+/// A service with a held socket that is restarted blue-green, and is up.
+fn blue_green() -> (World, UnitName) {
+    let mut unit = sample::unit("e", &[]);
+    let listen = Listen::Unix("/run/e.sock".into());
+    let (kind, name) = (SocketKind::Stream, "e".to_owned());
+    unit.sockets.push(Socket { listen, kind, name, backlog: 1, mode: 0o600, user: 0, group: 0 });
+    unit.service.rollout = Rollout::BlueGreen;
+    let mut world = World::after(vec![Some(unit)], Vec::new());
+    world.thrive();
+    (world, sample::name("e"))
+}
+
+#[test]
+fn a_rollout_ends_with_the_new_run_and_without_the_old_one() {
+    let (mut world, name) = blue_green();
+    let twin = name.twin();
+    world.apply(Input::Restart(vec![name.clone()]));
+    assert_eq!((world.runs[&name], world.runs[&twin]), ((RunId(1), Body::Alive), (RunId(2), Body::Setup)));
+    assert!(!world.fleet.is_settled(&name));
+    world.run(&twin, 1, ExitKind::Code(0));
+    assert_eq!((world.runs[&name], world.runs[&twin]), ((RunId(2), Body::Alive), (RunId(1), Body::Alive)));
+    // A word about the old one that was written before they changed places.
+    world.runs.insert(twin.clone(), (RunId(1), Body::Standing));
+    world.report(&name, Report::Exited(RunId(1), ExitKind::Code(0)));
+    world.report(&name, Report::Gone(RunId(1)));
+    assert_eq!(world.fleet.entry(&twin), None);
+    assert!(world.fleet.is_settled(&name));
+    let entry = &world.fleet.entries()[&name];
+    assert_eq!((entry.life.last, &entry.rolled_back), (RunId(2), &None));
+    assert_eq!(entry.history.iter().map(|past| past.run).collect::<Vec<_>>(), [RunId(1)]);
+}
+
+#[test]
+fn a_rollout_that_fails_leaves_the_old_run_alone() {
+    let (mut world, name) = blue_green();
+    let twin = name.twin();
+    for run in 2..5 {
+        world.apply(Input::Restart(vec![name.clone()]));
+        world.run(&twin, 0, ExitKind::Code(1));
+        world.report(&twin, Report::Gone(RunId(run)));
+        assert_eq!(world.runs, BTreeMap::from([(name.clone(), (RunId(1), Body::Alive))]));
+        assert!(world.fleet.is_settled(&name));
+        let why = world.fleet.entries()[&name].rolled_back.clone();
+        assert_eq!(why, Some(format!("run {run}: no such file")));
+    }
+    // The number of the next run is nobody's.
+    world.run(&name, 2, ExitKind::Code(1));
+    world.run(&name, 7, ExitKind::Code(1));
+    world.pause(1_000);
+    assert_eq!(world.runs[&name], (RunId(5), Body::Setup));
+}
+
+#[test]
+fn an_old_run_that_ends_by_itself_has_its_successor_at_once() {
+    let (mut world, name) = blue_green();
+    let twin = name.twin();
+    world.apply(Input::Restart(vec![name.clone()]));
+    world.run(&name, 2, ExitKind::Signal(9));
+    assert_eq!(world.runs[&name], (RunId(2), Body::Setup));
+    world.report(&twin, Report::Gone(RunId(1)));
+    world.thrive();
+    assert_eq!(world.runs, BTreeMap::from([(name.clone(), (RunId(2), Body::Alive))]));
+    // Stopped in the middle, nothing of either is left.
+    world.apply(Input::Restart(vec![name.clone()]));
+    world.apply(Input::Stop(vec![name.clone()]));
+    world.drain();
+    assert!(world.fleet.is_settled(&name) && world.runs.is_empty());
+    assert_eq!(world.fleet.entries().len(), 1);
 }
 
 /// A program that ends well without taking the connection that waits for it is not started again and again.

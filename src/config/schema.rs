@@ -209,6 +209,14 @@ pub struct ServiceTable {
     /// How many descriptors of its own it may hand over (sd_notify(3), `FDSTORE=1`) to have them given to its next run,
     /// behind the held sockets; up to 128. They are closed when the service is stopped. Default: 0.
     pub fd_store_max: Option<Spanned<i64>>,
+    /// How a run takes the place of another when the service is restarted, by hand or because its file has changed:
+    /// `restart` (the old one ends, then the new one starts), or `blue-green`: the new one starts beside the old one, on the
+    /// same held sockets, and only when it is ready, and well where it is checked, is the old one stopped; when it fails, the
+    /// old one stays. The two share the network namespace, so each sees the other's ports on the loopback, and neither can
+    /// bind one that the other has; a check over the network may be answered by either. Each has the limits to itself.
+    /// One that is bound to another service, or has joined its namespaces, restarts all the same.
+    /// Default: `restart`.
+    pub rollout: Option<Text>,
 }
 
 /// An item of `service.condition`, `pre_start`, `post_start`, `pre_stop`, `post_stop`.

@@ -43,6 +43,9 @@
 //! *Timers.* A service with `[timer]` is not started at boot, nor when it is new or newly enabled: its timer comes into
 //! force instead, and starts it as a user would ([`super::timer`]). Where it runs at that moment, `overlap` decides.
 //!
+//! *Rollout.* With `service.rollout = "blue-green"` a restart of a service that runs brings the next run up beside the old
+//! one; see [`rollout`].
+//!
 //! *Cycles* are refused when files are loaded. Were one to come here, one of its edges would be ignored, so
 //! that nothing waits for ever.
 
@@ -64,6 +67,7 @@ mod bonds;
 mod demand;
 mod diff;
 mod preview;
+pub mod rollout;
 #[cfg(test)]
 pub(super) mod sample;
 #[cfg(test)]
@@ -75,6 +79,7 @@ use bonds::{Bonds, Verdict};
 pub use demand::Demand;
 pub use diff::{Change, Diff, diff};
 pub use preview::{How, Planned};
+pub use rollout::Role;
 
 /// How many past runs an entry remembers.
 pub const HISTORY: usize = 16;
@@ -130,6 +135,12 @@ pub struct Entry {
     /// What a connection does while it is down.
     #[serde(default)]
     pub demand: Demand,
+    /// Which of two runs it is about.
+    #[serde(default)]
+    pub role: Role,
+    /// Why the run that was to take the place of this one did not, as long as that is the last word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<String>,
     /// When connections have started it of late.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     calls: Vec<Mono>,
@@ -150,9 +161,22 @@ pub struct Entry {
 impl Entry {
     fn new(unit: Unit, now: Mono) -> Self {
         let (life, history) = (Life::new(), Vec::new());
-        let (demand, calls, health, used, timer) = (Demand::No, Vec::new(), None, None, None);
-        let (goal, fault, upheld) = (Goal::Up, None, 0);
-        Self { unit, life, since: now, goal, history, fault, demand, calls, health, upheld, used, timer }
+        Self {
+            unit,
+            life,
+            since: now,
+            goal: Goal::Up,
+            history,
+            fault: None,
+            demand: Demand::No,
+            role: Role::Own,
+            rolled_back: None,
+            calls: Vec::new(),
+            health: None,
+            upheld: 0,
+            used: None,
+            timer: None,
+        }
     }
 
     /// Nothing asked for is outstanding: it is up, at rest, or stands where only time or another service moves it.
@@ -186,6 +210,14 @@ impl Entry {
         let health = self.health.take().filter(|health| health.run == run);
         let health = self.health.insert(health.unwrap_or_else(|| Health::new(run, since)));
         health.note(check, since, now, answer)
+    }
+
+    /// Puts runs of a twin down among its own.
+    fn remember(&mut self, past: Vec<Past>) {
+        self.history.extend(past);
+        self.history.sort_by_key(|past| past.run);
+        let surplus = self.history.len().saturating_sub(HISTORY);
+        self.history.drain(..surplus);
     }
 
     fn note_usage(&mut self, run: RunId, used: Usage, cause: Option<Cause>) {
@@ -322,6 +354,27 @@ pub enum Report {
     Gone(RunId),
 }
 
+impl Report {
+    /// Which run it tells about.
+    fn run(&self) -> RunId {
+        match self {
+            Report::Preparing(run)
+            | Report::Skipped(run)
+            | Report::Started(run)
+            | Report::Ready(run)
+            | Report::LaunchFailed(run, ..)
+            | Report::Finished(run)
+            | Report::HookFailed(run, _)
+            | Report::WatchdogExpired(run)
+            | Report::Checked(run, _)
+            | Report::Extend(run, _)
+            | Report::Exited(run, _)
+            | Report::Used(run, ..)
+            | Report::Gone(run) => *run,
+        }
+    }
+}
+
 /// One thing to be done for one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effect {
@@ -380,6 +433,25 @@ pub enum News {
         /// Which run.
         run: RunId,
     },
+    /// Another run comes up beside this one, which it is to replace.
+    RollsOut {
+        /// Which run is to be replaced.
+        old: Option<RunId>,
+    },
+    /// It has come up, and this is the service now; the old one is stopped.
+    ChangedPlaces {
+        /// The service's.
+        run: Option<RunId>,
+        /// The one that goes.
+        old: Option<RunId>,
+    },
+    /// It has not come up, and the old one stays.
+    RolledBack {
+        /// Which run has failed.
+        run: RunId,
+        /// Why.
+        reason: String,
+    },
     /// Connections have started it too often in too short a time: nobody listens for it any more.
     Tripped,
     /// The clock wanted it started.
@@ -417,6 +489,8 @@ fn is_zero(count: &u32) -> bool {
 /// What [`Fleet::apply`] answers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
+    /// Services of which all that belongs to a run changes places with what their twin has, before anything else is done.
+    pub swapped: Vec<UnitName>,
     /// To be carried out in this order, after `touched` was persisted.
     pub effects: Vec<Effect>,
     /// To be told, in this order.
@@ -533,6 +607,7 @@ impl Fleet {
     }
 
     fn report(&mut self, name: &UnitName, report: Report, now: Mono, out: &mut Outcome) {
+        let name = &self.holder(name, report.run());
         let Some(entry) = self.entries.get_mut(name) else { return };
         let event = match report {
             Report::Used(run, used, cause) => {
@@ -564,8 +639,10 @@ impl Fleet {
         };
         let is_gone = matches!(event, Event::Gone(_)) && event.run() == entry.life.state.run();
         self.deliver(name, event, now, out);
-        if is_gone {
-            self.follow(name, out);
+        // Of a run that never took the place of another nobody has anything.
+        if is_gone && !(name.is_twin() && self.entries.get(name).is_some_and(|twin| twin.role == Role::Next))
+        {
+            self.follow(&name.base(), out);
         }
     }
 
@@ -602,12 +679,15 @@ impl Fleet {
 
     /// Tells the machines what is due until nothing is.
     fn settle(&mut self, now: Mono, out: &mut Outcome) {
-        // Nothing below rearranges it.
-        let order = std::mem::take(&mut self.bonds.order);
+        let mut order = std::mem::take(&mut self.bonds.order);
         let mut answered = BTreeSet::new();
         // More than any story takes: each pass moves somebody on, and nobody goes round in a circle.
         let passes = 16 * (order.len() + 4);
         for pass in 0..=passes {
+            // Nothing below rearranges it but a rollout that begins or ends.
+            if !self.bonds.order.is_empty() {
+                order = std::mem::take(&mut self.bonds.order);
+            }
             debug_assert!(pass < passes, "no end of settling: {:?}", self.entries);
             let mut moved = self.answer_calls(&mut answered, now, out);
             moved |= self.uphold(now, out);
@@ -628,7 +708,9 @@ impl Fleet {
                 break;
             }
         }
-        self.bonds.order = order;
+        if self.bonds.order.is_empty() {
+            self.bonds.order = order;
+        }
         self.forget_the_removed(now, out);
     }
 
@@ -643,6 +725,9 @@ impl Fleet {
 
     /// Tells a service to go down if that is wanted and nobody has to go before it.
     fn lower(&mut self, name: &UnitName, now: Mono, out: &mut Outcome) -> bool {
+        if let Some(moved) = self.roll(name, now, out) {
+            return moved;
+        }
         let Some(entry) = self.entries.get(name) else { return false };
         let state = &entry.life.state;
         let event = match &entry.goal {
@@ -742,6 +827,7 @@ impl Fleet {
         }
         tell(name, &before.state, entry, out);
         out.effects.extend(actions.into_iter().map(|action| Effect { name: name.clone(), action }));
+        self.count_as_one(name, out);
     }
 
     fn aim(&mut self, name: &UnitName, goal: Goal, out: &mut Outcome) {
@@ -765,9 +851,11 @@ impl Fleet {
 
     fn forget_the_removed(&mut self, now: Mono, out: &mut Outcome) {
         let is_over = |entry: &Entry| entry.goal == Goal::Down(By::Removed) && entry.life.state.is_resting();
+        let doubles: BTreeSet<UnitName> =
+            self.entries.keys().filter(|name| name.is_twin()).map(UnitName::base).collect();
         let count = self.entries.len();
         self.entries.retain(|name, entry| {
-            let keep = !is_over(entry);
+            let keep = !is_over(entry) || doubles.contains(name) || name.is_twin();
             if !keep {
                 out.touched.insert(name.clone());
                 out.notices.push(Notice { name: name.clone(), at: now, news: News::Removed });

@@ -141,6 +141,8 @@ pub enum By {
     Shutdown,
     /// Its file is gone.
     Removed,
+    /// Another run of it is to go on in its place.
+    Replaced,
     /// This service, which it requires, is taken down.
     Required(UnitName),
     /// This service, of which it is a part, is taken down.
@@ -170,6 +172,7 @@ impl fmt::Display for Why {
             Why::Asked(By::User) => f.write_str("stopped by user"),
             Why::Asked(By::Shutdown) => f.write_str("stopped by shutdown"),
             Why::Asked(By::Removed) => f.write_str("stopped because its file is gone"),
+            Why::Asked(By::Replaced) => f.write_str("stopped because another run has taken its place"),
             Why::Asked(By::Required(name)) => write!(f, "stopped together with {name}"),
             Why::Asked(By::Whole(name)) => write!(f, "stopped as a part of {name}"),
             Why::Asked(By::Conflict(name)) => write!(f, "stopped in favour of {name}"),

@@ -41,11 +41,17 @@ pub use crate::seccomp::{Denial, Families};
 #[serde(try_from = "String", into = "String")]
 pub struct UnitName(String);
 
+/// What the name of a second run ends with.
+const TWIN: &str = "~next";
+
 impl TryFrom<String> for UnitName {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        Self::new(&name)
+        match name.strip_suffix(TWIN) {
+            Some(base) => Self::new(base).map(|base| base.twin()),
+            None => Self::new(&name),
+        }
     }
 }
 
@@ -76,6 +82,24 @@ impl UnitName {
                 "{name:?} is not a service name: a letter or digit, then up to 62 letters, digits, '_' or '-'"
             )),
         }
+    }
+
+    /// The name of a second run of the service, while one takes the place of the other (`service.rollout`); no file can have
+    /// it.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        Self(format!("{}{TWIN}", self.0))
+    }
+
+    /// Whether it is that of a second run.
+    pub fn is_twin(&self) -> bool {
+        self.0.ends_with(TWIN)
+    }
+
+    /// The service whose run it is.
+    #[must_use]
+    pub fn base(&self) -> Self {
+        Self(self.0.strip_suffix(TWIN).unwrap_or(&self.0).to_owned())
     }
 
     /// The name as text.
@@ -262,6 +286,20 @@ pub struct Service {
     /// How many descriptors that it hands over are kept for its next run.
     #[serde(default)]
     pub fd_store_max: u32,
+    /// How a run takes the place of another.
+    #[serde(default)]
+    pub rollout: Rollout,
+}
+
+/// `service.rollout`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rollout {
+    /// The old one ends first.
+    #[default]
+    Restart,
+    /// The new one is up first.
+    BlueGreen,
 }
 
 impl Service {

@@ -43,7 +43,10 @@ impl Supervisor {
                 self.faults.insert(name.clone(), fault.clone());
             }
             if !self.adopt_run(record) {
-                dead.push(name.clone());
+                dead.extend(record.entry.life.state.run().map(|run| (name.clone(), run)));
+            }
+            if name.is_twin() {
+                continue;
             }
             self.point(name, "adopt-run");
             self.adopt_net(record, &mut held);
@@ -76,9 +79,11 @@ impl Supervisor {
         for name in self.runs.keys().cloned().collect::<Vec<_>>() {
             self.watch_again(&name);
         }
-        for name in dead {
+        for (name, run) in dead {
             // A run whose init is gone: its last words say how it ended.
-            self.init_ended(&name);
+            if let Some(name) = self.name_of(&name, run) {
+                self.init_ended(&name);
+            }
         }
         self.pump();
         self.point_of_all("adopt-dead");
@@ -111,7 +116,7 @@ impl Supervisor {
         // Persisted before the launch, killed before it was recorded: the traces have names that can be told.
         let traces = match &record.run {
             Some(run) => run.traces.clone(),
-            None => self.launcher.traces(name, run.0),
+            None => self.launcher.traces(&name.base(), run.0),
         };
         let mut live = LiveRun::adopted(run, traces, record.run.as_ref());
         live.is_over = entry.life.state.alive().is_none();
@@ -134,7 +139,8 @@ impl Supervisor {
             Ok(None) => {}
             Err(error) => tracing::error!(unit = %name, "its init is not reached: {error}"),
         }
-        live.surplus = super::output::surplus(&mut live, &logs::path(&self.options.log, name.as_str(), 0));
+        live.surplus =
+            super::output::surplus(&mut live, &logs::path(&self.options.log, name.base().as_str(), 0));
         let is_there = live.pidfd.is_some() || live.channel.is_some();
         self.runs.insert(name.clone(), live);
         is_there

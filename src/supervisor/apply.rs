@@ -113,7 +113,13 @@ impl Supervisor {
         let changed: BTreeSet<UnitName> =
             planned.iter().filter(stays).filter_map(|planned| UnitName::new(&planned.name).ok()).collect();
         let trial = confirm.filter(|_| !changed.is_empty()).map(|span| Trial {
-            before: self.fleet.entries().values().map(|entry| entry.unit.clone()).collect(),
+            before: self
+                .fleet
+                .entries()
+                .values()
+                .filter(|entry| !entry.unit.name.is_twin())
+                .map(|entry| entry.unit.clone())
+                .collect(),
             changed,
             stage: Stage::Pending(now().after(span)),
         });
@@ -175,9 +181,11 @@ impl Supervisor {
     pub(super) fn judge_trial(&mut self, notice: &Notice) {
         let has_failed = match &notice.news {
             News::State { to, .. } => ["failed", "backoff"].contains(to),
-            News::Tripped => true,
             News::Health { state, .. } => *state == HealthState::Unhealthy,
-            News::Ended(_)
+            News::Tripped | News::RolledBack { .. } => true,
+            News::RollsOut { .. }
+            | News::ChangedPlaces { .. }
+            | News::Ended(_)
             | News::Killed { .. }
             | News::Elapsed { .. }
             | News::Changed(_)

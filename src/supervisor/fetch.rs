@@ -15,7 +15,7 @@ use crate::{
 impl Supervisor {
     /// Begins a launch with what takes time: the programs of its credentials.
     pub(super) fn launch(&mut self, name: &UnitName, run: RunId) {
-        let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
+        let Some(unit) = self.unit_of(name) else { return };
         self.faults.remove(name);
         // Before a program of the file's is run as root.
         if let Err(fault) = self.admit(&unit) {

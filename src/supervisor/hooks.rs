@@ -438,7 +438,8 @@ impl Supervisor {
     fn begin_hook(&mut self, name: &UnitName, progress: Progress, hooks: &Hooks) -> Begun {
         let hook = &hooks.of(progress.stage)[progress.place];
         let Some(entry) = self.fleet.entry(name) else { return Begun::LeftOut };
-        let (unit, told) = (entry.unit.clone(), self.told(entry, progress.stage, hook.privileged));
+        let unit = Unit { name: name.base(), ..entry.unit.clone() };
+        let told = self.told(entry, progress.stage, hook.privileged);
         let main_runs = matches!(progress.stage, Stage::PostStart | Stage::PreStop);
         let Some(run) = self.runs.get_mut(name) else { return Begun::LeftOut };
         if !hook.privileged && (run.is_dead() || run.channel.is_none()) {
@@ -524,9 +525,7 @@ impl Supervisor {
 impl Supervisor {
     /// The commands before it are done: the service's own process is made.
     fn spawn_service(&mut self, name: &UnitName) {
-        let (Some(unit), Some(run)) =
-            (self.fleet.entry(name).map(|entry| entry.unit.clone()), self.runs.get_mut(name))
-        else {
+        let (Some(unit), Some(run)) = (self.unit_of(name), self.runs.get_mut(name)) else {
             return;
         };
         let progress = Progress { stage: Stage::PreStart, place: usize::MAX };
@@ -547,7 +546,7 @@ impl Supervisor {
 
     fn send_service(&mut self, name: &UnitName, unit: &Unit, id: RunId) -> Result<(), Box<LaunchFault>> {
         self.admit(unit)?;
-        self.hold_sockets(name)?;
+        self.hold_sockets(&unit.name)?;
         let mut assigned = self.assign(unit, id, true)?;
         let (sockets, stored) = self.give(unit, &mut assigned)?;
         let given = sockets.into_iter().map(|(_, fd)| fd).chain(stored);

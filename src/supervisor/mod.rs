@@ -14,6 +14,7 @@
 //! | `apply` | what other files would change, and going back from them |
 //! | `voice` | what services say about themselves |
 //! | `requests` | what the control socket asks for |
+//! | `rollout` | two runs of one service at a time |
 //! | `sockets` | what is held for services beside their network |
 //! | `timers` | the clock on the wall |
 //! | `sessions` | further processes in a sandbox |
@@ -32,6 +33,7 @@ mod output;
 mod points;
 mod probes;
 mod requests;
+mod rollout;
 mod runs;
 mod sessions;
 mod sockets;
@@ -184,6 +186,8 @@ struct Supervisor {
     alarm: timers::Alarm,
     announced: bool,
     stopping: bool,
+    /// How often two runs have changed places: what was ready before goes by other names now.
+    places_changed: u64,
 }
 
 /// Supervises until it is told to stop.
@@ -283,6 +287,7 @@ impl Supervisor {
             alarm: timers::Alarm::open()?,
             announced: false,
             stopping: false,
+            places_changed: 0,
             options,
         })
     }
@@ -308,8 +313,13 @@ impl Supervisor {
                 self.voice_deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
+            let places_changed = self.places_changed;
             for (wake, readiness) in self.wait(deadline)? {
                 self.wake(wake, readiness);
+                if self.places_changed != places_changed {
+                    // Whatever else is ready still is, under the name that it has now.
+                    break;
+                }
             }
             self.fetches_overdue();
             self.hooks_overdue();
@@ -428,6 +438,9 @@ impl Supervisor {
                 _ => Vec::new(),
             };
             let outcome = self.fleet.apply(input, now());
+            for name in &outcome.swapped {
+                self.change_places(name);
+            }
             for (name, before) in bounded {
                 self.change_limits(&name, &before);
             }
@@ -453,6 +466,7 @@ impl Supervisor {
             }
             for name in &outcome.touched {
                 self.settle_holdings(name);
+                self.forget_twin(name);
             }
         }
         self.answer_settled();
@@ -463,41 +477,45 @@ impl Supervisor {
         self.inputs.push_back(Input::Report(name.clone(), report));
     }
 
-    /// Writes down where a service stands. That it cannot be written is worth an alarm and no reason to stop anything.
+    /// Writes down where a service stands, with both its runs where it has two. That it cannot be written is worth an alarm
+    /// and no reason to stop anything.
     fn persist(&self, name: &UnitName) {
-        if self.fleet.entry(name).is_none() {
-            return self.store.forget(name);
-        }
-        let run = self.runs.get(name).and_then(|run| {
-            let (pid, start_time) = run.init?;
-            Some(RunRecord {
-                pid,
-                start_time,
-                main: run.main,
-                traces: run.traces.clone(),
-                before: run.before,
-                attested: run.attested.clone(),
-                hook: run.hooks.record,
-                told: run.voice.told.clone(),
-            })
-        });
-        self.write_down(name, run, self.nets.get(name));
+        let run = self.runs.get(name).and_then(LiveRun::record);
+        self.write_down(name, run.as_ref(), self.nets.get(&name.base()));
     }
 
-    fn write_down(&self, name: &UnitName, run: Option<RunRecord>, net: Option<&Net>) {
-        let Some(entry) = self.fleet.entry(name).cloned() else { return };
-        let restarts = self.restarts.get(name).copied().unwrap_or_default();
-        let net = net.map(|net| NetRecord {
+    fn write_down(&self, name: &UnitName, run: Option<&RunRecord>, net: Option<&Net>) {
+        let base = name.base();
+        let run_of = |other: &UnitName| match other == name {
+            true => run.cloned(),
+            false => self.runs.get(other).and_then(LiveRun::record),
+        };
+        let Some(mut record) = self.record(&base, run_of(&base)) else { return self.store.forget(&base) };
+        record.net = net.map(|net| NetRecord {
             link: net.link.clone(),
             publish: net.reserved.iter().map(|(publish, _)| *publish).collect(),
             egress: net.egress,
             is_fleeting: net.is_fleeting,
         });
-        let fault = self.faults.get(name).cloned();
-        let holdings = self.holdings.get(name).map(sockets::Holdings::record).unwrap_or_default();
-        if let Err(error) = self.store.save(&Record { entry, run, net, holdings, fault, restarts }) {
-            tracing::error!(unit = %name, "state was not written: {error}");
+        record.holdings = self.holdings.get(&base).map(sockets::Holdings::record).unwrap_or_default();
+        let twin = base.twin();
+        record.twin = self.record(&twin, run_of(&twin)).map(Box::new);
+        if let Err(error) = self.store.save(&record) {
+            tracing::error!(unit = %base, "state was not written: {error}");
         }
+    }
+
+    /// What there is to write down of one entry.
+    fn record(&self, name: &UnitName, run: Option<RunRecord>) -> Option<Record> {
+        Some(Record {
+            entry: self.fleet.entry(name)?.clone(),
+            run,
+            net: None,
+            holdings: sockets::HoldingsRecord::default(),
+            fault: self.faults.get(name).cloned(),
+            restarts: self.restarts.get(name).copied().unwrap_or_default(),
+            twin: None,
+        })
     }
 
     fn carry_out(&mut self, Effect { name, action }: Effect) {
@@ -516,10 +534,10 @@ impl Supervisor {
     }
 
     fn launch_with(&mut self, name: &UnitName, run: RunId, secrets: Option<Vec<Secret>>) {
-        let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
+        let Some(unit) = self.unit_of(name) else { return };
         self.faults.remove(name);
+        let admitted = self.admit(&unit).and_then(|()| self.hold_sockets(&unit.name));
         let mut net = self.kept_net(name, &unit);
-        let admitted = self.admit(&unit).and_then(|()| self.hold_sockets(name));
         let assigned = admitted.and_then(|()| self.assign(&unit, run, net.is_some()));
         let launched = assigned.and_then(|mut assigned| {
             let (sockets, stored) = self.give(&unit, &mut assigned)?;
@@ -530,7 +548,7 @@ impl Supervisor {
             let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
             self.point(name, "launch-prepared");
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
-            self.keep_net(name, launch.net());
+            self.keep_net(&unit.name, launch.net());
             self.point(name, "launch-kept");
             if let Err(error) = self.store.save_forwarding(self.launcher.network.opened()) {
                 tracing::error!("state was not written: {error}");
@@ -546,7 +564,7 @@ impl Supervisor {
                 hook: None,
                 told: voice::Told::default(),
             });
-            self.write_down(name, record, launch.net());
+            self.write_down(name, record.as_ref(), launch.net());
             self.point(name, "launch-noted");
             let launched = self.launcher.go(launch)?;
             self.point_in_sandbox(name);
@@ -554,14 +572,14 @@ impl Supervisor {
             Ok((launched, plan))
         });
         if let Some(net) = net {
-            self.nets.insert(name.clone(), net);
+            self.nets.insert(unit.name.clone(), net);
         }
         match launched {
             Ok((launched, plan)) => {
                 self.runs.insert(name.clone(), LiveRun::launched(run, launched, plan, &unit));
             }
             Err(fault) => {
-                self.forget_net(name, &unit);
+                self.forget_net(&unit.name, &unit);
                 self.refuse_launch(name, run, fault);
             }
         }
@@ -592,7 +610,12 @@ impl Supervisor {
     /// TIME_WAIT on Linux 6.1), it is given up: a server that does not set SO_REUSEADDR could not bind in it.
     ///
     /// Nor is a network kept that the service had power over, or is to have.
+    /// The second run of a service has the network of the first, with all that goes on in it.
     fn kept_net(&mut self, name: &UnitName, unit: &Unit) -> Option<Net> {
+        if self.is_shared(name) {
+            return self.nets.remove(&unit.name);
+        }
+        let name = &unit.name;
         let net = self.nets.get(name)?;
         if net.is_fleeting || unit.has_network_power() {
             self.release(name);
@@ -748,6 +771,7 @@ impl Supervisor {
     }
 
     fn release(&mut self, name: &UnitName) {
+        // Of a twin it is never the last word.
         let Some(net) = self.nets.remove(name) else { return };
         let mut labels = vec![self.label(name, "netns")];
         labels.extend(net.reserved.iter().map(|(publish, _)| self.label(name, &publish.to_string())));
@@ -760,6 +784,7 @@ impl Supervisor {
     }
 
     fn log(&mut self, name: &UnitName) -> Option<&mut LogWriter> {
+        let name = &name.base();
         if !self.logs.contains_key(name) {
             let policy = self.fleet.entry(name)?.unit.log.clone();
             match LogWriter::open(&self.options.log, name.as_str(), policy) {

@@ -102,7 +102,7 @@ impl Note {
 
 impl Supervisor {
     pub(super) fn output_ready(&mut self, name: &UnitName, stream: usize) {
-        let path = logs::path(&self.options.log, name.as_str(), 0);
+        let path = logs::path(&self.options.log, name.base().as_str(), 0);
         let Some(run) = self.runs.get_mut(name) else { return };
         let Some(fd) = run.outputs[stream].as_ref() else { return };
         let (taken, is_copy) = match self.copier.copy(fd.as_fd()) {
@@ -142,7 +142,7 @@ impl Supervisor {
         {
             tracing::error!(unit = %name, "output is lost: {error}");
         }
-        self.clients.wrote(name);
+        self.clients.wrote(&name.base());
         self.watch_output(name, stream, &text);
     }
 

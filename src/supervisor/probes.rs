@@ -98,6 +98,13 @@ pub(super) struct Probes {
 }
 
 impl Probes {
+    /// Those who are asked change places.
+    pub(super) fn change_places(&mut self, a: &UnitName, b: &UnitName) {
+        super::rollout::swap(&mut self.asked, a, b);
+        super::rollout::swap(&mut self.pauses, a, b);
+        super::rollout::swap(&mut self.watches, a, b);
+    }
+
     pub(super) fn interests(&self) -> impl Iterator<Item = (&UnitName, BorrowedFd<'_>, PollFlags)> {
         self.asked.iter().filter_map(|(name, asked)| match &asked.way {
             Way::Connection(connection) => {
@@ -238,7 +245,7 @@ impl Supervisor {
 
     /// Begins to ask; the error is why nobody could be asked.
     fn begin(&mut self, name: &UnitName, aim: Aim, timeout: Duration) -> Result<Way, String> {
-        let unit = self.fleet.entry(name).map(|entry| entry.unit.clone()).ok_or("it is gone")?;
+        let unit = self.unit_of(name).ok_or("it is gone")?;
         let question = match (aim, unit.service.ready.clone(), unit.health.clone().map(|check| check.test)) {
             (Aim::Ready, Some(Ready::Tcp(at)), _) | (Aim::Health, _, Some(Test::Tcp(at))) => {
                 return self.connection(name, at, Vec::new());
@@ -267,7 +274,7 @@ impl Supervisor {
 
     fn connection(&self, name: &UnitName, at: std::net::SocketAddr, request: Vec<u8>) -> Result<Way, String> {
         let mode = self.fleet.entry(name).map(|entry| entry.unit.network.mode);
-        let netns = match (mode, self.nets.get(name)) {
+        let netns = match (mode, self.nets.get(&name.base())) {
             (Some(NetworkMode::Host), _) => None,
             (_, Some(net)) => Some(net.netns.try_clone().map_err(|error| error.to_string())?),
             // Never the host's in its place.

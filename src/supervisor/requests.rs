@@ -18,7 +18,7 @@ use crate::{
     },
     logs::{self, Follower},
     machine::{
-        End, Mono, Phase, State,
+        End, Mono, Phase, RunId, State,
         fleet::{Demand, Entry, Input, News, Notice, Past, Taken},
         health::HealthState,
     },
@@ -164,7 +164,7 @@ impl Supervisor {
             .keys()
             .chain(self.broken.keys())
             .chain(&self.masked)
-            .filter(|name| self.may_see(caller, name))
+            .filter(|name| !name.is_twin() && self.may_see(caller, name))
             .collect();
         let is_known = |name: &UnitName| {
             self.fleet.entry(name).is_some() || self.broken.contains_key(name) || self.masked.contains(name)
@@ -247,7 +247,7 @@ impl Supervisor {
                 let ready = unit.and_then(|unit| unit.service.ready.as_ref());
                 ready.map(|ready| format!("not ready yet, {ready}")).unwrap_or_default()
             }
-            (Some(state), None) => state.reason(),
+            (Some(state), None) => self.fleet.rollout(name).unwrap_or_else(|| state.reason()),
             (None, None) => String::new(),
         };
         let group = run.and_then(|run| run.traces.cgroup.as_ref());
@@ -354,7 +354,7 @@ impl Supervisor {
 
     /// Answers the verbs whose services have arrived.
     pub(super) fn answer_settled(&mut self) {
-        let is_settled = |name: &UnitName| self.fleet.entry(name).is_none_or(Entry::is_settled);
+        let is_settled = |name: &UnitName| self.fleet.is_settled(name);
         let (done, pending): (Vec<_>, Vec<_>) = std::mem::take(&mut self.clients.pending)
             .into_iter()
             .partition(|pending| pending.targets.iter().all(|(name, _)| is_settled(name)));
@@ -380,6 +380,10 @@ impl Supervisor {
             },
             (State::Running { .. }, Verb::Start) if run == before.run && before.state == "active" => {
                 change(format!("was running already (run {run})"), true)
+            }
+            (State::Running { run, .. }, Verb::Restart) if entry.rolled_back.is_some() => {
+                let why = entry.rolled_back.as_deref().unwrap_or_default();
+                change(format!("not restarted, run {run} goes on: {why}"), false)
             }
             (State::Running { .. }, Verb::Restart) => match was_up {
                 Some(was_up) => change(format!("restarted (run {run}, {was_up})"), true),
@@ -503,7 +507,7 @@ impl Supervisor {
 
     /// Writes a notice to the log, and to those who listen to events.
     pub(super) fn tell(&mut self, notice: &Notice) {
-        let name = &notice.name;
+        let name = &notice.name.base();
         self.judge_trial(notice);
         let mut event = Event {
             time: moment(notice.at),
@@ -551,6 +555,20 @@ impl Supervisor {
                 event.run = run.0;
                 event.text = "did not stop in time".into();
             }
+            News::RollsOut { old } => {
+                event.kind = "rolls_out".into();
+                event.text = format!("another run beside {}", run_text(*old));
+            }
+            News::ChangedPlaces { run, old } => {
+                event.kind = "changed_places".into();
+                event.run = run.map_or(event.run, |run| run.0);
+                event.text = format!("{} takes the place of {}", run_text(*run), run_text(*old));
+            }
+            News::RolledBack { run, reason } => {
+                event.kind = "rolled_back".into();
+                event.run = run.0;
+                event.text = reason.clone();
+            }
             News::Tripped => {
                 event.kind = "tripped".into();
                 event.text =
@@ -574,7 +592,7 @@ impl Supervisor {
             News::Removed => event.kind = "removed".into(),
         }
         let fault = match &notice.news {
-            News::Ended(Past { end: End::Launch(_), .. }) => self.faults.get(name),
+            News::Ended(Past { end: End::Launch(_), .. }) => self.faults.get(&notice.name),
             _ => None,
         };
         let fault = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
@@ -586,6 +604,10 @@ impl Supervisor {
             self.server.reply(client, &Events { events: vec![event.clone()] }, true);
         }
     }
+}
+
+fn run_text(run: Option<RunId>) -> String {
+    run.map_or_else(|| "one that has ended".to_owned(), |run| format!("run {run}"))
 }
 
 /// A point on CLOCK_MONOTONIC, on both clocks.

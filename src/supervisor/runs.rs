@@ -433,9 +433,13 @@ impl Supervisor {
         for error in self.launcher.tear_down(&run.traces) {
             tracing::error!(unit = %name, "not removed: {error}");
         }
-        if let Some(log) = self.logs.get_mut(name) {
+        let base = name.base();
+        // The other run goes on in it.
+        if !self.is_shared(name)
+            && let Some(log) = self.logs.get_mut(&base)
+        {
             let _ = log.finish(Timestamp::now());
-            self.clients.wrote(name);
+            self.clients.wrote(&base);
         }
         self.point(name, "torn-down");
         self.sessions_ended(name);
@@ -494,7 +498,7 @@ impl Supervisor {
 
     /// The main process once more, in the sandbox that stands.
     pub(super) fn relaunch(&mut self, name: &UnitName, run: RunId) {
-        let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
+        let Some(unit) = self.unit_of(name) else { return };
         if unit.service.hooks.go_before() {
             return self.prepare_again(name, run);
         }
@@ -524,7 +528,7 @@ impl Supervisor {
 
     fn respawn(&mut self, name: &UnitName, unit: &Unit, run: RunId) -> Result<(), Box<LaunchFault>> {
         self.admit(unit)?;
-        self.hold_sockets(name)?;
+        self.hold_sockets(&unit.name)?;
         let mut assigned = self.assign(unit, run, true)?;
         let (sockets, stored) = self.give(unit, &mut assigned)?;
         let plan = self.plan(unit, &assigned);

@@ -71,6 +71,21 @@ pub(super) struct Sessions {
     live: BTreeMap<(UnitName, u32), Live>,
 }
 
+impl Sessions {
+    /// The sandboxes that they are in change places.
+    pub(super) fn change_places(&mut self, a: &UnitName, b: &UnitName) {
+        let renamed = |((name, number), live): ((UnitName, u32), Live)| {
+            let name = match &name {
+                name if name == a => b.clone(),
+                name if name == b => a.clone(),
+                _ => name,
+            };
+            ((name, number), live)
+        };
+        self.live = std::mem::take(&mut self.live).into_iter().map(renamed).collect();
+    }
+}
+
 impl Supervisor {
     /// `exec` and `shell`.
     pub(super) fn exec(&mut self, request: Request, exec: &proto::Exec) {
@@ -116,7 +131,7 @@ impl Supervisor {
         purpose: Purpose,
     ) -> Result<(), Error> {
         let not_running = || Error::NotRunning { name: name.to_string() };
-        let unit = self.fleet.entry(name).map(|entry| entry.unit.clone()).ok_or_else(not_running)?;
+        let unit = self.unit_of(name).ok_or_else(not_running)?;
         let fds = launch::null_stdio().map_err(|error| Error::Failed { reason: error.to_string() })?;
         self.spawn(name, &unit, command, ChildStep::Stdio, &fds, purpose)
     }

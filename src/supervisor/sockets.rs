@@ -150,6 +150,9 @@ impl Supervisor {
 
     /// Has what is held agree with where the service stands: to be called whenever that has changed.
     pub(super) fn settle_holdings(&mut self, name: &UnitName) {
+        if name.is_twin() {
+            return;
+        }
         match self.fleet.entry(name) {
             Some(entry) if entry.is_on_call() => {
                 if let Err(fault) = self.hold_sockets(name) {
@@ -225,6 +228,8 @@ impl Supervisor {
     /// Keeps a descriptor for the next run of a service (sd_notify(3), FDSTORE=1). What is beyond `service.fd_store_max`, is
     /// there already, or could make whoever closes it wait, is closed.
     pub(super) fn store_fd(&mut self, name: &UnitName, fdname: &str, fd: OwnedFd) {
+        // Of a second run as well: its store is the service's.
+        let name = &name.base();
         let Some(entry) = self.fleet.entry(name) else { return };
         let most = usize::try_from(entry.unit.service.fd_store_max).unwrap_or_default();
         let stored = self.holdings.get(name).map(|holdings| holdings.stored.as_slice()).unwrap_or_default();
@@ -252,6 +257,7 @@ impl Supervisor {
 
     /// Closes what is kept under a name (FDSTOREREMOVE=1).
     pub(super) fn drop_fd(&mut self, name: &UnitName, fdname: &str) {
+        let name = &name.base();
         let Some(holdings) = self.holdings.get_mut(name) else { return };
         let (gone, kept): (Vec<Stored>, Vec<Stored>) =
             std::mem::take(&mut holdings.stored).into_iter().partition(|stored| stored.name == fdname);

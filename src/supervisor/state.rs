@@ -59,6 +59,9 @@ pub(super) struct Record {
     pub(super) fault: Option<Box<LaunchFault>>,
     /// How many launches followed an end that nobody had asked for.
     pub(super) restarts: u64,
+    /// The same of its second run, while it has two. In one file, so that they change places at once or not at all.
+    #[serde(default)]
+    pub(super) twin: Option<Box<Record>>,
 }
 
 /// How to find a live run again.
@@ -200,7 +203,11 @@ impl Store {
                 }
             });
             match found {
-                Some(record) => records.push(record),
+                Some(mut record) => {
+                    let twin = record.twin.take();
+                    records.push(record);
+                    records.extend(twin.map(|twin| *twin));
+                }
                 None => paths.iter().for_each(|path| drop(fs::remove_file(path))),
             }
         }
@@ -421,7 +428,7 @@ pub fn taken_over(text: &str) -> Option<(Entry, String)> {
 pub fn record(entry: &Entry) -> String {
     let (entry, fault) = (entry.clone(), Some(LaunchFault::init_died()));
     let holdings = super::sockets::HoldingsRecord::default();
-    let record = Record { entry, run: None, net: None, holdings, fault, restarts: 0 };
+    let record = Record { entry, run: None, net: None, holdings, fault, restarts: 0, twin: None };
     let file = Versioned { version: VERSION, boot: String::new(), content: record };
     serde_json::to_string(&file).expect("a record has a JSON form")
 }

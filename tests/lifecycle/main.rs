@@ -20,6 +20,7 @@ mod programs;
 mod reach;
 mod readiness;
 mod refuse;
+mod rollout;
 mod schedule;
 mod short;
 mod shutdown;
@@ -118,6 +119,10 @@ fn everywhere() -> Vec<support::Test> {
         sockets::what_takes_no_connection_is_not_started_without_end: Root CgroupV2 UserNs;
         sockets::a_socket_that_is_taken_is_named_with_who_has_it: Root CgroupV2 UserNs;
         sockets::a_changed_socket_is_applied: Root CgroupV2 UserNs;
+        rollout::a_rollout_under_load_loses_no_request: Root CgroupV2 UserNs Program("wrk");
+        rollout::the_old_run_drains: Root CgroupV2 UserNs;
+        rollout::a_rollout_that_fails_leaves_the_old_run: Root CgroupV2 UserNs;
+        rollout::a_supervisor_killed_in_a_rollout_ends_with_one_run: Root CgroupV2 UserNs;
         modes::in_place_keeps_the_sandbox_over_ends_and_takeovers: Root CgroupV2 UserNs;
         modes::stop_and_reload_commands_run_inside: Root CgroupV2 UserNs;
         modes::a_service_on_a_terminal_is_logged_and_taken_over: Root CgroupV2 UserNs;

@@ -264,7 +264,9 @@ impl Fleet {
         let wanted = match &entry.goal {
             Goal::Up | Goal::Restart | Goal::Renew(_) | Goal::Down(By::User | By::Whole(_)) => true,
             // Comes back by itself, or is not to come back.
-            Goal::Down(By::Required(_) | By::Conflict(_) | By::Removed | By::Shutdown) => false,
+            Goal::Down(By::Required(_) | By::Conflict(_) | By::Removed | By::Replaced | By::Shutdown) => {
+                false
+            }
         };
         let upheld = self.bonds.upholders.get(name)?.iter().any(is_up);
         // One that misses another comes with that one.

@@ -88,7 +88,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             sched => "service.sched", ioprio => "service.ioprio";
         Live: stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
             run_timeout => "service.timeout", success_exit => "service.success_exit",
-            remain_after_exit => "service.remain_after_exit", fd_store_max => "service.fd_store_max";
+            remain_after_exit => "service.remain_after_exit", fd_store_max => "service.fd_store_max",
+            rollout => "service.rollout";
     });
     compare!(&mut diff, &old.service.hooks, &new.service.hooks, Hooks but for [] {
         Live: condition => "service.condition", pre_start => "service.pre_start",

@@ -10,7 +10,7 @@ use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
         Activation, After, Base, Denial, Dev, Egress, Families, Full, Hooks, Kind, Landlock, Limits,
-        LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rootfs, Seccomp, Security,
+        LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rollout, Rootfs, Seccomp, Security,
         Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
         limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
     },
@@ -165,5 +165,6 @@ fn service() -> Service {
         sched: None,
         ioprio: None,
         fd_store_max: 0,
+        rollout: Rollout::Restart,
     }
 }

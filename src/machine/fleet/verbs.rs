@@ -103,7 +103,10 @@ impl Fleet {
         }
         let dependents = self.dependents(names);
         for name in names {
-            let Some(entry) = self.entries.get(name) else { continue };
+            let Some(entry) = self.entries.get_mut(name) else { continue };
+            if entry.rolled_back.take().is_some() {
+                out.touched.insert(name.clone());
+            }
             if is_down(entry) {
                 self.start(std::slice::from_ref(name), now, out);
             } else {
@@ -143,8 +146,12 @@ impl Fleet {
         if self.shutdown == Shutdown::Asked {
             return;
         }
-        let removed: Vec<UnitName> =
-            self.entries.keys().filter(|name| !units.contains_key(*name)).cloned().collect();
+        let removed: Vec<UnitName> = self
+            .entries
+            .keys()
+            .filter(|name| !units.contains_key(*name) && !name.is_twin())
+            .cloned()
+            .collect();
         let (mut wanted, mut new) = (Vec::new(), Vec::new());
         let known: Vec<UnitName> = self.entries.keys().cloned().collect();
         for name in known {
@@ -199,6 +206,7 @@ impl Fleet {
         if diff.change == Change::None {
             return wanted;
         }
+        self.change_twin(name, out);
         let Some(entry) = self.entries.get(name) else { return wanted };
         // What it newly requires has to be there the next time it is launched.
         if !is_down(entry) {
@@ -250,7 +258,7 @@ impl Fleet {
         while let Some(root) = queue.pop() {
             for entry in self.entries.values() {
                 let name = &entry.unit.name;
-                let is_new = !names.contains(name) && !found.contains_key(name);
+                let is_new = !name.is_twin() && !names.contains(name) && !found.contains_key(name);
                 let bond = match entry.needs().any(|other| *other == root) {
                     true => Some(Bond::Need),
                     false => entry.unit.part_of.contains(&root).then_some(Bond::Part),

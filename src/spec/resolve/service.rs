@@ -76,6 +76,7 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
         sched: schedule::sched(reader),
         ioprio: schedule::ioprio(reader),
         fd_store_max: super::sockets::fd_store_max(reader),
+        rollout: super::sockets::rollout(reader),
         env,
         user: who.user,
         group: who.group,

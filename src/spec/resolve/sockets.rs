@@ -11,8 +11,9 @@ use crate::{
         schema::{Scalar, SocketTable, Text},
         value::{self, Refusal},
     },
+    machine::RestartMode,
     spec::{
-        Activation, Listen, Socket, SocketKind, defaults, parse_owner,
+        Activation, Kind, Listen, Rollout, Socket, SocketKind, Unit, Writable, defaults, parse_owner,
         socket::{MOST_SOCKETS, MOST_STORED},
     },
 };
@@ -162,4 +163,37 @@ fn account(reader: &mut Reader<'_>, kind: &str, value: &Spanned<Scalar>) -> Opti
     };
     let host = reader.host;
     reader.take(value.span(), parse_owner(&format!("{kind}{word}"), host).map(|owner| owner.id()))
+}
+
+const ROLLOUTS: &[(&str, Rollout)] = &[("restart", Rollout::Restart), ("blue-green", Rollout::BlueGreen)];
+
+/// `service.rollout`.
+pub(super) fn rollout(reader: &mut Reader<'_>) -> Rollout {
+    reader.word("service.rollout", &reader.file.tables.service.rollout, ROLLOUTS).unwrap_or_default()
+}
+
+/// Refuses what two runs cannot have at the same time.
+pub(super) fn two_runs(reader: &mut Reader<'_>, unit: &Unit) {
+    let Some(text) = &reader.file.tables.service.rollout else { return };
+    if unit.service.rollout != Rollout::BlueGreen {
+        return;
+    }
+    let refusal = if unit.service.kind == Kind::Oneshot {
+        Refusal::new("a oneshot has nothing that another run could take over").hint("leave `rollout` out")
+    } else if unit.sockets.is_empty() {
+        Refusal::new("two runs of a service share what Palisade listens on for it, and that is nothing")
+            .hint("add a [[socket]], or leave `rollout` out")
+    } else if unit.has_network_power() {
+        Refusal::new("with power over its network a service has a new one in every run: two cannot share it")
+            .hint("leave CAP_NET_ADMIN and CAP_NET_RAW out, or `rollout`")
+    } else if unit.rootfs.writable == Writable::Persistent {
+        Refusal::new("two runs cannot write to one persistent root at the same time")
+            .hint("write to a mount or into memory instead, or leave `rollout` out")
+    } else if unit.restart.mode == RestartMode::InPlace {
+        Refusal::new("`restart.mode = \"in-place\"` keeps one sandbox, and two runs need two")
+            .hint("leave one of the two out")
+    } else {
+        return;
+    };
+    reader.refuse(text.span(), refusal);
 }

@@ -777,3 +777,24 @@ fn the_page_about_timers_shows_a_file_that_is_one() {
     assert_eq!(timer.calendars[0].to_string(), "Mon..Sat *-*-* 02:30:00 Europe/Berlin");
     assert!(timer.persistent);
 }
+
+#[test]
+fn two_runs_have_what_they_can_share() {
+    let socket = "[[socket]]\nlisten = 80\n";
+    let rollout = "rollout = 'blue-green'\n";
+    assert_eq!(unit(rollout, socket).service.rollout, Rollout::BlueGreen);
+    for (service, tables, what) in [
+        (rollout, "", "share what Palisade listens on"),
+        ("rollout = 'blue-green'\ntype = 'oneshot'\n", socket, "a oneshot has nothing"),
+        (rollout, "[[socket]]\nlisten = 80\n[security]\ncapabilities = ['CAP_NET_ADMIN']\n", "power over"),
+        (
+            rollout,
+            "[[socket]]\nlisten = 80\n[rootfs]\nbase = 'dir'\ndir = '/srv/root'\nwritable = 'persistent'\n",
+            "one persistent root",
+        ),
+        (rollout, "[[socket]]\nlisten = 80\n[restart]\nmode = 'in-place'\n", "keeps one sandbox"),
+    ] {
+        let said = mistake(service, tables);
+        assert!(said.contains(what), "{said}");
+    }
+}

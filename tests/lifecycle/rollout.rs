@@ -1,0 +1,153 @@
+//! Blue-green restarts: the next run beside the one that it replaces, on the same held socket.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use crate::support::{
+    World, scaled, wait_until,
+    world::{describe, http_get, pids, wait_http},
+};
+
+const LONG: Duration = Duration::from_secs(20);
+const ADDRESS: &str = "127.0.0.1:8095";
+
+fn blue_green(world: &World, program: &[&str], keys: &str) -> String {
+    let keys = format!(
+        "network.mode = \"none\"\nservice.rollout = \"blue-green\"\n{keys}\n[[socket]]\nlisten = {ADDRESS:?}\n"
+    );
+    world.probe_toml(program, &keys)
+}
+
+/// The runs that serve: their main processes, as this world sees them.
+fn serving() -> Vec<i32> {
+    let is_one = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.windows(6).any(|part| part == b"\0held\0")
+    };
+    pids().into_iter().filter(is_one).collect()
+}
+
+/// The service has one run and nothing is under way.
+fn wait_for_one(world: &World, name: &str) {
+    wait_until("one run, and settled", LONG, || {
+        let status = world.status(name);
+        serving().len() == 1 && status["state"] == "active" && status["reason"] == ""
+    });
+}
+
+/// The number in front of `what` in the report of wrk.
+fn number_before(text: &str, what: &str) -> u64 {
+    let before = text.split(what).next().unwrap_or_default();
+    before.split_whitespace().last().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+pub fn a_rollout_under_load_loses_no_request(world: &mut World) {
+    world.write_service("web", &blue_green(world, &["held"], ""));
+    world.start();
+    wait_http(ADDRESS, "/");
+    let mut requests = 0;
+    while requests < 50_000 {
+        let seconds = format!("{}s", scaled(Duration::from_secs(6)).as_secs());
+        let url = format!("http://{ADDRESS}/");
+        let mut load = Command::new("wrk")
+            .args(["-t", "2", "-c", "16", "-d", &seconds, "--timeout", "10s", &url])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("declared as a need");
+        while load.try_wait().expect("it is our child").is_none() {
+            let run = world.run_id("web");
+            let said = world.ok(&["restart", "web"]);
+            assert!(said.contains("restarted"), "{said}");
+            assert_eq!(world.run_id("web"), run + 1);
+        }
+        let output = load.wait_with_output().expect("it ends by itself");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && !text.contains("Socket errors"), "{text}");
+        assert!(!text.contains("Non-2xx"), "{text}");
+        requests += number_before(&text, " requests in ");
+    }
+    wait_for_one(world, "web");
+}
+
+pub fn the_old_run_drains(world: &mut World) {
+    world.write_service("web", &blue_green(world, &["held"], "service.stop.timeout = \"10s\""));
+    world.start();
+    let old = wait_http(ADDRESS, "/");
+    let mut slow = TcpStream::connect(ADDRESS).expect("somebody listens");
+    slow.write_all(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("it is connected");
+    // A run that is asked something finishes it, however long ago it was told to go.
+    let restart = std::thread::spawn({
+        let mut restart = world.command(&["restart", "web"]);
+        move || restart.output().expect("the program under test starts")
+    });
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).expect("it is answered");
+    assert!(answer.ends_with("slow"), "{answer}");
+    let restarted = restart.join().expect("no panic");
+    assert!(restarted.status.success(), "{}", describe(&restarted));
+    wait_for_one(world, "web");
+    assert_eq!(old, wait_http(ADDRESS, "/"), "the same pid, of another namespace");
+    assert_eq!(world.run_id("web"), 2);
+    let exits = world.status("web")["exits"].clone();
+    assert_eq!((&exits[0]["run"], &exits[0]["code"]), (&1.into(), &0.into()), "{exits}");
+    let log = world.logs("web");
+    assert!(log.contains("drained"), "the log is that of both: {log}");
+}
+
+pub fn a_rollout_that_fails_leaves_the_old_run(world: &mut World) {
+    world.write_service("web", &blue_green(world, &["held"], ""));
+    world.start();
+    wait_http(ADDRESS, "/");
+    let (pid, run) = (world.pid("web"), world.run_id("web"));
+    // Another file is a rollout as well; this one's program is not there.
+    let bad =
+        blue_green(world, &["held"], "").replace("/probe/probe\", \"__probe", "/probe/nothing\", \"__probe");
+    world.write_service("web", &bad);
+    world.ok(&["daemon-reload"]);
+    let rolled_back = || world.supervisor_log().contains("rolled_back");
+    wait_until("it is rolled back", LONG, rolled_back);
+    wait_for_one(world, "web");
+    assert_eq!(world.pid("web"), pid, "the old one goes on");
+    let output = world.palisade(&["restart", "web"]);
+    let said = describe(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("not restarted, run {run} goes on")), "{said}");
+    assert!(said.contains("execve"), "with the reason: {said}");
+    assert_eq!(world.pid("web"), pid);
+    assert!(http_get(ADDRESS, "/").is_ok());
+    // With a good file again it goes through, and the number of a run is never used twice.
+    world.write_service("web", &blue_green(world, &["held"], "service.nice = 1"));
+    world.ok(&["daemon-reload"]);
+    wait_until("another run", LONG, || world.pid("web") != pid);
+    wait_for_one(world, "web");
+    assert_eq!(world.run_id("web"), run + 3);
+    world.ok(&["stop", "web"]);
+    assert_eq!(serving(), Vec::<i32>::new());
+    assert!(http_get(ADDRESS, "/").is_err());
+}
+
+pub fn a_supervisor_killed_in_a_rollout_ends_with_one_run(world: &mut World) {
+    world.write_service("web", &blue_green(world, &["held"], ""));
+    world.start();
+    wait_http(ADDRESS, "/");
+    for round in 0..12 {
+        let mut restart = world.command(&["restart", "web"]);
+        let mut restart = restart.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        // Another moment of a rollout each time.
+        std::thread::sleep(Duration::from_millis(round * 8));
+        world.kill_supervisor();
+        restart.wait().expect("it is our child");
+        assert!(http_get(ADDRESS, "/").is_ok(), "round {round}: served while nobody supervises");
+        world.start();
+        wait_for_one(world, "web");
+        assert!(http_get(ADDRESS, "/").is_ok(), "round {round}");
+    }
+    let said = world.ok(&["restart", "web"]);
+    assert!(said.contains("restarted"), "{said}");
+    wait_for_one(world, "web");
+}
