@@ -1,6 +1,9 @@
 //! The verbs that other modules carry out: one call each.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use super::{
     CheckOptions, Exit, Global, PlanOptions, RUN_DIR, RunOptions, STATE_DIR, ScoreOptions, SuperviseOptions,
@@ -113,7 +116,8 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
     }
     if files.is_empty() || !names.is_empty() {
         found.extend(settings(&options.global.config).err().unwrap_or_default());
-        let mut loaded = config::load_all(&sources(options.services.as_deref(), &options.global), &facts);
+        let sources = sources(options.services.as_deref(), &options.global);
+        let mut loaded = config::load_with(&sources, &facts, &instances(&names));
         if names.is_empty() {
             checked += loaded.files.len();
             found.extend(loaded.diagnostics().cloned());
@@ -145,6 +149,12 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
     })
 }
 
+/// Those of the names that a template may stand behind.
+fn instances(names: &[&String]) -> BTreeSet<UnitName> {
+    let names = names.iter().filter_map(|name| UnitName::new(name).ok());
+    names.filter(UnitName::is_instance).collect()
+}
+
 /// `palisade score`.
 pub(super) fn score(options: &ScoreOptions) -> Exit {
     let group = settings(&options.global.config).ok().and_then(|settings| settings.cgroup);
@@ -160,7 +170,8 @@ pub(super) fn score(options: &ScoreOptions) -> Exit {
         }
     }
     if options.targets.is_empty() || !names.is_empty() {
-        let mut loaded = config::load_all(&sources(options.services.as_deref(), &options.global), &facts);
+        let sources = sources(options.services.as_deref(), &options.global);
+        let mut loaded = config::load_with(&sources, &facts, &instances(&names));
         if names.is_empty() {
             found.extend(loaded.diagnostics().cloned());
             scored.extend(std::mem::take(&mut loaded.opened));
@@ -204,7 +215,8 @@ pub(super) fn plan(options: &PlanOptions) -> Exit {
     let unit = match is_path(&options.target) {
         true => config::load_file(Path::new(&options.target), &Around::of(&options.global.config), &facts),
         false => {
-            let mut loaded = config::load_all(&sources(options.services.as_deref(), &options.global), &facts);
+            let sources = sources(options.services.as_deref(), &options.global);
+            let mut loaded = config::load_with(&sources, &facts, &instances(&[&options.target]));
             let name = UnitName::new(&options.target).ok();
             match name
                 .and_then(|name| loaded.units.remove(&name).map(Ok).or(loaded.broken.remove(&name).map(Err)))

@@ -185,6 +185,11 @@ fn cycle(
     Some(way.fold(cycle, |cycle, (from, to, at)| cycle.note(at, format!("{from} waits for {to}"))))
 }
 
+/// Whose mistake it is, where the file does not say so: several instances have one.
+fn who(name: &UnitName) -> String {
+    if name.is_instance() { format!("{name}: ") } else { String::new() }
+}
+
 /// What a service and one that comes before it by name both want; the earlier keeps it.
 fn clashes<'a>(
     known: &Known<'_>,
@@ -196,7 +201,7 @@ fn clashes<'a>(
     if let Some((address, span)) = &checked.claims.address {
         let (other, there) = *taken.addresses.entry(*address).or_insert((name, span));
         if other != name {
-            let message = format!("the address {address} is already that of {other}");
+            let message = format!("{}the address {address} is already that of {other}", who(name));
             let hint = "give it another, or leave `address` out to have one assigned".to_owned();
             let clash = Diagnostic::at(known.at(name, span), message).hint(hint);
             found.push(clash.note(known.at(other, there), "taken here"));
@@ -207,7 +212,7 @@ fn clashes<'a>(
         let other = ports.iter().find(|(other, ..)| spec::clash(publish, other));
         if let Some((_, other, there)) = other.filter(|_| found.len() < MOST) {
             let (port, proto) = (publish.host_port, publish.proto);
-            let message = format!("host port {port}/{proto} is already published by {other}");
+            let message = format!("{}host port {port}/{proto} is already published by {other}", who(name));
             let hint = "publish it on another port, or on another address of the host".to_owned();
             let clash = Diagnostic::at(known.at(name, span), message).hint(hint);
             found.push(clash.note(known.at(other, there), "published here"));

@@ -9,7 +9,7 @@ use super::{
     Sources,
     common::Common,
     diagnostic::{Diagnostic, SourceMap},
-    schema::{EnvFile, ServiceFile, Tables},
+    schema::{EnvFile, Instances, ServiceFile, Tables},
     tables,
     trust::{self, Found, Owners},
     value::{Refusal, Specifiers},
@@ -19,15 +19,28 @@ use crate::spec::{HostFacts, UnitName};
 /// A service file that could be read as one, and what was wrong with the rest of it.
 pub(super) type Read = (Option<ServiceFile>, Vec<Diagnostic>);
 
+/// A typing mistake is not to take every address of the host.
+const MOST_INSTANCES: i64 = 1000;
+
 /// All files, before any of them is looked into.
 #[derive(Default)]
 pub(super) struct Scan {
     /// Where the file of each service is.
     pub(super) files: BTreeMap<UnitName, PathBuf>,
+    /// Where the file of each template is, by what stands before the `@`.
+    pub(super) templates: BTreeMap<String, PathBuf>,
     /// Services that a link to /dev/null hides.
     pub(super) masked: BTreeSet<UnitName>,
     /// What cannot be said of one service.
     pub(super) other: Vec<Diagnostic>,
+}
+
+impl Scan {
+    /// The template of an instance.
+    pub(super) fn template(&self, name: &UnitName) -> Option<&PathBuf> {
+        let (prefix, _) = name.as_str().split_once('@')?;
+        self.templates.get(prefix)
+    }
 }
 
 /// Lists the directories: the first that has a file name wins.
@@ -55,21 +68,33 @@ pub(super) fn scan(sources: &Sources) -> Scan {
                 .map(|name| (name.strip_suffix(".d").unwrap_or(&name).to_owned(), dir.join(&name))),
         );
     }
-    for (_, dir) in drop_ins.into_iter().filter(|(file, _)| !seen.contains(file)) {
+    let has_file = |file: &String| {
+        let template = file.split_once('@').map(|(prefix, _)| format!("{prefix}@"));
+        let is_of = |template: &String| match *file == format!("{template}.toml") {
+            true => seen.iter().any(|other| other.starts_with(template)),
+            false => seen.contains(&format!("{template}.toml")),
+        };
+        seen.contains(file) || template.as_ref().is_some_and(is_of)
+    };
+    for (_, dir) in drop_ins.into_iter().filter(|(file, _)| !has_file(file)) {
         scan.other.push(Diagnostic::about(dir, "these are drop-ins for a service that has no file"));
     }
     scan
 }
 
 fn place(scan: &mut Scan, path: PathBuf, stem: &str) {
-    match UnitName::new(stem) {
-        Err(_) if stem.ends_with('@') => {
-            let hint = "give every instance a file of its own, such as web@1.toml";
-            let message = "templates are not a feature of this version yet";
-            scan.other.push(Diagnostic::about(path, message).hint(hint.to_owned()));
+    let is_masked = std::fs::read_link(&path).is_ok_and(|target| target == Path::new("/dev/null"));
+    if let Some(prefix) = stem.strip_suffix('@').filter(|prefix| !prefix.contains('@')) {
+        match UnitName::new(prefix) {
+            Err(message) => scan.other.push(Diagnostic::about(path, message)),
+            Ok(_) if is_masked => {}
+            Ok(_) => drop(scan.templates.insert(prefix.to_owned(), path)),
         }
+        return;
+    }
+    match UnitName::new(stem) {
         Err(message) => scan.other.push(Diagnostic::about(path, message)),
-        Ok(name) if std::fs::read_link(&path).is_ok_and(|target| target == Path::new("/dev/null")) => {
+        Ok(name) if is_masked => {
             scan.masked.insert(name);
         }
         Ok(name) => {
@@ -82,7 +107,8 @@ fn about(path: &Path, refusal: Refusal) -> Diagnostic {
     Diagnostic::about(path, refusal.message).hint(refusal.hint)
 }
 
-/// Reads one service: its file, and the drop-ins beside it in every directory of `dirs`.
+/// Reads one service: its file, and the drop-ins beside it in every directory of `dirs`; of an instance, those of its
+/// template as well.
 pub(super) fn read(
     name: &UnitName,
     path: &Path,
@@ -90,9 +116,62 @@ pub(super) fn read(
     host: &HostFacts,
     (owners, common): (&Owners, &Common),
 ) -> Read {
+    let template = name.as_str().split_once('@').map(|(prefix, _)| format!("{prefix}@.toml"));
+    let files: Vec<String> = template.into_iter().chain([format!("{name}.toml")]).collect();
+    let (file, found) = read_texts((name, path), (dirs, &files), (owners, common));
+    let file = file.map(|mut file| {
+        file.env_files = env_files(&file, host, owners);
+        file
+    });
+    (file, found)
+}
+
+/// The instances that a template has by its own word, and what is wrong with that.
+pub(super) fn instances(
+    prefix: &str,
+    path: &Path,
+    dirs: &[PathBuf],
+    (owners, common): (&Owners, &Common),
+) -> (Vec<UnitName>, Vec<Diagnostic>) {
+    // What it is called does not matter: nothing of it is looked at but this.
+    let Ok(name) = UnitName::new(prefix) else { return (Vec::new(), Vec::new()) };
+    let files = [format!("{prefix}@.toml")];
+    let (file, mut found) = read_texts((&name, path), (dirs, &files), (owners, common));
+    let Some(file) = file else { return (Vec::new(), found) };
+    let mut names = Vec::new();
+    match file.tables.unit.instances.as_ref().map(|key| (key.span(), key.get_ref())) {
+        None => {}
+        Some((_, Instances::Count(count @ 0..=MOST_INSTANCES))) => {
+            names.extend((1..=*count).filter_map(|n| UnitName::new(&format!("{prefix}@{n}")).ok()));
+        }
+        Some((span, Instances::Count(count))) => {
+            let message = format!("{count} is no number of instances");
+            let hint = format!("write a number from 0 to {MOST_INSTANCES}");
+            found.push(Diagnostic::at(file.sources.locate(&span), message).hint(hint));
+        }
+        Some((_, Instances::Names(list))) => {
+            for text in list {
+                match UnitName::new(&format!("{prefix}@{}", text.get_ref())) {
+                    Ok(name) => names.push(name),
+                    Err(message) => {
+                        found.push(Diagnostic::at(file.sources.locate(&text.span()), message));
+                    }
+                }
+            }
+        }
+    }
+    (names, found)
+}
+
+/// Reads the texts of one service, and of what lies below them.
+fn read_texts(
+    (name, path): (&UnitName, &Path),
+    (dirs, files): (&[PathBuf], &[String]),
+    (owners, common): (&Owners, &Common),
+) -> Read {
     let mut found = Vec::new();
     let mut sources = SourceMap::default();
-    let drop_ins = drop_ins(path, dirs, &mut found);
+    let drop_ins = drop_ins(files, dirs, &mut found);
     for path in std::iter::once(path.to_owned()).chain(drop_ins) {
         match trust::read(&path, owners) {
             Ok(Found::Text(text)) => {
@@ -114,20 +193,14 @@ pub(super) fn read(
     common.lay(&mut sources, &mut found);
     let (file, errors) = parse(name, sources);
     found.extend(errors);
-    let file = file.map(|mut file| {
-        file.env_files = env_files(&file, host, owners);
-        file
-    });
     (file, found)
 }
 
-/// The drop-ins of a file by base name; of two with the same, the one in the first directory counts.
-fn drop_ins(path: &Path, dirs: &[PathBuf], found: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
-    let Some(file) = path.file_name() else {
-        return Vec::new();
-    };
+/// The drop-ins of some files by base name; of two with the same, that of the last file counts, and of this the one in the
+/// first directory.
+fn drop_ins(files: &[String], dirs: &[PathBuf], found: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
     let mut by_name = BTreeMap::new();
-    for dir in dirs.iter().rev() {
+    for (file, dir) in files.iter().flat_map(|file| dirs.iter().rev().map(move |dir| (file, dir))) {
         let dir = trust::drop_in_dir(&dir.join(file));
         match trust::list(&dir, ".toml", false) {
             Ok(names) => by_name.extend(names.into_iter().map(|name| (name.clone(), dir.join(name)))),

@@ -73,8 +73,10 @@ pub struct Loaded {
     pub broken: BTreeMap<UnitName, Vec<Diagnostic>>,
     /// Services that a link to /dev/null hides.
     pub masked: BTreeSet<UnitName>,
-    /// The file of each service, broken ones included.
+    /// The file of each service, broken ones included; of an instance, most often that of its template.
     pub files: BTreeMap<UnitName, PathBuf>,
+    /// What stands before the `@` of each template.
+    pub templates: BTreeSet<String>,
     /// Mistakes that belong to no service.
     pub other: Vec<Diagnostic>,
     /// What each of `units` opens, and where its files say so.
@@ -105,21 +107,36 @@ pub struct Opened {
 
 /// Loads all services and checks them against each other.
 pub fn load_all(sources: &Sources, host: &HostFacts) -> Loaded {
+    load_with(sources, host, &BTreeSet::new())
+}
+
+/// As [`load_all`], with instances of templates that no file names.
+pub fn load_with(sources: &Sources, host: &HostFacts, instances: &BTreeSet<UnitName>) -> Loaded {
     let owners = Owners::of_this_process();
     let common = Common::read(&sources.around, &owners, host);
     let mut scan = load::scan(sources);
     scan.other.extend(common.check());
-    let mut resolved = BTreeMap::new();
+    let mut resolved: BTreeMap<UnitName, Checked> = BTreeMap::new();
     let mut broken: BTreeMap<UnitName, Vec<Diagnostic>> = BTreeMap::new();
-    for (name, path) in &scan.files {
-        match resolve(load::read(name, path, &sources.dirs, host, (&owners, &common)), host, common.policy())
-        {
-            Ok(unit) => {
-                resolved.insert(name.clone(), unit);
+    let listed = listed(sources, &mut scan, (&owners, &common));
+    let mut queue: Vec<UnitName> = scan.files.keys().cloned().collect();
+    queue.extend(listed.iter().chain(instances).cloned());
+    while let Some(name) = queue.pop() {
+        if resolved.contains_key(&name) || broken.contains_key(&name) || scan.masked.contains(&name) {
+            continue;
+        }
+        let is_own = scan.files.contains_key(&name);
+        let Some(path) = scan.files.get(&name).or_else(|| scan.template(&name)).cloned() else { continue };
+        let read = load::read(&name, &path, &sources.dirs, host, (&owners, &common));
+        scan.files.insert(name.clone(), path);
+        match resolve(read, host, common.policy()) {
+            Ok(mut checked) => {
+                // One that another file names, or somebody at the terminal, is started by that alone.
+                checked.unit.enabled &= is_own || listed.contains(&name);
+                queue.extend(checked.claims.names().filter(|name| name.is_instance()).cloned());
+                resolved.insert(name, checked);
             }
-            Err(found) => {
-                broken.insert(name.clone(), found);
-            }
+            Err(found) => drop(broken.insert(name, found)),
         }
     }
     let known =
@@ -131,7 +148,25 @@ pub fn load_all(sources: &Sources, host: &HostFacts) -> Loaded {
         units.insert(name, checked.unit);
     }
     let policy = common.policy().cloned();
-    Loaded { units, opened, masked: scan.masked, files: scan.files, other: scan.other, broken, policy }
+    let load::Scan { masked, files, templates, other } = scan;
+    let templates = templates.into_keys().collect();
+    Loaded { units, opened, masked, files, templates, other, broken, policy }
+}
+
+/// The instances that templates have by their own word.
+fn listed(
+    sources: &Sources,
+    scan: &mut load::Scan,
+    (owners, common): (&Owners, &Common),
+) -> BTreeSet<UnitName> {
+    let mut listed = BTreeSet::new();
+    for (prefix, path) in &scan.templates {
+        let (names, found) = load::instances(prefix, path, &sources.dirs, (owners, common));
+        // Of the instances, where there are any, it is told again, and shown once.
+        scan.other.extend(found);
+        listed.extend(names);
+    }
+    listed
 }
 
 /// Loads one file, named after its base name, and the drop-ins beside it; other services are not looked at.
@@ -156,6 +191,10 @@ pub fn load_file_opened(
         let hint = "the file name is the service name: NAME.toml".to_owned();
         return Err(vec![Diagnostic::about(path, "this is not the name of a service file").hint(hint)]);
     };
+    if let Some(prefix) = stem.strip_suffix('@') {
+        let hint = format!("name one of them: {prefix}@1, of a supervisor with these files");
+        return Err(vec![Diagnostic::about(path, "a template is no service, its instances are").hint(hint)]);
+    }
     let name = UnitName::new(stem).map_err(|message| vec![Diagnostic::about(path, message)])?;
     let dir = path.parent().unwrap_or(Path::new(""));
     let owners = Owners::of_this_process();

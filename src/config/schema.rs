@@ -89,6 +89,10 @@ pub struct UnitTable {
     pub owners: Option<Vec<Text>>,
     /// Started by the supervisor when it comes up. Default: true.
     pub enabled: Option<bool>,
+    /// Of a template, the file `NAME@.toml`: how many instances there are, `NAME@1` and so on, or a list of what follows the
+    /// `@` in their names. Others that a file names, or `palisade start` by root, are made of it as well, and are started
+    /// only by that. A file `NAME@x.toml` takes the template's place for that one. Default: none.
+    pub instances: Option<Spanned<Instances>>,
     /// Services without which this one is not started: they are started with it and come first. When somebody stops or
     /// restarts one of them, this one goes with it. One that crashes leaves it alone. Default: none.
     pub requires: Option<Vec<Text>>,
@@ -790,6 +794,38 @@ pub struct TimerTable {
     /// When its moment comes while it still runs (or waits, or is to be restarted): `skip` it, `queue` it, which starts it
     /// again as soon as that run has ended, or `restart` it. Default: `skip`.
     pub overlap: Option<Text>,
+}
+
+/// `unit.instances`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Instances {
+    /// So many, named by their numbers.
+    Count(i64),
+    /// These.
+    Names(Vec<Text>),
+}
+
+impl<'de> Deserialize<'de> for Instances {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Instances;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number or a list of strings")
+            }
+            fn visit_i64<E: de::Error>(self, count: i64) -> Result<Instances, E> {
+                Ok(Instances::Count(count))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Instances, A::Error> {
+                let mut list = Vec::new();
+                while let Some(name) = seq.next_element()? {
+                    list.push(name);
+                }
+                Ok(Instances::Names(list))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
 }
 
 /// One string, or a list of them.

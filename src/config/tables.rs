@@ -18,13 +18,18 @@ use super::{
 use crate::spec::MOST;
 
 /// What is said of one service alone, and has no place in a profile; all but the last, nor in `[defaults]`.
-const OWN_KEYS: [(&str, &str); 4] =
-    [("unit", "description"), ("unit", "documentation"), ("service", "command"), ("unit", "profile")];
+const OWN_KEYS: [(&str, &str); 5] = [
+    ("unit", "description"),
+    ("unit", "documentation"),
+    ("unit", "instances"),
+    ("service", "command"),
+    ("unit", "profile"),
+];
 
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["job", "metrics", "http"]),
-    ("unit", &["instances", "condition", "assert"]),
+    ("unit", &["condition", "assert"]),
     ("service", &["cpu"]),
     ("service.reload", &["watch"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
@@ -154,7 +159,7 @@ fn take_own_keys(table: &mut DeTable<'_>, layer: Layer, sources: &SourceMap, fou
     let (keys, place) = match layer {
         Layer::Own => return,
         Layer::Profile => (&OWN_KEYS[..], "a profile"),
-        Layer::Defaults => (&OWN_KEYS[..3], "`[defaults]`"),
+        Layer::Defaults => (&OWN_KEYS[..4], "`[defaults]`"),
     };
     for (of, key) in keys {
         let Some(DeValue::Table(below)) = table.get_mut(*of).map(Spanned::get_mut) else { continue };

@@ -102,11 +102,60 @@ fn a_broken_file_never_stops_the_others() {
     write(&dir.path().join("open.toml"), WEB);
     fs::set_permissions(dir.path().join("open.toml"), fs::Permissions::from_mode(0o666)).unwrap();
     write(&dir.path().join("not a name.toml"), WEB);
-    write(&dir.path().join("template@.toml"), WEB);
+    write(&dir.path().join("a b@.toml"), WEB);
     let loaded = load_all(&Sources::only(dir.path()), &HostFacts::default());
     assert_eq!(names(&loaded.units), ["web"]);
     assert_eq!(names(&loaded.broken), ["broken", "open"]);
     assert_eq!(loaded.other.len(), 2);
+}
+
+#[test]
+fn a_template_has_the_instances_that_files_name() {
+    let dir = place();
+    let at = |path: &str| dir.path().join(path);
+    let text = format!("unit.instances = 2\nunit.description = '%n is %i of %p'\n{WEB}");
+    write(&at("web@.toml"), &text);
+    write(&at("web@.toml.d/more.toml"), "[service]\nenv = { PORT = '80%i', FROM = 'template' }\n");
+    write(&at("web@2.toml.d/other.toml"), "[service]\nenv = { FROM = 'instance' }\n");
+    write(&at("web@own.toml"), &format!("unit.description = 'by itself'\n{WEB}"));
+    write(&at("app.toml"), &format!("unit.wants = ['web@green']\n{WEB}"));
+    write(&at("job@.toml"), WEB);
+    let all = BTreeSet::from(["job@x", "nobody@x"].map(|name| UnitName::new(name).unwrap()));
+    let loaded = load_with(&Sources::only(dir.path()), &HostFacts::default(), &all);
+    assert_eq!(loaded.diagnostics().map(ToString::to_string).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(names(&loaded.units), ["app", "job@x", "web@1", "web@2", "web@green", "web@own"]);
+    let unit = |name: &str| &loaded.units[&UnitName::new(name).unwrap()];
+    assert_eq!(unit("web@1").description, "web@1 is 1 of web");
+    assert_eq!(unit("web@own").description, "by itself");
+    let env =
+        |name: &str| [&unit(name).service.env["PORT"], &unit(name).service.env["FROM"]].map(String::as_str);
+    assert_eq!(
+        [env("web@1"), env("web@2"), env("web@own")],
+        [["801", "template"], ["802", "instance"], ["80own", "template"]]
+    );
+    let enabled = loaded.units.values().filter(|unit| unit.enabled).map(|unit| unit.name.as_str());
+    assert_eq!(enabled.collect::<Vec<_>>(), ["app", "web@1", "web@2", "web@own"]);
+    assert_eq!(names(&load_all(&Sources::only(dir.path()), &HostFacts::default()).units).len(), 5);
+    assert_eq!(loaded.templates, BTreeSet::from(["job".to_owned(), "web".to_owned()]));
+}
+
+#[test]
+fn instances_are_named_well_and_by_templates_alone() {
+    let dir = place();
+    write(&dir.path().join("web@.toml"), &format!("unit.instances = ['a', 'b c']\n{WEB}"));
+    write(&dir.path().join("many@.toml"), &format!("unit.instances = 1001\n{WEB}"));
+    write(&dir.path().join("app.toml"), &format!("unit.instances = 2\n{WEB}"));
+    let loaded = load_all(&Sources::only(dir.path()), &HostFacts::default());
+    assert_eq!(names(&loaded.units), ["web@a"]);
+    let said: Vec<&str> = loaded.diagnostics().map(|found| found.message.as_str()).collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    for part in [
+        "1001 is no number of instances",
+        "\"web@b c\" is not a service name",
+        "`instances` is for templates",
+    ] {
+        assert!(said.iter().any(|said| said.contains(part)), "{said:?}");
+    }
 }
 
 #[test]

@@ -102,6 +102,11 @@ impl UnitName {
         Self(self.0.strip_suffix(TWIN).unwrap_or(&self.0).to_owned())
     }
 
+    /// Whether it names an instance of a template.
+    pub fn is_instance(&self) -> bool {
+        self.0.contains('@')
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

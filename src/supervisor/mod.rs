@@ -38,6 +38,7 @@ mod runs;
 mod sessions;
 mod sockets;
 mod state;
+mod templates;
 mod timers;
 mod upgrade;
 mod voice;
@@ -172,6 +173,8 @@ struct Supervisor {
     policy: Option<config::Policy>,
     /// Where each service is described.
     files: BTreeMap<UnitName, PathBuf>,
+    /// What stands before the `@` of each template.
+    templates: BTreeSet<String>,
     server: Server,
     clients: requests::Clients,
     sessions: sessions::Sessions,
@@ -275,6 +278,7 @@ impl Supervisor {
             masked: BTreeSet::new(),
             policy: None,
             files: BTreeMap::new(),
+            templates: BTreeSet::new(),
             server,
             clients: requests::Clients::default(),
             sessions: sessions::Sessions::default(),
@@ -801,7 +805,7 @@ impl Supervisor {
     /// Reads the service files again; nothing comes of it yet.
     fn read_files(&mut self) -> config::Loaded {
         self.facts = crate::sys::facts::gather(self.settings.cgroup.as_deref());
-        let mut loaded = config::load_all(&self.options.sources, &self.facts);
+        let mut loaded = config::load_with(&self.options.sources, &self.facts, &self.instances());
         // What runs goes on as it was: nothing is lost by a mistake in a file.
         for name in loaded.broken.keys() {
             if let Some(entry) = self.fleet.entry(name) {
@@ -832,7 +836,7 @@ impl Supervisor {
             |found: Vec<config::Diagnostic>| found.first().map(ToString::to_string).unwrap_or_default();
         self.broken = loaded.broken.into_iter().map(|(name, found)| (name, first(found))).collect();
         self.masked = loaded.masked;
-        self.files = loaded.files;
+        (self.files, self.templates) = (loaded.files, loaded.templates);
         let owners: BTreeSet<Owner> = units.values().flat_map(|unit| unit.owners.iter().cloned()).collect();
         let has_owners = !owners.is_empty();
         match self.server.set_owners(owners) {

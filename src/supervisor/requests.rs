@@ -319,6 +319,14 @@ impl Supervisor {
             Verb::Stop => Right::Stop,
             Verb::Restart => Right::Restart,
         };
+        // Each takes an id range for good: that is not an owner's to give away.
+        if verb == Verb::Start
+            && caller.access.all
+            && !self.stopping
+            && let Err(reason) = self.instantiate(names)
+        {
+            return self.server.error(client, &Error::Refused { reason });
+        }
         let names = match self.expand(caller, right, names) {
             Ok(names) => names,
             Err(error) => return self.server.error(client, &error),

@@ -156,3 +156,33 @@ pub fn what_is_upheld_does_not_stay_down_and_a_part_goes_with_the_whole(world: &
     world.ok(&["stop", "vassal"]);
     assert_eq!(world.state("vassal"), "stopped");
 }
+
+pub fn instances_come_from_their_template(world: &mut World) {
+    let keys = "unit.instances = 2\nservice.env = { WHO = \"%n %p %i\" }\nunit.on_failure = [\"alert@%i\"]";
+    daemon(world, "web@", &format!("{keys}\nrestart.policy = \"never\""));
+    daemon(world, "alert@", "");
+    world.start();
+    wait_run(world, "web@1", 1);
+    wait_run(world, "web@2", 1);
+    assert_eq!(world.state("alert@1"), "stopped");
+    world.ok(&["start", "web@blue"]);
+    wait_run(world, "web@blue", 1);
+    let environment =
+        std::fs::read(format!("/proc/{}/environ", world.pid("web@blue"))).expect("a process of ours");
+    assert!(String::from_utf8_lossy(&environment).contains("WHO=web@blue web blue\0"));
+    crash(world, "web@2");
+    world.wait_state("alert@2", "active");
+    // Nobody names it but who started it: it stays over a reload and a takeover for as long as it is up.
+    world.ok(&["daemon-reload"]);
+    let pid = world.pid("web@blue");
+    world.kill_supervisor();
+    world.start();
+    assert_eq!((world.pid("web@blue"), world.run_id("web@blue")), (pid, 1));
+    world.ok(&["stop", "web@*"]);
+    for name in ["web@1", "web@2", "web@blue"] {
+        assert_eq!(world.state(name), "stopped");
+    }
+    world.ok(&["daemon-reload"]);
+    assert_eq!(world.palisade(&["status", "web@blue"]).status.code(), Some(4));
+    assert_eq!(world.palisade(&["start", "nobody@1"]).status.code(), Some(4));
+}

@@ -10,8 +10,8 @@ use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
         Activation, After, Base, Denial, Dev, Egress, Families, Full, Hooks, Kind, Landlock, Limits,
-        LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rollout, Rootfs, Seccomp, Security,
-        Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
+        LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rollout, Rootfs, Seccomp,
+        Security, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
         limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
     },
 };

@@ -72,6 +72,15 @@ pub struct Claims {
     pub sockets: Vec<(Socket, Range<usize>)>,
 }
 
+impl Claims {
+    /// Every other service that the file names.
+    pub fn names(&self) -> impl Iterator<Item = &UnitName> {
+        let order = self.after.iter().chain(&self.before);
+        let needs = self.requires.iter().chain(&self.joins).chain(&self.shares);
+        needs.chain(order).chain(&self.others).map(|(name, _)| name)
+    }
+}
+
 /// Resolves one service file.
 ///
 /// # Errors
@@ -92,6 +101,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let description = description.as_ref().and_then(|text| reader.line(text));
     let documentation = documentation.iter().flatten().filter_map(|text| reader.line(text)).collect();
     let owners = owners::owners(reader, owners);
+    no_instances(reader);
     let relations = relations::relations(reader);
     let namespaces = namespaces::namespaces(reader);
     let rootfs = rootfs::rootfs(reader);
@@ -150,6 +160,19 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     match std::mem::take(&mut reader.found) {
         found if found.is_empty() => Ok((unit, claims)),
         found => Err(found),
+    }
+}
+
+/// Only a template has instances.
+fn no_instances(reader: &mut Reader<'_>) {
+    let path = reader.file.sources.first_path();
+    let is_template = path.to_str().is_some_and(|path| path.ends_with("@.toml"));
+    if let Some(key) = reader.file.tables.unit.instances.as_ref().filter(|_| !is_template) {
+        let name = reader.file.name.as_str();
+        let prefix = name.split_once('@').map_or(name, |(prefix, _)| prefix);
+        let refusal = Refusal::new("`instances` is for templates");
+        let hint = format!("call the file {}@.toml, or take the key out", prefix);
+        reader.refuse(key.span(), refusal.hint(hint));
     }
 }
 
