@@ -28,13 +28,22 @@ pub struct Settings {
     pub id_base: u32,
     /// `ids.count`: how many ranges of [`IDS_PER_SERVICE`] begin there.
     pub id_count: u32,
+    /// `supervisor.parallel_starts`: how many services may be on their way up at the same time, 0 for no bound; none: the
+    /// default, see [`Settings::parallel_starts`].
+    pub parallel_starts: Option<u32>,
     /// `cgroup.path`: relative to the cgroup2 mount; none: made from the cgroup that the supervisor is in.
     pub cgroup: Option<PathBuf>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { network: NetworkSettings::default(), id_base: 0x7000_0000, id_count: 4000, cgroup: None }
+        Self {
+            network: NetworkSettings::default(),
+            id_base: 0x7000_0000,
+            id_count: 4000,
+            parallel_starts: None,
+            cgroup: None,
+        }
     }
 }
 
@@ -45,6 +54,7 @@ struct SettingsTables {
     network: NetworkTable,
     ids: IdSettings,
     cgroup: CgroupSettings,
+    supervisor: SupervisorTable,
     /// What every service file leaves out; read with the service files, here for the mistakes in its keys alone.
     defaults: Tables,
 }
@@ -74,7 +84,29 @@ struct CgroupSettings {
     path: Option<Text>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct SupervisorTable {
+    /// How many services may be on their way up at the same time: from the launch until they are ready; a oneshot only
+    /// until its program was executed. The others wait in the order of their dependencies. 0 is no bound. Default: 8
+    /// for each CPU.
+    parallel_starts: Option<Spanned<i64>>,
+}
+
+/// Places for services on their way up for each CPU: enough that those which wait for something else than a CPU hold nobody
+/// up, and few enough that a thousand services do not take each other's time to start.
+const STARTS_PER_CPU: usize = 8;
+
 impl Settings {
+    /// How many services may be on their way up at the same time on a host with `cpus`; none is no bound.
+    pub fn parallel_starts(&self, cpus: usize) -> Option<usize> {
+        match self.parallel_starts {
+            None => Some(cpus.max(1) * STARTS_PER_CPU),
+            Some(0) => None,
+            Some(limit) => Some(usize::try_from(limit).unwrap_or(usize::MAX)),
+        }
+    }
+
     /// How many ranges are for `palisade run`, counted from the top: one in eight. Each is whoever's runs at the moment.
     pub fn run_ranges(&self) -> u32 {
         self.id_count.div_ceil(8)
@@ -107,7 +139,7 @@ impl Settings {
         let mut sources = SourceMap::default();
         sources.add(file, text);
         let (tables, mut found) = tables::read::<SettingsTables>(&sources);
-        let SettingsTables { network, ids, cgroup, defaults: _ } = tables.unwrap_or_default();
+        let SettingsTables { network, ids, cgroup, supervisor, defaults: _ } = tables.unwrap_or_default();
         let mut settings = Self::default();
         let mut refuse = |span, refusal: Refusal| {
             found.push(Diagnostic::at(sources.locate(&span), refusal.message).hint(refusal.hint));
@@ -128,6 +160,16 @@ impl Settings {
             match parse_cgroup(text.get_ref()) {
                 Ok(path) => settings.cgroup = Some(path),
                 Err(refusal) => refuse(text.span(), refusal),
+            }
+        }
+        if let Some(limit) = supervisor.parallel_starts {
+            match u32::try_from(*limit.get_ref()) {
+                Ok(number) => settings.parallel_starts = Some(number),
+                Err(_) => refuse(
+                    limit.span(),
+                    Refusal::new(format!("{} is no number of services", limit.get_ref()))
+                        .hint("write how many may be started at the same time, 0 for no bound"),
+                ),
             }
         }
         let (base, count) =
@@ -216,8 +258,11 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "[network]\nname = 'lab_2'\nprefix4 = '192.168.64.0/20'\n[ids]\nbase = 131072\ncount = 3\n\
-                    [cgroup]\npath = 'lab.slice/palisade'\n";
+                    [cgroup]\npath = 'lab.slice/palisade'\n[supervisor]\nparallel_starts = 0\n";
         let settings = parse(text).unwrap();
+        assert_eq!((settings.parallel_starts(2), Settings::default().parallel_starts(2)), (None, Some(16)));
+        let five = Settings { parallel_starts: Some(5), ..Settings::default() };
+        assert_eq!(five.parallel_starts(2), Some(5));
         assert_eq!(settings.network.prefix4.to_string(), "192.168.64.0/20");
         assert_eq!((settings.id_base, settings.id_count), (131_072, 3));
         assert_eq!(settings.cgroup.as_deref(), Some(Path::new("lab.slice/palisade")));
@@ -226,9 +271,9 @@ mod tests {
     #[test]
     fn all_mistakes_are_named() {
         let text = "[network]\nname = 'Lab'\nprefix4 = '10.83.0.1/16'\nbrige = 'x'\n[ids]\nbase = 0\n\
-                    [cgroup]\npath = '/sys'\n";
+                    [cgroup]\npath = '/sys'\n[supervisor]\nparallel_starts = -1\n";
         let found = parse(text).unwrap_err();
-        assert_eq!(found.len(), 5, "{found:#?}");
+        assert_eq!(found.len(), 6, "{found:#?}");
         assert!(found[0].starts_with("palisade.toml:4:1: unknown key `brige`"));
     }
 

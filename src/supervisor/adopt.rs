@@ -34,6 +34,8 @@ impl Supervisor {
         });
         let entries = records.iter().map(|record| record.entry.clone());
         self.fleet = Fleet::restore(self.assigned.seed, entries);
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.fleet.set_parallel_starts(self.settings.parallel_starts(cpus));
         self.point_of_all("adopt-records");
         let mut dead = Vec::new();
         for record in &records {

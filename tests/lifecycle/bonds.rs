@@ -186,3 +186,21 @@ pub fn instances_come_from_their_template(world: &mut World) {
     assert_eq!(world.palisade(&["status", "web@blue"]).status.code(), Some(4));
     assert_eq!(world.palisade(&["start", "nobody@1"]).status.code(), Some(4));
 }
+
+pub fn no_more_start_at_a_time_than_the_settings_say(world: &mut World) {
+    let config = std::fs::read_to_string(world.dir().join("palisade.toml")).expect("laid out with the world");
+    world.write("palisade.toml", &format!("{config}[supervisor]\nparallel_starts = 1\n"));
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        daemon(world, name, "");
+    }
+    world.start();
+    for name in names {
+        world.wait_state(name, "active");
+    }
+    let log = world.supervisor_log();
+    let at = |name: &str, state: &str| lines(&log, name, state)[0];
+    for pair in names.windows(2) {
+        assert!(at(pair[0], "active") < at(pair[1], "starting"), "{log}");
+    }
+}

@@ -70,6 +70,7 @@ fn everywhere() -> Vec<support::Test> {
         bonds::two_that_conflict_are_never_up_together: Root CgroupV2 UserNs;
         bonds::an_end_starts_what_it_names: Root CgroupV2 UserNs;
         bonds::instances_come_from_their_template: Root CgroupV2 UserNs;
+        bonds::no_more_start_at_a_time_than_the_settings_say: Root CgroupV2 UserNs;
         bonds::what_is_upheld_does_not_stay_down_and_a_part_goes_with_the_whole: Root CgroupV2 UserNs;
         takeover::a_killed_supervisor_loses_no_service_and_no_request: Root CgroupV2 UserNs Nft;
         takeover::a_service_that_ends_while_nobody_supervises_is_restarted: Root CgroupV2 UserNs;
