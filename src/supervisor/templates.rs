@@ -1,6 +1,6 @@
 //! Instances of templates that no file names: somebody has started them, and they are there for as long as they are up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::Supervisor;
 use crate::{
@@ -51,9 +51,10 @@ impl Supervisor {
             standing.map(|entry| (entry.unit.name.clone(), entry.unit.clone())).collect();
         // With those that they name in their turn.
         for (name, unit) in loaded.units.into_iter().filter(|(name, _)| name.is_instance()) {
-            if !units.contains_key(&name) {
-                self.files.extend(loaded.files.get(&name).map(|path| (name.clone(), path.clone())));
-                units.insert(name, unit);
+            if let Entry::Vacant(vacant) = units.entry(name) {
+                let file = loaded.files.get(vacant.key());
+                self.files.extend(file.map(|path| (vacant.key().clone(), path.clone())));
+                vacant.insert(unit);
             }
         }
         self.inputs.push_back(Input::Reload(units));
