@@ -10,7 +10,8 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    io::{self, Write},
+    fs::File,
+    io::{self, Seek},
     net::Ipv4Addr,
     process::{Command, Stdio},
 };
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     spec::{Proto, Publish},
-    sys::SysError,
+    sys::{SysError, file},
 };
 
 // linux/netfilter/nfnetlink.h and nf_tables.h
@@ -432,12 +433,16 @@ fn batch(parts: &[Part], begin: u32) -> Encoder {
 /// [`NetError::NftMissing`], [`NetError::NftText`] with what nft says.
 pub fn load(name: &str, text: &str) -> Result<(), NetError> {
     let failed = |text: String| NetError::NftText { table: name.to_owned(), text };
+    // A file, not a pipe: nobody has to write while nft reads, and should the standard library not hear whether it was
+    // executed, it waits for an end that comes.
+    let mut rules = File::from(file::sealed("palisade-rules", text.as_bytes())?);
+    rules.rewind().map_err(|error| SysError::new("lseek", "rules in memory", error))?;
     // A search path of our own: that of a user's shell often lacks sbin, and none of theirs is to be trusted.
-    let mut child = Command::new("nft")
+    let child = Command::new("nft")
         .args(["-f", "-"])
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
-        .stdin(Stdio::piped())
+        .stdin(rules)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -445,15 +450,10 @@ pub fn load(name: &str, text: &str) -> Result<(), NetError> {
             io::ErrorKind::NotFound => NetError::NftMissing,
             _ => SysError::new("execve", "\"nft\"", error).into(),
         })?;
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    // The text fits the pipe; should nft end before reading it, its own message says more than our EPIPE.
-    let written = stdin.write_all(text.as_bytes());
-    drop(stdin);
     let out = child.wait_with_output().map_err(|error| SysError::new("waitid", "\"nft\"", error))?;
-    match (out.status.success(), written) {
-        (true, Ok(())) => Ok(()),
-        (true, Err(error)) => Err(SysError::new("write", "pipe to nft", error).into()),
-        (false, _) => {
+    match out.status.success() {
+        true => Ok(()),
+        false => {
             let said = String::from_utf8_lossy(&out.stderr);
             // nft 1.0.6 crashes without a word on a set whose type has changed.
             Err(failed(format!("{}: {}", out.status, said.trim())))
