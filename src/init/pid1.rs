@@ -79,6 +79,9 @@ struct Kept {
 struct Init {
     flags: u32,
     main: i64,
+    /// Everybody was killed, and somebody is yet to be reaped. Nothing is begun meanwhile: it may need what those hold, a port
+    /// or a lock, until they are gone.
+    is_clearing: bool,
     daemon: follow::Daemon,
     signals: i64,
     listen: i64,
@@ -134,6 +137,7 @@ const MSG_CTRUNC: u32 = 0x8;
 static mut INIT: Init = Init {
     flags: 0,
     main: 0,
+    is_clearing: false,
     daemon: follow::Daemon::none(),
     signals: 0,
     listen: 0,
@@ -525,6 +529,9 @@ impl Init {
     /// The waiting stage: until the service has ended, or, for the keeper, until it is told to end.
     fn wait(&mut self) -> ! {
         loop {
+            if self.is_clearing {
+                self.reap();
+            }
             // signals, listening end, connections, sessions that have not begun, the daemon and its pid file
             let mut poll = [PollFd { fd: -1, events: 1, revents: 0 }; 2 + CONNECTIONS + SESSIONS + 2];
             const DAEMON: usize = 2 + CONNECTIONS + SESSIONS;
@@ -533,7 +540,7 @@ impl Init {
             poll[0].fd = self.signals as i32;
             poll[1].fd = self.listen as i32;
             for (slot, fd) in poll[2..].iter_mut().zip(&self.connections) {
-                slot.fd = *fd as i32;
+                slot.fd = if self.is_clearing { -1 } else { *fd as i32 };
             }
             for (slot, session) in poll[2 + CONNECTIONS..].iter_mut().zip(&self.sessions) {
                 slot.fd = if session.pid > 0 { session.report as i32 } else { -1 };
@@ -725,9 +732,10 @@ impl Init {
         send(connection, &Message::new(SAY_STATE, 0, main, self.kept_count as i64));
     }
 
-    fn signal(&self, signal: i64, everybody: bool) {
+    fn signal(&mut self, signal: i64, everybody: bool) {
         if everybody && self.flags & NOT_PID1 == 0 {
             kill(-1, signal);
+            self.is_clearing = signal == SIGKILL;
         } else if self.daemon.pidfd >= 0 {
             // Its parent may be somebody else, and its number by now another's.
             call(Call::PidFdSendSignal, [self.daemon.pidfd as u64, signal as u64, 0, 0, 0, 0]);
@@ -794,6 +802,7 @@ impl Init {
                 0,
             ]);
             if pid <= 0 {
+                self.is_clearing &= pid != -ECHILD;
                 if pid == -ECHILD && self.daemon.is_sought {
                     // Nobody is left who could be the daemon.
                     self.daemon.is_sought = false;
@@ -843,9 +852,7 @@ impl Init {
             // As PID 1, ending takes everybody along: the kernel kills what is left in the namespace.
             exit(0);
         }
-        if self.flags & NOT_PID1 == 0 {
-            kill(-1, SIGKILL);
-        }
+        self.signal(SIGKILL, true);
         for n in 0..CONNECTIONS {
             if self.connections[n] >= 0 {
                 send(self.connections[n], &Message::new(SAY_EXITED, 0, i64::from(status), 0));

@@ -39,6 +39,26 @@ pub fn commands_go_before_and_after_and_the_exit_is_the_services(world: &mut Wor
     }
 }
 
+pub fn what_a_command_left_behind_is_gone_before_the_next(world: &mut World) {
+    // It has the lock until the kernel has taken back all of its memory.
+    let big =
+        r#"python3 -c "import time; held = bytes([1]) * (200 << 20); print(flush=True); time.sleep(300)""#;
+    let holder = format!(
+        "exec 9> /tmp/lock; flock 9; {big} > /tmp/held & until test -s /tmp/held; do sleep 0.02; done; rm /tmp/held"
+    );
+    let next = "exec 9> /tmp/lock; flock -n 9 && echo free || echo taken";
+    for restart in ["", "restart.mode = \"in-place\""] {
+        let output = world.run(&format!(
+            "service.command = {}\nservice.pre_start = [{}, {}, {}]\n{restart}\n{NONE}\n",
+            sh(next),
+            sh(&holder),
+            sh(next),
+            sh(&holder)
+        ));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "free\nfree\n", "{}", describe(&output));
+    }
+}
+
 pub fn a_command_that_says_no_or_fails_keeps_the_service_from_running(world: &mut World) {
     let no =
         format!("service.command = {}\nservice.condition = [{}]\n{NONE}\n", sh("echo main"), sh("exit 1"));
