@@ -49,6 +49,8 @@ fn unit(path: &Path) -> (Unit, Assigned) {
         root: "/run/palisade/init/root".into(),
         state: "/var/lib/palisade".into(),
         link,
+        talk: std::collections::BTreeSet::new(),
+        peers: Vec::new(),
         stored: Vec::new(),
         netns_kept: false,
         machine_id: plan::machine_id(&facts.hostname, name),

@@ -21,8 +21,8 @@ const PURE: [(&str, &[&str]); 13] = [
     ("machine", &["calendar", "spec"]),
     ("net::addr", &["spec"]),
     ("notify", &[]),
-    // Of `net::link` it has the values that a link is made of.
-    ("plan", &["init", "init::wire", "machine", "net", "notify", "seccomp", "spec"]),
+    // Of `net` it has the values that a link and its rules are made of.
+    ("plan", &["init", "init::wire", "machine", "net", "net::addr", "notify", "seccomp", "spec"]),
     ("seccomp", &[]),
     // Of `config` it has the diagnostic's other name.
     (

@@ -272,6 +272,8 @@ fn assumed(unit: &Unit, settings: &Settings, facts: &HostFacts) -> plan::Assigne
         state: "/var/lib/palisade".into(),
         link,
         netns_kept: false,
+        talk: BTreeSet::new(),
+        peers: Vec::new(),
         stored: Vec::new(),
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: false,

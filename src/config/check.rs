@@ -62,7 +62,9 @@ pub(super) fn check(known: &Known<'_>) -> BTreeMap<UnitName, Vec<Diagnostic>> {
 fn unknown_names(known: &Known<'_>, of: &UnitName, checked: &Checked) -> Vec<Diagnostic> {
     let claims = &checked.claims;
     let needed = claims.requires.iter().chain(&claims.joins).chain(&claims.shares).map(|claim| (claim, true));
-    let others = claims.after.iter().chain(&claims.before).chain(&claims.others);
+    // An instance may be started by its name alone, at any time.
+    let peers = claims.peers.iter().filter(|(name, _)| !name.is_instance());
+    let others = claims.after.iter().chain(&claims.before).chain(&claims.others).chain(peers);
     let all = needed.chain(others.map(|claim| (claim, false)));
     let mistake = |((name, span), needed): (&(UnitName, Range<usize>), bool)| {
         if known.resolved.contains_key(name) || known.broken.contains(name) {

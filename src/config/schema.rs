@@ -407,8 +407,16 @@ pub struct NetworkTable {
     pub mtu: Option<Spanned<i64>>,
     /// Ports of the host that lead to the service: `[addr:]hostport:port[/proto]`. Default: none; addr 127.0.0.1, tcp.
     pub publish: Option<Vec<Text>>,
-    /// `"any"`, or `[]` for nowhere. Default: `[]`.
+    /// Where it may begin to talk to outside: `"any"`, or a list of `CIDR:PORT[/PROTO]`, such as `192.0.2.0/24:443`, a single
+    /// address or `*` for every port and protocol included. Neither other services nor the host, nor 169.254.0.0/16, are ever
+    /// outside. Default: `[]`, nowhere.
     pub egress: Option<Spanned<WordOrList>>,
+    /// Services that it may begin to talk to: `NAME:PORT[/PROTO]`, `NAME:*` for every port and protocol; a name with `*` is
+    /// every service whose name fits, such as `web@*`. It finds them by their names (/etc/hosts). Either side's file is
+    /// enough. What is taken out ends connections that rest on it. Default: none.
+    pub allow_to: Option<Vec<Text>>,
+    /// Services that may begin to talk to it, in the same way; the port is its own. Default: none.
+    pub allow_from: Option<Vec<Text>>,
     /// Which sockets may be made: a list of `unix`, `inet`, `inet6`, `netlink`, `packet`, `vsock` and the kernel's other
     /// families, or `any`; others fail with EAFNOSUPPORT. With inet or inet6 comes what lists addresses (rtnetlink).
     /// Default: unix inet inet6, with CAP_NET_ADMIN netlink, with CAP_NET_RAW packet.

@@ -33,10 +33,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("service", &["cpu"]),
     ("service.reload", &["watch"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
-    (
-        "network",
-        &["mac", "interface", "bridge", "allow_to", "allow_from", "dns", "hosts", "firewall", "bandwidth"],
-    ),
+    ("network", &["mac", "interface", "bridge", "dns", "hosts", "firewall", "bandwidth"]),
     ("socket", &["accept"]),
     ("limits", &["disk", "pressure"]),
     ("log", &["target", "max_age", "rate", "format"]),

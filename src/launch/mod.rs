@@ -354,9 +354,14 @@ impl Launcher {
                 let net = launch.net.as_mut().expect("the link comes after the namespace");
                 self.network.connect(net, link)?;
             }
-            HostStep::Egress => {
+            HostStep::Egress(egress) => {
                 let net = launch.net.as_mut().expect("egress comes after the link");
-                self.network.let_out(net)?;
+                self.network.let_out(net, egress)?;
+            }
+            HostStep::Talk(talk) => {
+                let net = launch.net.as_mut().expect("talk comes after the link");
+                let all = net.talk.iter().chain([talk]).copied().collect();
+                self.network.allow(net, &all)?;
             }
             HostStep::IdMap(_) => {
                 self.workshop.id_map(range, range).map_err(|error| no_namespace(error, true))?;

@@ -1,11 +1,15 @@
 //! The network of one service on the host: it outlives runs, and is released when the service is not wanted any more.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, os::fd::OwnedFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    os::fd::OwnedFd,
+};
 
 use crate::{
     net::{
         NetError,
-        addr::NetworkSettings,
+        addr::{NetworkSettings, Talk},
         conntrack::Conntrack,
         link::{self, LinkPlan},
         netlink::Netlink,
@@ -13,7 +17,7 @@ use crate::{
         nft::{Element, Table},
         sysctl,
     },
-    spec::Publish,
+    spec::{Destination, Egress, Publish},
 };
 
 /// What a service has of the network.
@@ -25,8 +29,10 @@ pub struct Net {
     pub link: Option<LinkPlan>,
     /// The host's ports that lead to it, held so that nobody else takes them.
     pub reserved: Vec<(Publish, OwnedFd)>,
-    /// It may go out.
-    pub egress: bool,
+    /// Where outside it may go.
+    pub egress: Egress,
+    /// What its file lets services talk to one another, it being one of them.
+    pub talk: BTreeSet<Talk>,
     /// It goes with its run, because the service may have changed anything in it.
     pub is_fleeting: bool,
 }
@@ -34,15 +40,33 @@ pub struct Net {
 impl Net {
     /// A namespace without a link.
     pub fn new(netns: NetNs) -> Self {
-        Self { netns, link: None, reserved: Vec::new(), egress: false, is_fleeting: false }
+        Self {
+            netns,
+            link: None,
+            reserved: Vec::new(),
+            egress: Egress::None,
+            talk: BTreeSet::new(),
+            is_fleeting: false,
+        }
     }
 
+    /// The single places outside that it may go to.
+    pub fn reach(&self) -> &[Destination] {
+        match &self.egress {
+            Egress::Only(list) => list,
+            Egress::None | Egress::Any => &[],
+        }
+    }
+
+    /// What holds for it alone.
     fn elements(&self) -> Vec<Element> {
         let Some(link) = &self.link else { return Vec::new() };
         let published = self.reserved.iter().map(|(publish, _)| Element::Publish(*publish, link.address));
         let mut elements: Vec<Element> = Element::of_link(link).into_iter().chain(published).collect();
-        if self.egress {
-            elements.push(Element::Egress(link.address));
+        match &self.egress {
+            Egress::None => {}
+            Egress::Any => elements.push(Element::Egress(link.address)),
+            Egress::Only(list) => elements.extend(list.iter().map(|to| Element::Reach(link.address, *to))),
         }
         elements
     }
@@ -59,12 +83,21 @@ pub struct NetworkHost {
     conntrack: Option<Conntrack>,
     /// Interfaces whose forwarding we switched on.
     opened: BTreeSet<String>,
+    /// How many services' files say so: two of them may say the same.
+    talk: BTreeMap<Talk, usize>,
 }
 
 impl NetworkHost {
     /// Nothing is touched before it is needed.
     pub fn new(settings: NetworkSettings) -> Self {
-        Self { settings, table: None, route: None, conntrack: None, opened: BTreeSet::new() }
+        Self {
+            settings,
+            table: None,
+            route: None,
+            conntrack: None,
+            opened: BTreeSet::new(),
+            talk: BTreeMap::new(),
+        }
     }
 
     fn route(&mut self) -> Result<&mut Netlink, NetError> {
@@ -115,12 +148,42 @@ impl NetworkHost {
     ///
     /// # Errors
     /// Of netlink and nft.
-    pub fn let_out(&mut self, net: &mut Net) -> Result<(), NetError> {
+    pub fn let_out(&mut self, net: &mut Net, egress: &Egress) -> Result<(), NetError> {
         let uplinks = link::uplinks(self.route()?)?;
         self.forward(uplinks)?;
-        net.egress = true;
+        net.egress = egress.clone();
         let elements = net.elements();
         self.table()?.add(&elements)
+    }
+
+    /// Makes `talk` all that the file of a service allows between services. What is not allowed any more ends.
+    ///
+    /// # Errors
+    /// Of netlink and nft; what could not be allowed is not, what could not be forbidden is tried again with the next change.
+    pub fn allow(&mut self, net: &mut Net, talk: &BTreeSet<Talk>) -> Result<(), NetError> {
+        let (new, old): (Vec<Talk>, Vec<Talk>) =
+            (talk.difference(&net.talk).copied().collect(), net.talk.difference(talk).copied().collect());
+        let first = |talk: &&Talk| !self.talk.contains_key(talk);
+        let added: Vec<Element> = new.iter().filter(first).copied().map(Element::Talk).collect();
+        if !added.is_empty() {
+            self.table()?.add(&added)?;
+        }
+        for one in new {
+            *self.talk.entry(one).or_default() += 1;
+            net.talk.insert(one);
+        }
+        let last: Vec<Talk> = old.iter().filter(|one| self.talk.get(one) == Some(&1)).copied().collect();
+        if let Some(table) = self.table.as_mut().filter(|_| !last.is_empty()) {
+            table.remove(&last.iter().copied().map(Element::Talk).collect::<Vec<_>>())?;
+        }
+        for one in old {
+            net.talk.remove(&one);
+            if let Some(count) = self.talk.get_mut(&one) {
+                *count -= 1;
+            }
+        }
+        self.talk.retain(|_, count| *count > 0);
+        last.iter().try_for_each(|one| self.conntrack()?.forget_talk(one).map(drop))
     }
 
     fn forward(&mut self, interfaces: Vec<String>) -> Result<(), NetError> {
@@ -140,16 +203,17 @@ impl NetworkHost {
     ///
     /// # Errors
     /// The first trouble; the rest is taken away all the same.
-    #[expect(clippy::needless_pass_by_value, reason = "whoever releases a network must not keep it")]
-    pub fn release(&mut self, net: Net) -> Result<(), NetError> {
+    pub fn release(&mut self, mut net: Net) -> Result<(), NetError> {
         let elements = net.elements();
-        let mut result = match self.table.as_mut() {
+        let talk = self.allow(&mut net, &BTreeSet::new());
+        let result = match self.table.as_mut() {
             Some(table) if !elements.is_empty() => table.remove(&elements),
             Some(_) | None => Ok(()),
         };
+        let mut result = talk.and(result);
         // Whoever has this address next must not go on with connections that only this network was allowed. The kernel
         // looks through its whole table for them, tens of milliseconds, so nobody else pays for it.
-        if let Some(link) = net.link.as_ref().filter(|_| net.egress) {
+        if let Some(link) = net.link.as_ref().filter(|_| net.egress != Egress::None) {
             result = result.and(self.conntrack()?.forget_service(link.address).map(drop));
         }
         // The kernel takes the link away with the namespace, some time after this; nobody waits for it.
@@ -178,7 +242,12 @@ impl NetworkHost {
             // A predecessor may have died between the table and the first link. A kernel without nf_tables has none.
             return Table::attach(&self.settings).map_or(Ok(()), Table::delete);
         }
+        self.talk.clear();
+        for one in live.iter().flat_map(|net| &net.talk) {
+            *self.talk.entry(*one).or_default() += 1;
+        }
         let mut elements: Vec<Element> = live.iter().flat_map(|net| net.elements()).collect();
+        elements.extend(self.talk.keys().copied().map(Element::Talk));
         elements.extend(opened.iter().cloned().map(Element::Opened));
         self.opened = opened;
         self.table()?.replace(&elements)

@@ -135,6 +135,8 @@ fn within(
         state: state.to_path_buf(),
         link,
         netns_kept: false,
+        talk: BTreeSet::new(),
+        peers: Vec::new(),
         stored: Vec::new(),
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: true,

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Publish, UnitName};
+use crate::spec::{Door, Publish, UnitName};
 
 /// The upper half of the link group of every link that any Palisade makes: "PS".
 pub const GROUP_BASE: u32 = 0x5053_0000;
@@ -257,6 +257,23 @@ impl Assignments {
         // In a sorted list without gaps, entry n is slot n.
         let free = taken.iter().zip(0..).take_while(|(held, n)| **held == *n).count();
         u32::try_from(free).ok().filter(|n| *n < prefix.slots()).ok_or(AddrError::Exhausted(prefix))
+    }
+}
+
+/// One service may begin to talk to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Talk {
+    /// Who begins.
+    pub from: Ipv4Addr,
+    /// Whom with.
+    pub to: Ipv4Addr,
+    /// Where.
+    pub door: Door,
+}
+
+impl fmt::Display for Talk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}:{}", self.from, self.to, self.door)
     }
 }
 

@@ -14,10 +14,11 @@ use netlink_packet_route::{
 
 use super::{
     NetError,
+    addr::Talk,
     netlink::{Encoder, NLA_F_NESTED, Netlink, attributes, messages},
 };
 use crate::{
-    spec::{Proto, Publish},
+    spec::{Door, Proto, Publish},
     sys::SysError,
 };
 
@@ -40,7 +41,15 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const AF_INET: u8 = 2;
+const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
+
+fn proto_number(proto: Proto) -> u8 {
+    match proto {
+        Proto::Tcp => IPPROTO_TCP,
+        Proto::Udp => IPPROTO_UDP,
+    }
+}
 
 /// Where a connection goes from and to, in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +100,29 @@ impl Conntrack {
         }
         // The kernel has filtered; a kernel that did not must not cost anybody else a connection.
         stale.retain(|entry| entry.orig.src == address || entry.reply.src == address);
+        self.delete(&stale)
+    }
+
+    /// Forgets the connections that one service has with another because it was allowed to. Returns how many there were.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn forget_talk(&mut self, talk: &Talk) -> Result<usize, NetError> {
+        let mut stale = self.dump(|m| {
+            m.nest(CTA_TUPLE_ORIG | NLA_F_NESTED, |t| {
+                t.nest(CTA_TUPLE_IP | NLA_F_NESTED, |ip| ip.attribute(CTA_IP_V4_SRC, &talk.from.octets()));
+            });
+            m.nest(CTA_FILTER, |f| {
+                f.attribute(CTA_FILTER_ORIG_FLAGS, &CTA_FILTER_F_CTA_IP_SRC.to_ne_bytes());
+            });
+        })?;
+        stale.retain(|Entry { orig, .. }| {
+            let is_door = match talk.door {
+                Door::Any => true,
+                Door::One(port, proto) => orig.proto == proto_number(proto) && orig.dst_port == port,
+            };
+            orig.src == talk.from && orig.dst == talk.to && is_door
+        });
         self.delete(&stale)
     }
 

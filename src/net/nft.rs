@@ -20,12 +20,12 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::{
     NetError,
-    addr::{GROUP_BASE, Mac, NetworkSettings},
+    addr::{GROUP_BASE, Mac, NetworkSettings, Talk},
     link::LinkPlan,
     netlink::{Encoder, NLA_F_NESTED, Netlink, messages},
 };
 use crate::{
-    spec::{Proto, Publish},
+    spec::{Destination, Door, Proto, Publish},
     sys::{SysError, file},
 };
 
@@ -43,13 +43,15 @@ const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3 | NLA_F_NESTED;
 const NFTA_LIST_ELEM: u16 = 1 | NLA_F_NESTED;
 const NFTA_SET_ELEM_KEY: u16 = 1 | NLA_F_NESTED;
 const NFTA_SET_ELEM_DATA: u16 = 2 | NLA_F_NESTED;
+const NFTA_SET_ELEM_KEY_END: u16 = 10 | NLA_F_NESTED;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFPROTO_INET: u8 = 1;
 
 /// A thousand services with a handful of ports each in one batch.
 const SEND_BUFFER: usize = 8 << 20;
 /// The sets and maps that elements go to.
-const SETS: [&str; 6] = ["exact", "wildcard", "egress", "opened", "pins", "own"];
+const SETS: [&str; 10] =
+    ["exact", "wildcard", "egress", "reach", "reach_any", "talk", "talk_any", "opened", "pins", "own"];
 
 /// The text of the table; the same for the same settings.
 ///
@@ -79,8 +81,13 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 	# Ports of one address of the host, and of all of them, and the service's address and port behind each.
 	map exact { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
 	map wildcard { type inet_proto . inet_service : ipv4_addr . inet_service; }
-	# Services that may go out.
+	# Services that may go out, and those that may go to some places.
 	set egress { type ipv4_addr; }
+	set reach { type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags interval; }
+	set reach_any { type ipv4_addr . ipv4_addr; flags interval; }
+	# Who may begin to talk to whom.
+	set talk { type ipv4_addr . ipv4_addr . inet_proto . inet_service; }
+	set talk_any { type ipv4_addr . ipv4_addr; }
 	# The one source that each link has, and the service's address behind it.
 	set pins { type ifname . ether_addr . ipv4_addr; }
 	set own { type ifname . ipv4_addr; }
@@ -102,6 +109,7 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 
 fn rules(settings: &NetworkSettings) -> String {
     let (ours, any, prefix) = (settings.group(), GROUP_BASE, settings.prefix4);
+    let gateway = prefix.gateway();
     format!(
         "\tchain pinned {{
 		# Before reassembly, connection tracking and translation, so that nothing later is fooled by a source.
@@ -135,7 +143,8 @@ fn rules(settings: &NetworkSettings) -> String {
 	chain source {{
 		# A local client is seen as the gateway: an answer to 127.0.0.1 would never leave the service.
 		oifgroup {ours} ct status dnat fib saddr type local masquerade
-		oifgroup & 0xffff0000 != {any} ip saddr @egress masquerade
+		# Only what was let out comes this far. (The gateway's address is the host's own.)
+		oifgroup & 0xffff0000 != {any} ip saddr {prefix} ip saddr != {gateway} masquerade
 	}}
 	chain input {{
 		iifgroup {ours} icmp type redirect counter name spoofed drop
@@ -155,15 +164,20 @@ fn rules(settings: &NetworkSettings) -> String {
 		oifgroup & 0xffff0000 != {any} ip daddr {prefix} ct status dnat counter name no_link drop
 	}}
 	chain from_service {{
-		oifgroup & 0xffff0000 == {any} counter name to_service drop
-		ip daddr {prefix} counter name to_service drop
-		ip daddr 169.254.0.0/16 counter name to_metadata drop
 		icmp type redirect counter name spoofed drop
+		# Nothing is established whose first packet was not allowed below.
 		ct state established accept
 		ct state related iifname . ct reply ip saddr @own accept
 		ct state related iifname . ct original ip saddr @own accept
 		ct state related,invalid counter name spoofed drop
+		oifgroup {ours} ip saddr . ip daddr . meta l4proto . th dport @talk accept
+		oifgroup {ours} ip saddr . ip daddr @talk_any accept
+		oifgroup & 0xffff0000 == {any} counter name to_service drop
+		ip daddr {prefix} counter name to_service drop
+		ip daddr 169.254.0.0/16 counter name to_metadata drop
 		ip saddr @egress accept
+		ip saddr . ip daddr . meta l4proto . th dport @reach accept
+		ip saddr . ip daddr @reach_any accept
 		counter name no_egress drop
 	}}
 	chain to_service {{
@@ -182,6 +196,10 @@ pub enum Element {
     Publish(Publish, Ipv4Addr),
     /// The service with this address may go out.
     Egress(Ipv4Addr),
+    /// The service with this address may go there.
+    Reach(Ipv4Addr, Destination),
+    /// A service may begin to talk to another.
+    Talk(Talk),
     /// Packets on this link come from this hardware address and this address, or are forged.
     Pin(String, Mac, Ipv4Addr),
     /// The service with this address is behind this link: errors that it sends may speak of its connections.
@@ -198,6 +216,8 @@ impl fmt::Display for Element {
                 write!(f, "{}:{}/{} to {to}:{}", p.address, p.host_port, p.proto, p.port)
             }
             Element::Egress(address) => write!(f, "egress of {address}"),
+            Element::Reach(address, to) => write!(f, "egress of {address} to {to}"),
+            Element::Talk(talk) => talk.fmt(f),
             Element::Pin(link, mac, address) => write!(f, "source {mac} {address} of {link}"),
             Element::Own(link, address) => write!(f, "{address} behind {link}"),
             Element::Opened(name) => write!(f, "forwarding on {name}"),
@@ -217,44 +237,69 @@ impl Element {
             Element::Publish(publish, _) if publish.address.is_unspecified() => "wildcard",
             Element::Publish(..) => "exact",
             Element::Egress(_) => "egress",
+            Element::Reach(_, Destination { door: Door::Any, .. }) => "reach_any",
+            Element::Reach(..) => "reach",
+            Element::Talk(Talk { door: Door::Any, .. }) => "talk_any",
+            Element::Talk(_) => "talk",
             Element::Pin(..) => "pins",
             Element::Own(..) => "own",
             Element::Opened(_) => "opened",
         }
     }
 
-    /// Key and data as the kernel compares them: each part in network order, padded to four bytes.
-    fn bytes(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+    /// Key and data as the kernel compares them: each part in network order, padded to four bytes. Of a range the key is
+    /// the first one, and the last one follows.
+    fn bytes(&self) -> Bytes {
         let interface = |name: &str| {
             let mut key = name.as_bytes().to_vec();
             key.resize(libc::IFNAMSIZ, 0);
             key
         };
-        let port = |port: u16| {
-            let [a, b] = port.to_be_bytes();
-            [a, b, 0, 0]
-        };
-        match self {
+        let key = match self {
             Element::Publish(publish, to) => {
-                let proto = match publish.proto {
-                    Proto::Tcp => 6,
-                    Proto::Udp => 17,
-                };
-                let mut key = Vec::new();
-                if !publish.address.is_unspecified() {
-                    key.extend(publish.address.octets());
-                }
-                key.extend([proto, 0, 0, 0]);
-                key.extend(port(publish.host_port));
-                (key, Some([to.octets(), port(publish.port)].concat()))
+                let address = (!publish.address.is_unspecified()).then(|| publish.address.octets());
+                let door = Door::One(publish.host_port, publish.proto);
+                let key = [address.as_ref().map_or(&[][..], |octets| octets), &door_bytes(door)].concat();
+                let data = [to.octets(), port_bytes(publish.port)].concat();
+                return Bytes { key, end: None, data: Some(data) };
             }
-            Element::Egress(address) => (address.octets().to_vec(), None),
+            Element::Reach(address, to) => {
+                let end =
+                    |there: Ipv4Addr| [&address.octets()[..], &there.octets(), &door_bytes(to.door)].concat();
+                return Bytes { key: end(to.net.network()), end: Some(end(to.net.broadcast())), data: None };
+            }
+            Element::Egress(address) => address.octets().to_vec(),
+            Element::Talk(Talk { from, to, door }) => {
+                [&from.octets()[..], &to.octets(), &door_bytes(*door)].concat()
+            }
             Element::Pin(link, mac, address) => {
-                (([&interface(link)[..], &mac.0, &[0, 0], &address.octets()]).concat(), None)
+                [&interface(link)[..], &mac.0, &[0, 0], &address.octets()].concat()
             }
-            Element::Own(link, address) => ([&interface(link)[..], &address.octets()].concat(), None),
-            Element::Opened(name) => (interface(name), None),
-        }
+            Element::Own(link, address) => [&interface(link)[..], &address.octets()].concat(),
+            Element::Opened(name) => interface(name),
+        };
+        Bytes { key, end: None, data: None }
+    }
+}
+
+/// What an element is to the kernel.
+struct Bytes {
+    key: Vec<u8>,
+    end: Option<Vec<u8>>,
+    data: Option<Vec<u8>>,
+}
+
+fn port_bytes(port: u16) -> [u8; 4] {
+    let [a, b] = port.to_be_bytes();
+    [a, b, 0, 0]
+}
+
+/// Protocol and port; nothing of a door that is every one.
+fn door_bytes(door: Door) -> Vec<u8> {
+    match door {
+        Door::Any => Vec::new(),
+        Door::One(port, Proto::Tcp) => [[6, 0, 0, 0], port_bytes(port)].concat(),
+        Door::One(port, Proto::Udp) => [[17, 0, 0, 0], port_bytes(port)].concat(),
     }
 }
 
@@ -356,13 +401,16 @@ impl Table {
     }
 
     fn element(&self, kind: u16, element: &Element) -> Part {
-        let (key, data) = element.bytes();
+        let Bytes { key, end, data } = element.bytes();
         let mut body = Encoder::default();
         body.text(NFTA_SET_ELEM_LIST_TABLE, &self.name);
         body.text(NFTA_SET_ELEM_LIST_SET, element.set());
         body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
             list.nest(NFTA_LIST_ELEM, |one| {
                 one.nest(NFTA_SET_ELEM_KEY, |k| k.attribute(NFTA_DATA_VALUE, &key));
+                if let Some(end) = &end {
+                    one.nest(NFTA_SET_ELEM_KEY_END, |k| k.attribute(NFTA_DATA_VALUE, end));
+                }
                 if let Some(data) = &data {
                     one.nest(NFTA_SET_ELEM_DATA, |d| d.attribute(NFTA_DATA_VALUE, data));
                 }

@@ -17,15 +17,21 @@ pub(super) fn files(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     let host = &unit.namespaces.hostname;
     let address = assigned.link.as_ref().map(|link| link.address.to_string());
     let own = address.as_deref().unwrap_or("127.0.1.1");
+    let mut hosts = format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{own} {host}\n");
+    for (name, address) in &assigned.peers {
+        let _ = writeln!(hosts, "{address} {name}");
+    }
     let mut files = vec![
         ("/etc/hostname".into(), format!("{host}\n")),
-        ("/etc/hosts".into(), format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{own} {host}\n")),
+        ("/etc/hosts".into(), hosts),
         ("/etc/machine-id".into(), format!("{}\n", assigned.machine_id)),
     ];
     // Who may not go out has nobody to ask; and a root's own file would name servers of wherever it was made.
-    let resolv = match (unit.network.mode, unit.network.egress) {
+    let resolv = match (unit.network.mode, &unit.network.egress) {
         (NetworkMode::Host, _) => facts.resolv_conf.first().cloned().filter(|text| !text.is_empty()),
-        (NetworkMode::Veth, Egress::Any) => facts.resolv_conf.iter().find_map(|text| resolv_conf(text)),
+        (NetworkMode::Veth, Egress::Any | Egress::Only(_)) => {
+            facts.resolv_conf.iter().find_map(|text| resolv_conf(text))
+        }
         (NetworkMode::Veth, Egress::None) | (NetworkMode::None, _) => None,
     };
     files.extend(resolv.map(|text| ("/etc/resolv.conf".into(), text)));

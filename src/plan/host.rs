@@ -7,7 +7,7 @@ use super::{
     unprivileged::{Unprivileged, UserLink},
 };
 use crate::{
-    net::link::LinkPlan,
+    net::{addr::Talk, link::LinkPlan},
     spec::{
         Base, Credential, Dev, Device, Egress, HostFacts, IdRange, IoPrio, Mount, Namespace, Namespaces,
         NetworkMode, Publish, Sched, Service, Socket, Stdin, Tmpfs, Unit, UnitName, Writable, credential,
@@ -80,7 +80,9 @@ pub enum HostStep {
     /// Takes a port of the host and leads it to the service.
     Publish(Publish),
     /// Lets the service talk to the outside.
-    Egress,
+    Egress(Egress),
+    /// Lets one service talk to another.
+    Talk(Talk),
     /// Makes the user namespace that shifts file ownership into the service's range.
     IdMap(u32),
     /// An empty root in memory.
@@ -244,9 +246,10 @@ fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
     if let Some(link) = &assigned.link {
         steps.extend(unit.network.publish.iter().copied().map(HostStep::Publish));
         steps.push(HostStep::Veth(link.clone()));
-        if unit.network.egress == Egress::Any {
-            steps.push(HostStep::Egress);
+        if unit.network.egress != Egress::None {
+            steps.push(HostStep::Egress(unit.network.egress.clone()));
         }
+        steps.extend(assigned.talk.iter().copied().map(HostStep::Talk));
     }
 }
 

@@ -15,7 +15,7 @@ pub mod render;
 mod tests;
 pub mod unprivileged;
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ pub use landlock::{Landlock, Rule};
 pub use lower::Seen;
 
 use crate::{
-    net::link::LinkPlan,
+    net::{addr::Talk, link::LinkPlan},
     spec::{Hook, HostFacts, Stage, Unit, UserNamespace},
 };
 
@@ -48,6 +48,12 @@ pub struct Assigned {
     pub state: PathBuf,
     /// The service's link, for `mode = "veth"`.
     pub link: Option<LinkPlan>,
+    /// What its file lets it and other services talk.
+    #[serde(default)]
+    pub talk: BTreeSet<Talk>,
+    /// The names and addresses of those that it may talk to.
+    #[serde(default)]
+    pub peers: Vec<(String, Ipv4Addr)>,
     /// The network namespace is there already, with its link.
     pub netns_kept: bool,
     /// The names of the descriptors that earlier runs have stored.

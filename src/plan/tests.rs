@@ -42,6 +42,8 @@ fn plan(keys: &str) -> LaunchPlan {
         root: "/run/palisade/init/root".into(),
         state: "/var/lib/palisade".into(),
         link,
+        talk: BTreeSet::new(),
+        peers: Vec::new(),
         stored: Vec::new(),
         netns_kept: false,
         machine_id: machine_id("alpha", "web"),

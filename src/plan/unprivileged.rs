@@ -240,6 +240,11 @@ fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Op
         return Err(refused("network.address", reason));
     }
     let egress = network.egress == Egress::Any;
+    if let Egress::Only(_) = network.egress {
+        let reason = "which places a service goes to only root's packet filter can tell: write \"any\" or [], or run this \
+                      as root";
+        return Err(refused("network.egress", reason));
+    }
     if network.publish.is_empty() && !egress {
         missing.push("no link (nothing is published and nothing may go out)".to_owned());
         return Ok(None);

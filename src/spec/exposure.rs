@@ -8,9 +8,9 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Base, Capability, Credential, Denial, Dev, Egress, Families, Hook, IdSpec, IoPrio, Landlock, Listen,
-    Mount, Namespace, NetworkMode, Publish, Seccomp, Socket, Stdin, Unit, UserNamespace, UserSpec, Writable,
-    credential::Source, limits::Rlimit,
+    Allowed, Base, Capability, Credential, Denial, Destination, Dev, Egress, Families, Hook, IdSpec, IoPrio,
+    Landlock, Listen, Mount, Namespace, NetworkMode, Publish, Seccomp, Socket, Stdin, Unit, UserNamespace,
+    UserSpec, Writable, credential::Source, limits::Rlimit,
 };
 use crate::seccomp;
 
@@ -336,10 +336,25 @@ pub const TABLE: &[Row] = &[
         most: 5,
         closed: "it begins no conversation with the outside",
         opens: "it can fetch what an intruder needs, and send what an intruder finds",
-        find: |unit| match unit.network.egress {
+        find: |unit| match &unit.network.egress {
             Egress::None => Vec::new(),
+            Egress::Only(list) => list.iter().enumerate().map(reachable).collect(),
             Egress::Any => loosening("network.egress", "any", 5),
         },
+    },
+    Row {
+        name: "network.allow_to",
+        most: 3,
+        closed: "it begins no conversation with another service",
+        opens: "an intruder in it can try what those services answer",
+        find: |unit| talks("network.allow_to", &unit.network.allow_to),
+    },
+    Row {
+        name: "network.allow_from",
+        most: 3,
+        closed: "no other service begins a conversation with it",
+        opens: "an intruder in those services can try what it answers",
+        find: |unit| talks("network.allow_from", &unit.network.allow_from),
     },
     Row {
         name: "security.no_new_privs",
@@ -866,6 +881,19 @@ fn listened((index, socket): (usize, &Socket)) -> Opening {
         Listen::Ip(_) => (Standing::Loosening, 2),
     };
     opening(&format!("socket[{index}].listen"), &socket.to_string(), standing, price)
+}
+
+fn reachable((index, to): (usize, &Destination)) -> Opening {
+    opening(&format!("network.egress[{index}]"), &to.to_string(), Standing::Loosening, 2)
+}
+
+/// Named ones are what it is for; whoever is meant by a pattern nobody has looked at.
+fn talks(key: &str, peers: &[Allowed]) -> Vec<Opening> {
+    let one = |(index, peer): (usize, &Allowed)| {
+        let (standing, price) = if peer.is_pattern() { (Standing::Loosening, 3) } else { (Standing::Use, 1) };
+        opening(&format!("{key}[{index}]"), &peer.to_string(), standing, price)
+    };
+    peers.iter().enumerate().map(one).collect()
 }
 
 fn published((index, publish): (usize, &Publish)) -> Opening {

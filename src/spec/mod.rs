@@ -8,6 +8,7 @@ pub mod defaults;
 pub mod exposure;
 mod hook;
 pub mod limits;
+mod network;
 mod owner;
 pub mod probe;
 mod resolve;
@@ -16,7 +17,7 @@ pub mod security;
 pub mod socket;
 mod timer;
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,7 @@ pub use self::{
     credential::Credential,
     hook::{Hook, HookUser, Hooks, Stage, later},
     limits::Limits,
+    network::{Allowed, Destination, Door, Egress, Network, NetworkMode, Proto, Publish},
     probe::{HealthCheck, HttpTarget, OnFail, Ready, Test},
     schedule::{IoPrio, Sched},
     security::{Capability, Device, Landlock, Seccomp, Security},
@@ -590,83 +592,6 @@ pub enum Dev {
     Minimal(Vec<PathBuf>),
     /// The host's /dev.
     Host,
-}
-
-/// `[network]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Network {
-    /// What kind of link.
-    pub mode: NetworkMode,
-    /// A fixed address; none: one is assigned and kept.
-    pub address: Option<Ipv4Addr>,
-    /// Bytes.
-    pub mtu: Option<u32>,
-    /// Ports of the host that lead to the service.
-    pub publish: Vec<Publish>,
-    /// Whether it may talk to the outside.
-    pub egress: Egress,
-    /// Which sockets may be made.
-    pub address_families: Families,
-}
-
-/// `network.mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetworkMode {
-    /// A routed point-to-point link.
-    Veth,
-    /// A network namespace with loopback alone.
-    None,
-    /// The host's network.
-    Host,
-}
-
-/// One published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Publish {
-    /// The host's address; `0.0.0.0` is every address it has.
-    pub address: Ipv4Addr,
-    /// On the host.
-    pub host_port: u16,
-    /// Of the service.
-    pub port: u16,
-    /// TCP or UDP.
-    pub proto: Proto,
-}
-
-impl fmt::Display for Publish {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}/{}", self.address, self.host_port, self.port, self.proto)
-    }
-}
-
-/// A transport protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Proto {
-    /// Transmission Control Protocol.
-    Tcp,
-    /// User Datagram Protocol.
-    Udp,
-}
-
-impl fmt::Display for Proto {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Proto::Tcp => "tcp",
-            Proto::Udp => "udp",
-        })
-    }
-}
-
-/// `network.egress`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Egress {
-    /// Nowhere.
-    None,
-    /// Anywhere but to other services and the host itself.
-    Any,
 }
 
 /// `[log]`.

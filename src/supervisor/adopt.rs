@@ -18,7 +18,7 @@ use crate::{
     logs,
     machine::fleet::{Effect, Entry, Fleet, Input, Report},
     net::netns::NetNs,
-    spec::UnitName,
+    spec::{Egress, UnitName},
 };
 
 impl Supervisor {
@@ -59,6 +59,7 @@ impl Supervisor {
         // What is still held belongs to nobody. Ours is a copy: both go, or the port stays taken.
         self.keeper.let_go(held.keys());
         drop(held);
+        self.recall_talk();
         let live: Vec<&Net> = self.nets.values().collect();
         if let Err(error) = self.launcher.network.adopt(&live, self.store.forwarding()) {
             tracing::error!("the network was not taken over: {error}");
@@ -194,7 +195,11 @@ impl Supervisor {
         let Some(netns) = kept.or_else(of_run) else { return };
         let mut net = Net::new(netns);
         net.link = known.link.clone();
-        net.egress = known.egress;
+        net.egress = match known.reach.as_slice() {
+            _ if known.egress => Egress::Any,
+            [] => Egress::None,
+            list => Egress::Only(list.to_vec()),
+        };
         net.is_fleeting = known.is_fleeting;
         for publish in &known.publish {
             let reserved = match held.remove(&self.label(name, &publish.to_string())) {

@@ -16,6 +16,7 @@
 //! | `requests` | what the control socket asks for |
 //! | `rollout` | two runs of one service at a time |
 //! | `sockets` | what is held for services beside their network |
+//! | `talk` | who may talk to whom |
 //! | `timers` | the clock on the wall |
 //! | `sessions` | further processes in a sandbox |
 //! | `points` | where the tests have it die |
@@ -38,6 +39,7 @@ mod runs;
 mod sessions;
 mod sockets;
 mod state;
+mod talk;
 mod templates;
 mod timers;
 mod upgrade;
@@ -74,7 +76,7 @@ use crate::{
     },
     net::link::LinkPlan,
     plan,
-    spec::{HostFacts, NetworkMode, Owner, Stage, Unit, UnitName, UserNamespace},
+    spec::{Egress, HostFacts, NetworkMode, Owner, Stage, Unit, UnitName, UserNamespace},
     sys::SysError,
 };
 use keeper::Keeper;
@@ -448,6 +450,9 @@ impl Supervisor {
             for (name, before) in bounded {
                 self.change_limits(&name, &before);
             }
+            if is_reload {
+                self.settle_all_talk();
+            }
             for notice in &outcome.notices {
                 self.tell(notice);
             }
@@ -498,7 +503,8 @@ impl Supervisor {
         record.net = net.map(|net| NetRecord {
             link: net.link.clone(),
             publish: net.reserved.iter().map(|(publish, _)| *publish).collect(),
-            egress: net.egress,
+            egress: net.egress == Egress::Any,
+            reach: net.reach().to_vec(),
             is_fleeting: net.is_fleeting,
         });
         record.holdings = self.holdings.get(&base).map(sockets::Holdings::record).unwrap_or_default();
@@ -577,6 +583,7 @@ impl Supervisor {
         });
         if let Some(net) = net {
             self.nets.insert(unit.name.clone(), net);
+            self.introduce(&unit.name);
         }
         match launched {
             Ok((launched, plan)) => {
@@ -721,6 +728,7 @@ impl Supervisor {
             NetworkMode::None | NetworkMode::Host => None,
         };
         self.note_assigned(before)?;
+        let (talk, peers) = self.talks(unit);
         let machine_id = unit.namespaces.machine_id.clone();
         Ok(plan::Assigned {
             run: run.0,
@@ -730,6 +738,8 @@ impl Supervisor {
             state: self.options.state.clone(),
             link,
             netns_kept,
+            talk,
+            peers,
             stored: Vec::new(),
             machine_id: machine_id.unwrap_or_else(|| plan::machine_id(&self.facts.hostname, name.as_str())),
             ends_with_launcher: false,

@@ -27,7 +27,7 @@ use crate::{
     launch::{LaunchFault, Traces},
     machine::{Usage, fleet::Entry, timer::Stamp},
     net::{addr::Assignments, link::LinkPlan},
-    spec::{Publish, UnitName},
+    spec::{Destination, Publish, UnitName},
     sys::SysError,
 };
 
@@ -98,6 +98,9 @@ pub(super) struct NetRecord {
     pub(super) publish: Vec<Publish>,
     /// It may go out.
     pub(super) egress: bool,
+    /// Where to, if not anywhere.
+    #[serde(default)]
+    pub(super) reach: Vec<Destination>,
     /// It goes with its run.
     pub(super) is_fleeting: bool,
 }

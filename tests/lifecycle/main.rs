@@ -9,6 +9,8 @@ mod apply;
 mod bonds;
 mod campaign;
 mod clock;
+mod conditions;
+mod connections;
 mod ends;
 mod faults;
 mod hooks;
@@ -27,6 +29,7 @@ mod shutdown;
 mod sockets;
 mod spoof;
 mod takeover;
+mod talk;
 mod timers;
 mod verbs;
 
@@ -48,6 +51,11 @@ fn everywhere() -> Vec<support::Test> {
         reach::two_published_services_see_only_themselves: Root CgroupV2 UserNs Nft;
         reach::udp_is_published_too: Root CgroupV2 UserNs Nft;
         reach::a_service_reaches_neither_another_nor_the_host: Root CgroupV2 UserNs Nft;
+        talk::what_either_file_allows_is_reached_and_nothing_else: Root CgroupV2 UserNs Nft Program("curl");
+        talk::it_holds_over_restarts_takeovers_and_other_files: Root CgroupV2 UserNs Nft;
+        talk::a_conversation_ends_with_what_allowed_it: Root CgroupV2 UserNs Nft Program("python3");
+        talk::a_pattern_means_whoever_comes: Root CgroupV2 UserNs Nft;
+        talk::egress_to_some_places_is_to_those_alone: Root CgroupV2 UserNs Nft;
         reach::what_is_published_is_reached_from_outside_and_who_may_go_out_does: Root CgroupV2 UserNs Nft Program("curl");
         reach::exec_and_shell_run_inside: Root CgroupV2 UserNs Nft;
         ends::a_killed_service_comes_back_with_the_same_address: Root CgroupV2 UserNs Nft;

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         selftest::a_test_that_leaks_nothing_passes: Root;
         selftest::a_wait_in_vain_says_what_for: Root;
         around::commands_go_before_and_after_and_the_exit_is_the_services: Root CgroupV2 UserNs;
-        around::what_a_command_left_behind_is_gone_before_the_next: Root CgroupV2 UserNs;
+        around::what_a_command_left_behind_is_gone_before_the_next: Root CgroupV2 UserNs Program("python3");
         around::a_command_that_says_no_or_fails_keeps_the_service_from_running: Root CgroupV2 UserNs;
         around::a_signal_ends_it_in_order: Root CgroupV2 UserNs;
         around::a_privileged_command_of_a_run_is_outside: Root CgroupV2 UserNs;

@@ -202,6 +202,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     let body = match request.split(' ').nth(1) {
         Some("/report") => report().to_string(),
         Some("/pid") => std::process::id().to_string(),
+        Some("/peer") => stream.peer_addr()?.ip().to_string(),
         _ => rustix::system::uname().nodename().to_string_lossy().into_owned(),
     };
     write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())

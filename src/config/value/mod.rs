@@ -16,7 +16,7 @@ pub use amount::{parse_decimal, parse_duration, parse_rate, parse_size};
 pub use command::{MAX_ARG, expand, split};
 pub use env_file::parse_env_file;
 pub use listen::parse_listen;
-pub use publish::parse_publish;
+pub use publish::{parse_allowed, parse_destination, parse_publish};
 pub use signal::{parse_exit, parse_signal};
 pub use specifier::{CACHE_DIR, LOG_DIR, RUN_DIR, STATE_DIR, Specifiers};
 

@@ -334,6 +334,66 @@ fn no_published_port_is_refused() {
 }
 
 #[test]
+fn peers_are_read() {
+    for (value, expected) in [
+        ("db:5432", "db:5432/tcp"),
+        ("web@1:53/udp", "web@1:53/udp"),
+        ("web@*:80/tcp", "web@*:80/tcp"),
+        ("*:*", "*:*"),
+    ] {
+        assert_eq!(parse_allowed(value).unwrap().to_string(), expected);
+    }
+    let name = |name: &str| UnitName::new(name).unwrap();
+    let all = parse_allowed("web@*:80").unwrap();
+    assert!(all.is(&name("web@1")) && !all.is(&name("web")) && !all.is(&name("webs@1")));
+    let one = parse_allowed("web:80").unwrap();
+    assert!(one.is(&name("web")) && !one.is(&name("web@1")));
+}
+
+#[test]
+fn no_peer_is_refused() {
+    for value in
+        ["", "db", ":80", "db:", "db:0", "db:80/sctp", "db:80-90", "d b:80", "db:http", "d[b]:80", "db:*/udp"]
+    {
+        assert!(parse_allowed(value).is_err(), "{value:?} was taken");
+    }
+}
+
+#[test]
+fn destinations_are_read() {
+    for (value, expected) in [
+        ("192.0.2.0/24:443", "192.0.2.0/24:443/tcp"),
+        ("192.0.2.7:53/udp", "192.0.2.7/32:53/udp"),
+        ("0.0.0.0/0:443", "0.0.0.0/0:443/tcp"),
+        ("10.0.0.0/8:*", "10.0.0.0/8:*"),
+    ] {
+        assert_eq!(parse_destination(value).unwrap().to_string(), expected);
+    }
+}
+
+#[test]
+fn no_destination_is_refused() {
+    for value in [
+        "",
+        "10.0.0.0/8",
+        "10.0.0.1/8:80",
+        "10.0.0.0/33:80",
+        "10.0.0:80",
+        "example.org:443",
+        "[2001:db8::]:443",
+        "2001:db8::/32:443",
+        "127.0.0.1:80",
+        "169.254.169.254:80",
+        "224.0.0.1:80",
+        "10.0.0.1:80/icmp",
+    ] {
+        assert!(parse_destination(value).is_err(), "{value:?} was taken");
+    }
+    let error = parse_destination("10.0.0.1/8:80").unwrap_err();
+    assert_eq!(error.hint.as_deref(), Some("write \"10.0.0.0/8\""));
+}
+
+#[test]
 fn ids_are_strict() {
     assert_eq!(parse_id("0"), Ok(0));
     assert_eq!(parse_id("4294967294"), Ok(u32::MAX - 1));

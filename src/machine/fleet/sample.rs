@@ -90,6 +90,8 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             mtu: None,
             publish: Vec::new(),
             egress: Egress::None,
+            allow_to: Vec::new(),
+            allow_from: Vec::new(),
             address_families: Families::Default,
         },
         sockets: Vec::new(),

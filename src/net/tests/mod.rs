@@ -18,13 +18,13 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 
 use super::{
-    addr::{NetworkSettings, Prefix4},
+    addr::{NetworkSettings, Prefix4, Talk},
     link::{self, LinkPlan},
     netlink::Netlink,
     netns::NetNs,
     nft::{Element, Table},
 };
-use crate::spec::{Proto, Publish};
+use crate::spec::{Destination, Door, Proto, Publish};
 
 /// Long enough for a machine under load; only a failing test ever waits so long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -161,6 +161,11 @@ fn publish(text: &str) -> Publish {
         port: parts[2].parse().unwrap(),
         proto,
     }
+}
+
+/// A place outside.
+fn destination(net: &str, door: Door) -> Destination {
+    Destination { net: net.parse().unwrap(), door }
 }
 
 /// A whole conversation over TCP; returns whom the server saw.

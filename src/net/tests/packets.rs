@@ -117,6 +117,75 @@ fn egress_goes_out_under_the_hosts_address_and_ends_when_it_is_taken_away() {
 }
 
 #[test]
+fn who_may_go_to_some_places_goes_there_alone() {
+    on_a_host(|world| {
+        let guest = world.guest(0, &[]);
+        let mut table = world.table();
+        sysctl::set_forwarding("up0", true).unwrap();
+        let (web, dns) = (
+            tcp(&world.outside, SocketAddrV4::new(OUTSIDE, 80)),
+            udp(&world.outside, SocketAddrV4::new(OUTSIDE, 53)),
+        );
+        let to = |net: &str, door| Element::Reach(guest.address, destination(net, door));
+        let (http, dns_port) = (Door::One(80, Proto::Tcp), Door::One(53, Proto::Udp));
+        let all = [to("192.0.2.0/24", http), to("192.0.2.2/32", dns_port), to("198.51.100.0/24", Door::Any)];
+        table.add(&all).unwrap();
+        assert_eq!(talk(&web, &guest.netns, (OUTSIDE, 80)), HOST);
+        assert_eq!(ask(&dns, &guest.netns, (OUTSIDE, 53)), HOST);
+        // Another port, another protocol, another place; and still neither the host nor a service.
+        for (n, other) in (1..).zip([(OUTSIDE, 81), (OUTSIDE, 80), (Ipv4Addr::new(192, 0, 1, 255), 53)]) {
+            shout(&guest.netns, other);
+            until_counted("no_egress", n);
+        }
+        shout(&guest.netns, (HOST, 80));
+        until_counted("to_host", 1);
+        table.remove(&all).unwrap();
+        shout(&guest.netns, (OUTSIDE, 53));
+        until_counted("no_egress", 4);
+        assert_empty(&dns);
+    });
+}
+
+#[test]
+fn who_may_talk_to_a_service_begins_and_the_other_answers() {
+    on_a_host(|world| {
+        let (web, db, other) = (world.guest(0, &[]), world.guest(1, &[]), world.guest(2, &[]));
+        let mut table = world.table();
+        let (sql, dns) = (tcp(&db.netns, SocketAddrV4::new(db.address, DB)), db.udp(53));
+        let door = |from: &Guest, door| Element::Talk(Talk { from: from.address, to: db.address, door });
+        let allowed = [door(&web, Door::One(DB, Proto::Tcp)), door(&web, Door::One(53, Proto::Udp))];
+        table.add(&allowed).unwrap();
+        assert_eq!(talk(&sql, &web.netns, (db.address, DB)), web.address, "seen under its own address");
+        assert_eq!(ask(&dns, &web.netns, (db.address, 53)), web.address);
+        // Another port of it, another service, and the other way round.
+        let back = web.udp(DB);
+        shout(&web.netns, (db.address, DB));
+        until_counted("to_service", 1);
+        shout(&other.netns, (db.address, 53));
+        until_counted("to_service", 2);
+        shout(&db.netns, (web.address, DB));
+        until_counted("to_service", 3);
+        assert_empty(&back);
+        // A conversation that goes on rests on it too.
+        let client = udp(&web.netns, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+        client.connect((db.address, 53)).unwrap();
+        client.send(b"?").unwrap();
+        let (_, peer) = dns.recv_from(&mut [0; 8]).unwrap();
+        dns.send_to(b"!", peer).unwrap();
+        assert_eq!(client.recv(&mut [0; 8]).unwrap(), 1);
+        table.remove(&allowed[1..]).unwrap();
+        let ended = Talk { from: web.address, to: db.address, door: Door::One(53, Proto::Udp) };
+        assert!(Conntrack::open().unwrap().forget_talk(&ended).unwrap() > 0);
+        client.send(b"?").unwrap();
+        until_counted("to_service", 4);
+        assert_empty(&dns);
+        assert_eq!(talk(&sql, &web.netns, (db.address, DB)), web.address, "the rest holds");
+        table.add(&[door(&other, Door::Any)]).unwrap();
+        assert_eq!(talk(&sql, &other.netns, (db.address, DB)), other.address);
+    });
+}
+
+#[test]
 fn a_forged_source_is_dropped() {
     on_a_host(|world| {
         let (liar, other) = (world.guest(0, &[]), world.guest(1, &[]));

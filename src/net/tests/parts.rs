@@ -167,6 +167,10 @@ fn elements_come_and_go_all_or_none_and_twice_is_once() {
             Element::Publish(publish("0.0.0.0:53:5353/udp"), to),
             Element::Egress(to),
             Element::Opened("up0".to_owned()),
+            Element::Reach(to, destination("10.0.0.0/8", Door::One(443, Proto::Tcp))),
+            Element::Reach(to, destination("192.0.2.1/32", Door::Any)),
+            Element::Talk(Talk { from: to, to: GATEWAY, door: Door::One(53, Proto::Udp) }),
+            Element::Talk(Talk { from: to, to: GATEWAY, door: Door::Any }),
         ];
         table.add(&all).unwrap();
         table.add(&all).unwrap();
@@ -178,6 +182,11 @@ fn elements_come_and_go_all_or_none_and_twice_is_once() {
         );
         assert_eq!(elements("palisade", "egress"), [r#""10.83.0.2""#]);
         assert_eq!(elements("palisade", "opened"), [r#""up0""#]);
+        let reach = r#"{"concat":["10.83.0.2",{"prefix":{"addr":"10.0.0.0","len":8}},"tcp",443]}"#;
+        assert_eq!(elements("palisade", "reach"), [reach]);
+        assert_eq!(elements("palisade", "reach_any"), [r#"{"concat":["10.83.0.2","192.0.2.1"]}"#]);
+        assert_eq!(elements("palisade", "talk"), [r#"{"concat":["10.83.0.2","10.83.0.1","udp",53]}"#]);
+        assert_eq!(elements("palisade", "talk_any"), [r#"{"concat":["10.83.0.2","10.83.0.1"]}"#]);
 
         let thief = Element::Publish(publish("127.0.0.1:8080:80/tcp"), Ipv4Addr::new(10, 83, 0, 3));
         let error = table.add(&[Element::Egress(Ipv4Addr::new(10, 83, 0, 3)), thief]).unwrap_err();
@@ -194,7 +203,7 @@ fn elements_come_and_go_all_or_none_and_twice_is_once() {
         table.remove(&all[1..3]).unwrap();
         table.remove(&all).unwrap();
         table.remove(&all).unwrap();
-        for set in ["exact", "wildcard", "egress", "opened"] {
+        for set in ["exact", "wildcard", "egress", "opened", "reach", "reach_any", "talk", "talk_any"] {
             assert_eq!(elements("palisade", set), Vec::<String>::new(), "{set}");
         }
     });

@@ -64,6 +64,8 @@ pub struct Claims {
     pub joins: Vec<(UnitName, Range<usize>)>,
     /// `shared:NAME`.
     pub shares: Vec<(UnitName, Range<usize>)>,
+    /// `network.allow_to` and `allow_from`: whoever is named need not run, nor be made for it.
+    pub peers: Vec<(UnitName, Range<usize>)>,
     /// `network.address`.
     pub address: Option<(std::net::Ipv4Addr, Range<usize>)>,
     /// `network.publish`.
@@ -73,7 +75,7 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Every other service that the file names.
+    /// Every other service that has to be there because of the file.
     pub fn names(&self) -> impl Iterator<Item = &UnitName> {
         let order = self.after.iter().chain(&self.before);
         let needs = self.requires.iter().chain(&self.joins).chain(&self.shares);

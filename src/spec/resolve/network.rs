@@ -10,7 +10,9 @@ use crate::{
         value::{self, Refusal},
     },
     seccomp::FAMILIES,
-    spec::{Egress, Families, Network, NetworkMode, Proto, Publish, defaults},
+    spec::{
+        Allowed, Destination, Egress, Families, Network, NetworkMode, Proto, Publish, UnitName, defaults,
+    },
 };
 
 const MODES: &[(&str, NetworkMode)] =
@@ -35,11 +37,13 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
         publish(reader, text, &mut claims, &mut ports);
     }
     let egress = egress(reader);
+    let allow_to = peers(reader, table.allow_to.as_deref(), &mut claims);
+    let allow_from = peers(reader, table.allow_from.as_deref(), &mut claims);
     let address_families = address_families(reader);
     only_with_a_link(reader, mode);
     let publish = claims.publish.iter().map(|(publish, _)| *publish).collect();
     let mtu = mtu.and_then(|mtu| u32::try_from(mtu).ok());
-    (Network { mode, address, mtu, publish, egress, address_families }, claims)
+    (Network { mode, address, mtu, publish, egress, allow_to, allow_from, address_families }, claims)
 }
 
 fn mode(reader: &mut Reader<'_>) -> NetworkMode {
@@ -95,14 +99,42 @@ pub(crate) fn clash(a: &Publish, b: &Publish) -> bool {
 
 fn egress(reader: &mut Reader<'_>) -> Egress {
     let Some(value) = &reader.file.tables.network.egress else { return Egress::None };
-    let refusal = match value.get_ref() {
+    let list = match value.get_ref() {
         WordOrList::Word(word) if word == "any" => return Egress::Any,
-        WordOrList::List(list) if list.is_empty() => return Egress::None,
-        WordOrList::Word(word) => Refusal::new(format!("{word:?} is not a value of `network.egress`")),
-        WordOrList::List(_) => Refusal::new("single destinations are not a feature of this version yet"),
+        WordOrList::Word(word) => {
+            let refusal = Refusal::new(format!("{word:?} is not a value of `network.egress`"));
+            let hint = "write \"any\", a list such as [\"192.0.2.0/24:443\"], or [] for nowhere";
+            reader.refuse(value.span(), refusal.hint(hint));
+            return Egress::None;
+        }
+        WordOrList::List(list) => list,
     };
-    reader.refuse(value.span(), refusal.hint("write \"any\", or [] for nowhere"));
-    Egress::None
+    let mut all: Vec<Destination> = Vec::new();
+    for text in list {
+        let Some(written) = reader.text(text) else { continue };
+        let Some(one) = reader.take(text.span(), value::parse_destination(&written)) else { continue };
+        // What is within another says nothing, and the kernel takes no ranges that overlap.
+        if !all.iter().any(|other| one.is_within(other)) {
+            all.retain(|other| !other.is_within(&one));
+            all.push(one);
+        }
+    }
+    if all.is_empty() { Egress::None } else { Egress::Only(all) }
+}
+
+fn peers(reader: &mut Reader<'_>, list: Option<&[Text]>, claims: &mut Claims) -> Vec<Allowed> {
+    let mut all: Vec<Allowed> = Vec::new();
+    for text in list.into_iter().flatten() {
+        let Some(written) = reader.text(text) else { continue };
+        let Some(peer) = reader.take(text.span(), value::parse_allowed(&written)) else { continue };
+        if let Some(name) = (!peer.is_pattern()).then(|| UnitName::new(&peer.name).ok()).flatten() {
+            claims.peers.push((name, text.span()));
+        }
+        if !all.contains(&peer) {
+            all.push(peer);
+        }
+    }
+    all
 }
 
 fn address_families(reader: &mut Reader<'_>) -> Families {
@@ -154,6 +186,8 @@ fn only_with_a_link(reader: &mut Reader<'_>, mode: NetworkMode) {
         ("mtu", table.mtu.as_ref().map(toml::Spanned::span)),
         ("publish", publish.map(Text::span)),
         ("egress", egress.map(toml::Spanned::span)),
+        ("allow_to", table.allow_to.iter().flatten().next().map(Text::span)),
+        ("allow_from", table.allow_from.iter().flatten().next().map(Text::span)),
     ];
     for (key, span) in spans {
         if let Some(span) = span {

@@ -102,7 +102,10 @@ fn a_command_alone_is_a_closed_service() {
         [("/tmp", 64, 0o1777, false), ("/run", 16, 0o755, false), ("/dev/shm", 64, 0o1777, false)]
     );
     let network = &unit.network;
-    assert_eq!((network.mode, network.egress, network.address), (NetworkMode::Veth, Egress::None, None));
+    assert_eq!(
+        (network.mode, network.egress.clone(), network.address),
+        (NetworkMode::Veth, Egress::None, None)
+    );
     assert_eq!(unit.log, LogPolicy { max_size: 10 << 20, files: 5 });
     assert_eq!(unit.log_full, Full::Drop);
 }
@@ -522,6 +525,16 @@ fn the_network_is_read() {
     );
     assert_eq!(network.publish[0].to_string(), "127.0.0.1:8080:80/tcp");
     assert_eq!(unit("", "[network]\nmode = 'none'\negress = []").network.mode, NetworkMode::None);
+    let list = "egress = ['10.1.0.0/16:443', '192.0.2.1:53/udp', '10.0.0.0/8:443', '10.2.0.0/16:443', '10.0.0.0/8:80']";
+    let egress = unit("", &format!("[network]\n{list}")).network.egress;
+    assert_eq!(
+        egress.to_string(),
+        "192.0.2.1/32:53/udp 10.0.0.0/8:443/tcp 10.0.0.0/8:80/tcp",
+        "the rest is within"
+    );
+    let network =
+        unit("", "[network]\nallow_to = ['db:5432', 'db:5432/tcp']\nallow_from = ['web@*:80']").network;
+    assert_eq!((network.allow_to.len(), network.allow_from.len()), (1, 1));
     for bad in [
         "mode = 'bridge'",
         "mode = 'join:db'",
@@ -532,6 +545,8 @@ fn the_network_is_read() {
         "mtu = 10",
         "egress = 'all'",
         "egress = ['10.0.0.0/8']",
+        "allow_to = ['db']",
+        "mode = 'none'\nallow_from = ['web:80']",
         "publish = ['80:80', '0.0.0.0:80:81']",
         "mode = 'none'\negress = 'any'",
         "mode = 'host'\npublish = ['80:80']",

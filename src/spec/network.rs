@@ -1,0 +1,176 @@
+//! `[network]`: the link, and who talks over it to whom.
+
+use std::{fmt, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::{Families, UnitName};
+
+/// `[network]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// What kind of link.
+    pub mode: NetworkMode,
+    /// A fixed address; none: one is assigned and kept.
+    pub address: Option<Ipv4Addr>,
+    /// Bytes.
+    pub mtu: Option<u32>,
+    /// Ports of the host that lead to the service.
+    pub publish: Vec<Publish>,
+    /// Whether it may talk to the outside.
+    pub egress: Egress,
+    /// Services that it may talk to.
+    #[serde(default)]
+    pub allow_to: Vec<Allowed>,
+    /// Services that may talk to it.
+    #[serde(default)]
+    pub allow_from: Vec<Allowed>,
+    /// Which sockets may be made.
+    pub address_families: Families,
+}
+
+/// `network.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// A routed point-to-point link.
+    Veth,
+    /// A network namespace with loopback alone.
+    None,
+    /// The host's network.
+    Host,
+}
+
+/// One published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Publish {
+    /// The host's address; `0.0.0.0` is every address it has.
+    pub address: Ipv4Addr,
+    /// On the host.
+    pub host_port: u16,
+    /// Of the service.
+    pub port: u16,
+    /// TCP or UDP.
+    pub proto: Proto,
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}/{}", self.address, self.host_port, self.port, self.proto)
+    }
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proto {
+    /// Transmission Control Protocol.
+    Tcp,
+    /// User Datagram Protocol.
+    Udp,
+}
+
+impl fmt::Display for Proto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Proto::Tcp => "tcp",
+            Proto::Udp => "udp",
+        })
+    }
+}
+
+/// Where a packet may knock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    /// Every port of every protocol.
+    Any,
+    /// One port.
+    One(u16, Proto),
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Door::Any => f.write_str("*"),
+            Door::One(port, proto) => write!(f, "{port}/{proto}"),
+        }
+    }
+}
+
+/// One item of `network.allow_to` or `network.allow_from`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Allowed {
+    /// The name of the other service, or with `*` of several.
+    pub name: String,
+    /// The port of whoever is talked to.
+    pub door: Door,
+}
+
+impl Allowed {
+    /// Whether a service is meant.
+    pub fn is(&self, name: &UnitName) -> bool {
+        let (name, pattern) = (name.as_str(), self.name.as_str());
+        let is_one = || glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(name));
+        name == pattern || self.is_pattern() && is_one()
+    }
+
+    /// Whether it may be several services, or none.
+    pub fn is_pattern(&self) -> bool {
+        self.name.contains('*')
+    }
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.door)
+    }
+}
+
+/// One item of `network.egress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Destination {
+    /// The hosts.
+    pub net: Ipv4Net,
+    /// Their port.
+    pub door: Door,
+}
+
+impl Destination {
+    /// Whether it says nothing that `other` does not say.
+    pub fn is_within(&self, other: &Self) -> bool {
+        other.net.contains(&self.net) && (other.door == Door::Any || other.door == self.door)
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.net, self.door)
+    }
+}
+
+/// `network.egress`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// Nowhere.
+    None,
+    /// To these alone; none of them is within another.
+    Only(Vec<Destination>),
+    /// Anywhere but to other services and the host itself.
+    Any,
+}
+
+impl fmt::Display for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Egress::None => f.write_str("none"),
+            Egress::Any => f.write_str("any"),
+            Egress::Only(list) => {
+                let words: Vec<String> = list.iter().map(Destination::to_string).collect();
+                f.write_str(&words.join(" "))
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Which services may begin to talk to which: the files say it by names, the packet filter knows addresses.
+//!
+//! An address stays with its name for good, so a service that has not been started yet has one as soon as somebody names it.
+//! What a file allows holds while that service has a network.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use super::Supervisor;
+use crate::{
+    net::addr::Talk,
+    spec::{Allowed, NetworkMode, Unit, UnitName},
+};
+
+/// What a file lets services talk, and the names and addresses of those that its service may talk to.
+pub(super) type Talks = (BTreeSet<Talk>, Vec<(String, Ipv4Addr)>);
+
+impl Supervisor {
+    /// What the file of a service allows, as addresses.
+    pub(super) fn talks(&mut self, unit: &Unit) -> Talks {
+        let (mut talk, mut peers) = Talks::default();
+        let (allow_to, allow_from) = (&unit.network.allow_to, &unit.network.allow_from);
+        if unit.network.mode != NetworkMode::Veth || allow_to.is_empty() && allow_from.is_empty() {
+            return (talk, peers);
+        }
+        let Some(own) = self.address_of(&unit.name) else { return (talk, peers) };
+        for peer in allow_to {
+            for (name, to) in self.meant(peer, &unit.name) {
+                talk.insert(Talk { from: own, to, door: peer.door });
+                peers.push((name.to_string(), to));
+            }
+        }
+        for peer in allow_from {
+            let all = self.meant(peer, &unit.name);
+            talk.extend(all.into_iter().map(|(_, from)| Talk { from, to: own, door: peer.door }));
+        }
+        peers.dedup();
+        (talk, peers)
+    }
+
+    /// The other services that an item means, with their addresses.
+    fn meant(&mut self, peer: &Allowed, own: &UnitName) -> Vec<(UnitName, Ipv4Addr)> {
+        let names: Vec<UnitName> = match peer.is_pattern() {
+            false => UnitName::new(&peer.name).into_iter().collect(),
+            true => self.fleet.entries().keys().filter(|name| peer.is(name)).cloned().collect(),
+        };
+        let others = names.into_iter().filter(|name| name != own && name.is_service());
+        others.filter_map(|name| Some((name.clone(), self.address_of(&name)?))).collect()
+    }
+
+    /// The address of a service of the files; it has one from now on.
+    fn address_of(&mut self, name: &UnitName) -> Option<Ipv4Addr> {
+        let network = &self.fleet.entry(name)?.unit.network;
+        if network.mode != NetworkMode::Veth {
+            return None;
+        }
+        let (before, prefix) = (self.assigned.clone(), self.launcher.network.settings.prefix4);
+        let slot = self.assigned.addresses.assign(prefix, name, network.address);
+        let slot = slot.inspect_err(|error| tracing::error!(unit = %name, "no address: {error}")).ok()?;
+        self.note_assigned(before).ok()?;
+        prefix.address(slot)
+    }
+
+    /// Makes true what the file of a service allows.
+    fn settle_talk(&mut self, name: &UnitName) {
+        let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
+        let (talk, _) = self.talks(&unit);
+        let Some(net) = self.nets.get_mut(name).filter(|net| net.link.is_some()) else { return };
+        if let Err(error) = self.launcher.network.allow(net, &talk) {
+            tracing::error!(unit = %name, "who may talk to it or it to others is not as the files say: {error}");
+        }
+    }
+
+    /// A service has a network: it may be meant by the patterns of others.
+    pub(super) fn introduce(&mut self, name: &UnitName) {
+        let name = &name.base();
+        self.settle_talk(name);
+        let means_it = |unit: &Unit| {
+            let network = &unit.network;
+            network.allow_to.iter().chain(&network.allow_from).any(|peer| peer.is_pattern() && peer.is(name))
+        };
+        let entries = self.fleet.entries().iter();
+        let others = entries.filter(|(other, entry)| *other != name && means_it(&entry.unit));
+        for other in others.map(|(other, _)| other.clone()).collect::<Vec<_>>() {
+            self.settle_talk(&other);
+        }
+    }
+
+    /// The files have been read anew.
+    pub(super) fn settle_all_talk(&mut self) {
+        for name in self.nets.keys().cloned().collect::<Vec<_>>() {
+            self.settle_talk(&name);
+        }
+    }
+
+    /// What a predecessor had allowed, from the files that it had read.
+    pub(super) fn recall_talk(&mut self) {
+        for name in self.nets.keys().cloned().collect::<Vec<_>>() {
+            let Some(unit) = self.fleet.entry(&name).map(|entry| entry.unit.clone()) else { continue };
+            let (talk, _) = self.talks(&unit);
+            if let Some(net) = self.nets.get_mut(&name).filter(|net| net.link.is_some()) {
+                net.talk = talk;
+            }
+        }
+    }
+}
