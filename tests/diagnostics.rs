@@ -100,7 +100,7 @@ snapshots! { file:
     three_mistakes unknown_key later_key megabyte duration user command specifier syntax no_command network rootfs seccomp
     oneshot timer user_off walls nested_off schedule hooks readiness
     credentials relations
-    limits sockets rollout
+    limits sockets rollout connections connection
     health probes
 }
 snapshots! { house: ceiling profile }

@@ -526,7 +526,8 @@ fn files() -> impl Strategy<Value = Vec<Option<Unit>>> {
             if luck > 5 {
                 let listen = Listen::Ip(([127, 0, 0, 1], 80).into());
                 let (kind, name) = (SocketKind::Stream, "web".to_owned());
-                let socket = Socket { listen, kind, name, backlog: 1, mode: 0o600, user: 0, group: 0 };
+                let socket =
+                    Socket { listen, kind, name, backlog: 1, mode: 0o600, user: 0, group: 0, accept: None };
                 unit.sockets.push(socket);
                 unit.service.rollout = if luck > 7 { Rollout::BlueGreen } else { Rollout::Restart };
                 unit.activation = if luck % 2 == 0 { Activation::OnDemand } else { Activation::Boot };
@@ -929,7 +930,16 @@ fn blue_green() -> (World, UnitName) {
     let mut unit = sample::unit("e", &[]);
     let listen = Listen::Unix("/run/e.sock".into());
     let (kind, name) = (SocketKind::Stream, "e".to_owned());
-    unit.sockets.push(Socket { listen, kind, name, backlog: 1, mode: 0o600, user: 0, group: 0 });
+    unit.sockets.push(Socket {
+        listen,
+        kind,
+        name,
+        backlog: 1,
+        mode: 0o600,
+        user: 0,
+        group: 0,
+        accept: None,
+    });
     unit.service.rollout = Rollout::BlueGreen;
     let mut world = World::after(vec![Some(unit)], Vec::new());
     world.thrive();
@@ -1000,7 +1010,16 @@ fn a_connection_that_nobody_takes_is_no_busy_loop() {
     let mut unit = Unit { activation: Activation::OnDemand, ..sample::unit("e", &[]) };
     let listen = Listen::Unix("/run/e.sock".into());
     let (kind, name) = (SocketKind::Stream, "e".to_owned());
-    unit.sockets.push(Socket { listen, kind, name, backlog: 1, mode: 0o600, user: 0, group: 0 });
+    unit.sockets.push(Socket {
+        listen,
+        kind,
+        name,
+        backlog: 1,
+        mode: 0o600,
+        user: 0,
+        group: 0,
+        accept: None,
+    });
     let mut world = World::after(vec![Some(unit)], Vec::new());
     let name = sample::name("e");
     for run in 1..=100 {

@@ -167,7 +167,8 @@ pub struct ServiceTable {
     pub group: Option<Spanned<Scalar>>,
     /// Supplementary groups beside the user's own: names or ids. Default: none.
     pub extra_groups: Option<Vec<Spanned<Scalar>>>,
-    /// Standard input: `null`, `inherit` (under `run` alone), or `file:` and a path of the host. Default: `null`.
+    /// Standard input: `null`, `inherit` (under `run` alone), `file:` and a path of the host, or, with `socket.accept`,
+    /// `socket`: the connection, which then is the standard output, too, and no further descriptor. Default: `null`.
     pub stdin: Option<Text>,
     /// A pseudo-terminal of its own as standard input, output and error. Default: false.
     pub tty: Option<Spanned<bool>>,
@@ -435,7 +436,7 @@ pub struct SocketTable {
     pub listen: Option<Spanned<Scalar>>,
     /// `stream` (TCP), `dgram` (UDP) or, of a Unix socket, `seqpacket`. Default: `stream`.
     pub r#type: Option<Text>,
-    /// What it is called in `LISTEN_FDNAMES`. Default: the service's name.
+    /// What it is called in `LISTEN_FDNAMES`. Default: the service's name; with `accept`, `connection`.
     pub name: Option<Text>,
     /// How many connections may wait to be accepted; the host's `net.core.somaxconn` bounds it. Default: 4096.
     pub backlog: Option<Spanned<i64>>,
@@ -448,6 +449,14 @@ pub struct SocketTable {
     /// `boot`, or `on-demand`: the service is not started with the supervisor but by the first connection or datagram, and
     /// again by the next one after it has ended well. The same for all sockets of a service. Default: `boot`.
     pub activation: Option<Text>,
+    /// Each connection is accepted by Palisade and answered by a run of its own, as with `Accept=yes` of systemd and inetd.
+    /// The run finds the connection as its only socket, or, with `service.stdin = "socket"`, as standard input and output, and
+    /// who has connected in `REMOTE_ADDR` and `REMOTE_PORT`. It is listed as `NAME@NUMBER-ADDRESS:PORT`, of a Unix socket
+    /// `NAME@NUMBER-uid:UID`, and never restarted. The same for all sockets of a service. Default: false.
+    pub accept: Option<Spanned<bool>>,
+    /// How many connections of this socket are answered at a time, 1 to 4096; who comes beyond that is hung up on. Default:
+    /// 64, with `accept` alone.
+    pub max_connections: Option<Spanned<i64>>,
 }
 
 /// `[security]`; every key that says less than its default is a door.

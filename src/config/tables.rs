@@ -34,7 +34,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("service.reload", &["watch"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
     ("network", &["mac", "interface", "bridge", "dns", "hosts", "firewall", "bandwidth"]),
-    ("socket", &["accept"]),
     ("limits", &["disk", "pressure"]),
     ("log", &["target", "max_age", "rate", "format"]),
 ];

@@ -51,7 +51,9 @@ fn stdio(writers: &[Option<OwnedFd>; 2]) -> Result<Vec<(Fd, OwnedFd)>, SysError>
         None => open_null(OFlags::WRONLY),
     };
     let input = open_null(OFlags::RDONLY)?;
-    Ok(vec![(Fd::Stdin, input), (Fd::Stdout, copy(&writers[0])?), (Fd::Stderr, copy(&writers[1])?)])
+    // Where the service's output is a connection, no command is to write to it.
+    let output = if writers[0].is_some() { &writers[0] } else { &writers[1] };
+    Ok(vec![(Fd::Stdin, input), (Fd::Stdout, copy(output)?), (Fd::Stderr, copy(&writers[1])?)])
 }
 
 /// Has the init execute a command as session `number`.
@@ -87,6 +89,8 @@ pub fn service(
     let bytes = lower::lower_deferred(plan, seen);
     let mut fds = stdio(writers)?;
     fds[0].1 = stdin;
+    // A connection is the output as well.
+    fds.retain(|(fd, _)| given.iter().all(|(other, _)| other != fd));
     fds.extend(given);
     send_plan(channel, wire::SAY_SPAWN, 0, &bytes, &plan.deferred_fds(), &fds)
 }
@@ -98,7 +102,8 @@ pub fn service(
 pub fn stdin(unit: &Unit, inherited: Option<OwnedFd>) -> Result<OwnedFd, SysError> {
     let input = match (&unit.service.stdin, inherited) {
         (Stdin::Null, _) | (Stdin::Inherit, None) => open_null(OFlags::RDONLY)?,
-        (Stdin::Inherit, Some(fd)) => fd,
+        (Stdin::Inherit | Stdin::Socket, Some(fd)) => fd,
+        (Stdin::Socket, None) => return Err(SysError::new("accept", "connection", libc::EBADF)),
         (Stdin::File(path), _) => super::open_input(path)?,
     };
     super::refuse_directory(input.as_fd())?;

@@ -42,7 +42,7 @@ use crate::{
     net::netns::NetNs,
     plan::{Assigned, FailAt, Fd, HostStep, LaunchPlan, NsKind, Seen, lower, render},
     rootfs::{self, IdRange, Workshop, write_id_maps},
-    spec::{Socket, Unit, UnitName},
+    spec::{Socket, Stdin, Unit, UnitName},
     sys::{
         SysError,
         clone::{self, Child, Spawn},
@@ -626,19 +626,30 @@ pub fn stdio(
     }
     let mut fds = vec![(Fd::Stdin, hooks::stdin(unit, inherited)?)];
     let kinds = [(Fd::Stdout, Fd::KeepStdout), (Fd::Stderr, Fd::KeepStderr)];
-    for (output, (write_end, kept_end)) in outputs.iter_mut().zip(kinds) {
+    let is_connection = unit.service.stdin == Stdin::Socket;
+    if is_connection {
+        fds.push((Fd::Stdout, copy(fds[0].1.as_fd())?));
+    }
+    for (output, (write_end, kept_end)) in outputs.iter_mut().zip(kinds).skip(usize::from(is_connection)) {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|errno| SysError::new("pipe2", "", errno))?;
         // So that the service may open /dev/stdout, which is this pipe by another name.
         rustix::fs::fchown(&write, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
             .map_err(|errno| SysError::new("fchown", "pipe", errno))?;
         rustix::io::ioctl_fionbio(&read, true).map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))?;
-        let kept = rustix::io::fcntl_dupfd_cloexec(&read, 3)
-            .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))?;
+        let kept = copy(read.as_fd())?;
         fds.extend([(write_end, write), (kept_end, kept)]);
         *output = Some(read);
     }
     Ok((fds, outputs))
+}
+
+/// Another descriptor of the same.
+///
+/// # Errors
+/// fcntl(2).
+pub fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))
 }
 
 /// Standard input, output and error of a command that nobody listens to.

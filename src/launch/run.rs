@@ -64,6 +64,10 @@ pub fn run(
         Some(Ok(made)) => Some(made),
         None => None,
     };
+    if unit.accepts() {
+        let error = "a run for each connection is for `palisade supervise`: nobody here would count them";
+        return Ok(Ended::Fault(LaunchFault::refused("socket.accept", error)));
+    }
     let slot = Slot::take(dir)?;
     // Where the host's network and files still are those of this process.
     let mut held = Vec::new();

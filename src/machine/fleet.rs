@@ -46,6 +46,8 @@
 //! *Rollout.* With `service.rollout = "blue-green"` a restart of a service that runs brings the next run up beside the old
 //! one; see [`rollout`].
 //!
+//! *Connections.* A service with `socket.accept` is never launched itself; see [`connections`].
+//!
 //! *Cycles* are refused when files are loaded. Were one to come here, one of its edges would be ignored, so
 //! that nothing waits for ever.
 
@@ -64,6 +66,7 @@ use crate::calendar::Zones;
 use crate::spec::{Kind, Milestone, Unit, UnitName};
 
 mod bonds;
+pub mod connections;
 mod demand;
 mod diff;
 mod preview;
@@ -76,6 +79,7 @@ mod timers;
 mod verbs;
 
 use bonds::{Bonds, Verdict};
+pub use connections::Connection;
 pub use demand::Demand;
 pub use diff::{Change, Diff, diff};
 pub use preview::{How, Planned};
@@ -240,6 +244,9 @@ impl Entry {
     /// Whether it has come as far as `milestone`, and nobody wants it back.
     fn reached(&self, milestone: Milestone) -> bool {
         let done = matches!(self.life.state, State::Done { .. } | State::Stopped(Why::Ended(_)));
+        if self.unit.accepts() {
+            return self.is_accepting();
+        }
         self.goal == Goal::Up
             && match (self.unit.service.kind, milestone) {
                 (Kind::Oneshot, _) | (_, Milestone::Done) => done,
@@ -311,6 +318,8 @@ pub enum Input {
     Restart(Vec<UnitName>),
     /// Somebody has connected to a socket of a service that is down.
     Demand(UnitName),
+    /// Somebody has connected to a service that is a run for each connection.
+    Connected(Connection),
     /// Everything goes down; the second time without being asked.
     Shutdown,
     /// The files were read again; this is all there is now.
@@ -592,6 +601,7 @@ impl Fleet {
             Input::Stop(names) => self.stop(&names, &By::User, &mut out),
             Input::Restart(names) => self.restart(&names, now, &mut out),
             Input::Demand(name) => self.demanded(&name, now, &mut out),
+            Input::Connected(connection) => self.connected(connection, now, &mut out),
             Input::Shutdown => self.shut_down(now, &mut out),
             Input::Reload(units) => self.reload(units, now, &mut out),
             Input::Report(name, report) => self.report(&name, report, now, &mut out),
@@ -831,9 +841,13 @@ impl Fleet {
     }
 
     fn aim(&mut self, name: &UnitName, goal: Goal, out: &mut Outcome) {
-        if let Some(entry) = self.entries.get_mut(name)
-            && entry.goal != goal
-        {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let goal = match goal {
+            // What a connection was started for does not come again.
+            Goal::Restart | Goal::Renew(_) if entry.role == Role::Connection => Goal::Down(By::Replaced),
+            Goal::Up | Goal::Down(_) | Goal::Restart | Goal::Renew(_) => goal,
+        };
+        if entry.goal != goal {
             entry.goal = goal;
             out.touched.insert(name.clone());
         }
@@ -850,12 +864,13 @@ impl Fleet {
     }
 
     fn forget_the_removed(&mut self, now: Mono, out: &mut Outcome) {
+        self.forget_the_past(out);
         let is_over = |entry: &Entry| entry.goal == Goal::Down(By::Removed) && entry.life.state.is_resting();
         let doubles: BTreeSet<UnitName> =
-            self.entries.keys().filter(|name| name.is_twin()).map(UnitName::base).collect();
+            self.entries.keys().filter(|name| !name.is_service()).map(UnitName::base).collect();
         let count = self.entries.len();
         self.entries.retain(|name, entry| {
-            let keep = !is_over(entry) || doubles.contains(name) || name.is_twin();
+            let keep = !is_over(entry) || doubles.contains(name) || !name.is_service();
             if !keep {
                 out.touched.insert(name.clone());
                 out.notices.push(Notice { name: name.clone(), at: now, news: News::Removed });

@@ -272,7 +272,7 @@ mod tests {
     fn unix(path: &Path) -> Socket {
         let (listen, name) = (Listen::Unix(path.to_owned()), "test".to_owned());
         let (user, group) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        Socket { listen, kind: SocketKind::Stream, name, backlog: 8, mode: 0o620, user, group }
+        Socket { listen, kind: SocketKind::Stream, name, backlog: 8, mode: 0o620, user, group, accept: None }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
     notify,
     seccomp::{self, Filter},
     spec::{
-        Capability, Full, Hook, HostFacts, IdSpec, Kind, Namespace, Seccomp, Unit, UserSpec,
+        Capability, Full, Hook, HostFacts, IdSpec, Kind, Namespace, Seccomp, Stdin, Unit, UserSpec,
         limits::{Bounds, Rlimit},
         security::mask,
     },
@@ -334,7 +334,7 @@ pub(super) fn service_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> 
 
 /// Hands the main process, and nobody else, what Palisade holds for the service.
 fn give(steps: &mut Vec<ChildStep>, unit: &Unit, assigned: &Assigned) {
-    let sockets = unit.sockets.iter().map(|socket| socket.name.clone());
+    let sockets = unit.sockets_given().iter().map(|socket| socket.name.clone());
     let names: Vec<String> = sockets.chain(assigned.stored.iter().cloned()).collect();
     if names.is_empty() {
         return;
@@ -512,11 +512,18 @@ fn credentials(unit: &Unit) -> Credentials {
     }
 }
 
+/// The pipes that its output goes to.
+fn kept_outputs(unit: &Unit) -> Vec<Fd> {
+    match &unit.service.stdin {
+        _ if unit.service.tty => Vec::new(),
+        Stdin::Socket => vec![Fd::KeepStderr],
+        Stdin::Null | Stdin::Inherit | Stdin::File(_) => vec![Fd::KeepStdout, Fd::KeepStderr],
+    }
+}
+
 pub(super) fn waiting_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> {
     let mut kept = vec![Fd::Listen, Fd::Words];
-    if !unit.service.tty {
-        kept.extend([Fd::KeepStdout, Fd::KeepStderr]);
-    }
+    kept.extend(kept_outputs(unit));
     // Where its own end takes nobody along, and nobody is left who would look after them.
     if unit.namespaces.pid != Namespace::Own && assigned.ends_with_launcher && assigned.cgroup.is_some() {
         kept.push(Fd::Kill);
@@ -539,10 +546,7 @@ pub(super) fn waiting_steps(unit: &Unit, assigned: &Assigned) -> Vec<ChildStep> 
 
 /// What the init does after it has started the main process once more in the sandbox that stands.
 pub fn kept_anew(unit: &Unit) -> Vec<ChildStep> {
-    let mut kept = Vec::new();
-    if !unit.service.tty {
-        kept.extend([Fd::KeepStdout, Fd::KeepStderr]);
-    }
+    let kept = kept_outputs(unit);
     let mut steps: Vec<_> = unit.service.pid_file.clone().map(ChildStep::PidFile).into_iter().collect();
     if !kept.is_empty() {
         steps.push(ChildStep::Keep(kept));

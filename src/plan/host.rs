@@ -194,7 +194,7 @@ pub(super) fn steps(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     }
     root(&mut steps, unit, assigned, facts);
     steps.push(HostStep::Stdio(unit.service.stdin.clone()));
-    steps.extend(unit.sockets.iter().cloned().map(HostStep::Listen));
+    steps.extend(unit.sockets_given().iter().cloned().map(HostStep::Listen));
     if !assigned.stored.is_empty() {
         steps.push(HostStep::Stored(assigned.stored.clone()));
     }

@@ -131,8 +131,13 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
                 Stdin::Null => "/dev/null".into(),
                 Stdin::Inherit => "inherited".into(),
                 Stdin::File(file) => path(file),
+                Stdin::Socket => "connection".into(),
             };
-            ("stdio", format!("stdin={from} stdout=pipe stderr=pipe"))
+            let to = if *stdin == Stdin::Socket { "connection" } else { "pipe" };
+            ("stdio", format!("stdin={from} stdout={to} stderr=pipe"))
+        }
+        HostStep::Listen(socket) if socket.accept.is_some() => {
+            ("accept", format!("{socket} {}", socket.name))
         }
         HostStep::Listen(socket) => ("listen", format!("{socket} {}", socket.name)),
         HostStep::Stored(names) => ("stored", names.join(" ")),

@@ -64,6 +64,10 @@ pub const SOCKET_KIND: SocketKind = SocketKind::Stream;
 pub const SOCKET_BACKLOG: i32 = 4096;
 /// `socket.mode`.
 pub const SOCKET_MODE: u32 = 0o660;
+/// `socket.max_connections`, where connections are accepted.
+pub const MAX_CONNECTIONS: u32 = 64;
+/// `socket.name`, where connections are accepted: as systemd.socket(5) has it.
+pub const CONNECTION_NAME: &str = "connection";
 
 /// `rootfs.writable`.
 pub const WRITABLE: Writable = Writable::No;

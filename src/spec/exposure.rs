@@ -154,7 +154,7 @@ pub const TABLE: &[Row] = &[
                 0 => vec![opening("service.stdin", &shown(path), Standing::Use, 0)],
                 price => vec![opening("service.stdin", &shown(path), Standing::Loosening, price)],
             },
-            Stdin::Null | Stdin::Inherit => Vec::new(),
+            Stdin::Null | Stdin::Inherit | Stdin::Socket => Vec::new(),
         },
     },
     Row {

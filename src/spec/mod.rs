@@ -32,7 +32,7 @@ pub use self::{
     probe::{HealthCheck, HttpTarget, OnFail, Ready, Test},
     schedule::{IoPrio, Sched},
     security::{Capability, Device, Landlock, Seccomp, Security},
-    socket::{Activation, Listen, Socket, SocketKind},
+    socket::{Activation, Listen, Peer, Socket, SocketKind},
     timer::{Overlap, Timer},
 };
 use crate::machine::Policy;
@@ -52,7 +52,7 @@ impl TryFrom<String> for UnitName {
     fn try_from(name: String) -> Result<Self, String> {
         match name.strip_suffix(TWIN) {
             Some(base) => Self::new(base).map(|base| base.twin()),
-            None => Self::new(&name),
+            None => Self::said(&name),
         }
     }
 }
@@ -86,6 +86,37 @@ impl UnitName {
         }
     }
 
+    /// As [`UnitName::new`], or that of a connection's run: what people name a service by.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the name.
+    pub fn said(name: &str) -> Result<Self, String> {
+        let of_peer = |c: char| c.is_ascii_alphanumeric() || ['.', ':', '-'].contains(&c);
+        match name.rsplit_once('@') {
+            Some((base, peer)) if peer.contains(':') && peer.len() <= 80 && peer.chars().all(of_peer) => {
+                Self::new(base).map(|_| Self(name.to_owned()))
+            }
+            _ => Self::new(name),
+        }
+    }
+
+    /// The name of the run that answers connection `number` of the service (`socket.accept`), which came from `peer`; no file
+    /// can have it, for its colon.
+    #[must_use]
+    pub fn connection(&self, number: u64, peer: &Peer) -> Self {
+        Self(format!("{self}@{number}-{peer}"))
+    }
+
+    /// Whether it is that of a run that answers one connection.
+    pub fn is_connection(&self) -> bool {
+        self.0.rsplit_once('@').is_some_and(|(_, peer)| peer.contains(':'))
+    }
+
+    /// Whether it is that of a service, and not of a further run of one.
+    pub fn is_service(&self) -> bool {
+        !self.is_twin() && !self.is_connection()
+    }
+
     /// The name of a second run of the service, while one takes the place of the other (`service.rollout`); no file can have
     /// it.
     #[must_use]
@@ -101,12 +132,13 @@ impl UnitName {
     /// The service whose run it is.
     #[must_use]
     pub fn base(&self) -> Self {
-        Self(self.0.strip_suffix(TWIN).unwrap_or(&self.0).to_owned())
+        let listener = self.0.rsplit_once('@').filter(|_| self.is_connection()).map(|(base, _)| base);
+        Self(listener.or(self.0.strip_suffix(TWIN)).unwrap_or(&self.0).to_owned())
     }
 
     /// Whether it names an instance of a template.
     pub fn is_instance(&self) -> bool {
-        self.0.contains('@')
+        self.0.contains('@') && !self.is_connection()
     }
 
     /// The name as text.
@@ -206,6 +238,21 @@ impl Unit {
         let power = [Capability::NET_ADMIN, Capability::NET_RAW];
         self.network.mode != NetworkMode::Host
             && power.iter().any(|capability| self.security.capabilities.contains(capability))
+    }
+
+    /// Whether it is a run for each connection, and itself only listens (`socket.accept`).
+    pub fn accepts(&self) -> bool {
+        self.sockets.iter().any(|socket| socket.accept.is_some())
+    }
+
+    /// The sockets that a run finds from descriptor 3 on: one connection where it was accepted, none where that is its
+    /// standard input.
+    pub fn sockets_given(&self) -> &[Socket] {
+        match (&self.service.stdin, self.accepts()) {
+            (Stdin::Socket, _) => &[],
+            (_, true) => &self.sockets[..1],
+            (_, false) => &self.sockets,
+        }
     }
 }
 
@@ -402,6 +449,8 @@ pub enum Stdin {
     Inherit,
     /// A file of the host, opened read-only by the supervisor.
     File(PathBuf),
+    /// The connection that was accepted, which is the standard output as well.
+    Socket,
 }
 
 /// `service.stop`.

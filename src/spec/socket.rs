@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub const MOST_SOCKETS: usize = 16;
 /// The most descriptors that are kept for one service (`service.fd_store_max`).
 pub const MOST_STORED: u32 = 128;
+/// The most connections that are answered at a time (`socket.max_connections`).
+pub const MOST_CONNECTIONS: u32 = 4096;
 
 /// One held socket: listened to on the host, handed to every run of the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub struct Socket {
     pub user: u32,
     /// Its group.
     pub group: u32,
+    /// Where each connection is accepted and gets a run of its own: how many there may be at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept: Option<u32>,
 }
 
 impl Socket {
@@ -67,6 +72,24 @@ pub enum Listen {
     Ip(SocketAddr),
     /// A Unix socket at this path of the host.
     Unix(PathBuf),
+}
+
+/// Who has connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// From this address.
+    Ip(SocketAddr),
+    /// Over a Unix socket, as this user of the host.
+    User(u32),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Ip(address) => write!(f, "{}:{}", address.ip(), address.port()),
+            Peer::User(uid) => write!(f, "uid:{uid}"),
+        }
+    }
 }
 
 /// `socket.type`.

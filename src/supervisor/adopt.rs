@@ -47,10 +47,13 @@ impl Supervisor {
             if !self.adopt_run(record) {
                 dead.extend(record.entry.life.state.run().map(|run| (name.clone(), run)));
             }
-            if name.is_twin() {
-                continue;
+            if name.is_service() {
+                self.point(name, "adopt-run");
             }
-            self.point(name, "adopt-run");
+        }
+        // A network may be known by a run of any of a service's.
+        for record in records.iter().filter(|record| record.entry.unit.name.is_service()) {
+            let name = &record.entry.unit.name;
             self.adopt_net(record, &mut held);
             self.adopt_holdings(record, &mut held);
             self.point(name, "adopt-net");
@@ -189,7 +192,8 @@ impl Supervisor {
         let Some(known) = &record.net else { return };
         let kept = held.remove(&self.label(name, "netns")).and_then(|fd| NetNs::from_fd(fd).ok());
         let of_run = || {
-            let pidfd = self.runs.get(name)?.pidfd.as_ref()?;
+            let mut all = self.runs.iter().filter(|(other, _)| other.base() == *name);
+            let pidfd = all.find_map(|(_, run)| run.pidfd.as_ref())?;
             NetNs::of_pid(pidfd.as_fd()).ok()
         };
         let Some(netns) = kept.or_else(of_run) else { return };

@@ -117,7 +117,7 @@ impl Supervisor {
                 .fleet
                 .entries()
                 .values()
-                .filter(|entry| !entry.unit.name.is_twin())
+                .filter(|entry| entry.unit.name.is_service())
                 .map(|entry| entry.unit.clone())
                 .collect(),
             changed,

@@ -546,17 +546,21 @@ impl Supervisor {
 
     fn send_service(&mut self, name: &UnitName, unit: &Unit, id: RunId) -> Result<(), Box<LaunchFault>> {
         self.admit(unit)?;
-        self.hold_sockets(&unit.name)?;
+        self.hold_sockets_for(name)?;
         let mut assigned = self.assign(unit, id, true)?;
-        let (sockets, stored) = self.give(unit, &mut assigned)?;
+        let (connection, sockets, stored) = self.give(name, unit, &mut assigned)?;
         let given = sockets.into_iter().map(|(_, fd)| fd).chain(stored);
         let mut given: Vec<(Fd, OwnedFd)> = (0..).map(Fd::Given).zip(given).collect();
         let plan = self.plan(unit, &assigned);
         let refused = |error: SysError| LaunchFault::refused("spawn", &error.to_string());
-        let stdin = hooks::stdin(unit, None).map_err(refused)?;
+        let stdin = hooks::stdin(unit, connection).map_err(refused)?;
+        let has_no_stdout = unit.service.stdin == crate::spec::Stdin::Socket;
+        if has_no_stdout {
+            given.push((Fd::Stdout, crate::launch::copy(stdin.as_fd()).map_err(refused)?));
+        }
         let run = self.runs.get_mut(name).ok_or_else(LaunchFault::init_died)?;
         run.open_writers().map_err(refused)?;
-        if run.writers.iter().any(Option::is_none) {
+        if run.writers.iter().skip(usize::from(has_no_stdout)).any(Option::is_none) {
             // It was made for a file without commands, and nobody holds what the service would write to.
             let mut fault = LaunchFault::refused("spawn", "the sandbox has no output any more");
             fault.retry = crate::launch::Retry::Later;

@@ -12,6 +12,7 @@
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `apply` | what other files would change, and going back from them |
+//! | `connections` | runs for connections, one each |
 //! | `voice` | what services say about themselves |
 //! | `requests` | what the control socket asks for |
 //! | `rollout` | two runs of one service at a time |
@@ -26,6 +27,7 @@
 
 mod adopt;
 mod apply;
+mod connections;
 mod fetch;
 mod hooks;
 mod keeper;
@@ -180,6 +182,7 @@ struct Supervisor {
     server: Server,
     clients: requests::Clients,
     sessions: sessions::Sessions,
+    doors: connections::Doors,
     probes: probes::Probes,
     reloads: voice::Reloads,
     copier: output::Copier,
@@ -284,6 +287,7 @@ impl Supervisor {
             server,
             clients: requests::Clients::default(),
             sessions: sessions::Sessions::default(),
+            doors: connections::Doors::default(),
             probes: probes::Probes::default(),
             reloads: voice::Reloads::default(),
             copier: output::Copier::open()?,
@@ -317,6 +321,7 @@ impl Supervisor {
                 self.trial_deadline(),
                 self.probe_deadline(),
                 self.voice_deadline(),
+                self.doors.deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
@@ -332,6 +337,7 @@ impl Supervisor {
             self.trial_overdue();
             self.probe();
             self.voices_overdue();
+            self.open_doors();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -426,7 +432,7 @@ impl Supervisor {
             Wake::Ready(name) => self.ready_said(&name),
             Wake::Empty(name) => self.maybe_gone(&name),
             Wake::Fetch(name) => self.fetch_ready(&name),
-            Wake::Demand(name) => self.inputs.push_back(Input::Demand(name)),
+            Wake::Demand(name) => self.called_for(&name),
             Wake::Hook(name) => self.hook_ready(&name),
             Wake::Probe(name) => self.probe_ready(&name),
         }
@@ -476,6 +482,7 @@ impl Supervisor {
             for name in &outcome.touched {
                 self.settle_holdings(name);
                 self.forget_twin(name);
+                self.forget_connection(name);
             }
         }
         self.answer_settled();
@@ -494,6 +501,10 @@ impl Supervisor {
     }
 
     fn write_down(&self, name: &UnitName, run: Option<&RunRecord>, net: Option<&Net>) {
+        if name.is_connection() {
+            let Some(record) = self.record(name, run.cloned()) else { return self.store.forget(name) };
+            return self.save(&record);
+        }
         let base = name.base();
         let run_of = |other: &UnitName| match other == name {
             true => run.cloned(),
@@ -510,8 +521,12 @@ impl Supervisor {
         record.holdings = self.holdings.get(&base).map(sockets::Holdings::record).unwrap_or_default();
         let twin = base.twin();
         record.twin = self.record(&twin, run_of(&twin)).map(Box::new);
-        if let Err(error) = self.store.save(&record) {
-            tracing::error!(unit = %base, "state was not written: {error}");
+        self.save(&record);
+    }
+
+    fn save(&self, record: &Record) {
+        if let Err(error) = self.store.save(record) {
+            tracing::error!(unit = %record.entry.unit.name, "state was not written: {error}");
         }
     }
 
@@ -539,6 +554,8 @@ impl Supervisor {
             Action::PostStop(_) => self.run_hooks(&name, Stage::PostStop),
             Action::KillTree(_) => self.kill_tree(&name),
             Action::Teardown(_) => self.tear_down(&name),
+            // Of a service that only listens those who have connected may go on.
+            Action::Release if self.fleet.connections(&name) > 0 => {}
             Action::Release => self.release(&name),
         }
     }
@@ -546,15 +563,16 @@ impl Supervisor {
     fn launch_with(&mut self, name: &UnitName, run: RunId, secrets: Option<Vec<Secret>>) {
         let Some(unit) = self.unit_of(name) else { return };
         self.faults.remove(name);
-        let admitted = self.admit(&unit).and_then(|()| self.hold_sockets(&unit.name));
+        let admitted = self.admit(&unit).and_then(|()| self.hold_sockets_for(name));
         let mut net = self.kept_net(name, &unit);
+        let was_kept = net.is_some();
         let assigned = admitted.and_then(|()| self.assign(&unit, run, net.is_some()));
         let launched = assigned.and_then(|mut assigned| {
-            let (sockets, stored) = self.give(&unit, &mut assigned)?;
+            let (stdin, sockets, stored) = self.give(name, &unit, &mut assigned)?;
             let plan = self.plan(&unit, &assigned);
             let service = plan::ids_on_host(&unit, &assigned, &self.facts);
             let peers = self.peers(&unit);
-            let given = Given { service, peers, secrets, sockets, stored, ..Given::default() };
+            let given = Given { service, stdin, peers, secrets, sockets, stored };
             let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
             self.point(name, "launch-prepared");
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
@@ -575,6 +593,9 @@ impl Supervisor {
                 told: voice::Told::default(),
             });
             self.write_down(name, record.as_ref(), launch.net());
+            if name.is_connection() && !was_kept {
+                self.write_down(&unit.name, None, launch.net());
+            }
             self.point(name, "launch-noted");
             let launched = self.launcher.go(launch)?;
             self.point_in_sandbox(name);

@@ -136,7 +136,7 @@ impl Supervisor {
 
     /// An owner runs what the service itself could run, as whom the service runs.
     fn may_exec(&self, caller: &Caller, exec: &proto::Exec) -> Result<(), Error> {
-        let name = UnitName::new(&exec.name).ok().filter(|name| self.may_see(caller, name));
+        let name = UnitName::said(&exec.name).ok().filter(|name| self.may_see(caller, name));
         let Some(name) = name else {
             return Err(Error::NoSuchService { names: vec![exec.name.clone()] });
         };
@@ -180,7 +180,7 @@ impl Supervisor {
                     known.iter().filter(matches).map(|name| (*name).clone()).collect()
                 }
                 false => {
-                    let name = UnitName::new(name).ok();
+                    let name = UnitName::said(name).ok();
                     name.filter(|name| is_known(name) && self.may_see(caller, name)).into_iter().collect()
                 }
             };
@@ -226,7 +226,8 @@ impl Supervisor {
         let state = entry.map(|entry| &entry.life.state);
         let broken = self.broken.get(name);
         let run = self.runs.get(name);
-        let net = self.nets.get(name);
+        let base = name.base();
+        let net = self.nets.get(&base);
         let pid = |pid: Option<u32>| pid.and_then(|pid| i32::try_from(pid).ok());
         let until = match state {
             Some(State::Backoff { until, .. }) => Some(moment(*until)),
@@ -287,14 +288,15 @@ impl Supervisor {
                 hint: fault.hint.clone(),
             }),
             cgroup: group.map(|group| group.display().to_string()),
-            log: Some(logs::path(&self.options.log, name.as_str(), 0).display().to_string()),
-            config: self.files.get(name).map(|path| path.display().to_string()),
+            log: Some(logs::path(&self.options.log, base.as_str(), 0).display().to_string()),
+            config: self.files.get(&base).map(|path| path.display().to_string()),
         }
     }
 
     fn service_state(&self, name: &UnitName) -> ServiceState {
         match self.fleet.entry(name).map(|entry| &entry.life.state) {
             Some(State::Stopped(_)) if self.broken.contains_key(name) => ServiceState::Broken,
+            Some(State::Stopped(_)) if self.doors.has_failed(name) => ServiceState::Backoff,
             Some(State::Stopped(_)) if self.fleet.entry(name).is_some_and(Entry::is_on_call) => {
                 ServiceState::Listening
             }
@@ -377,10 +379,23 @@ impl Supervisor {
     fn outcome(&self, verb: Verb, name: &UnitName, before: &Before) -> Change {
         let was_up = before.was_up.map(|span| format!("was up {}", coarse(span)));
         let change = |what: String, ok: bool| Change { name: name.to_string(), what, ok };
-        let Some(entry) = self.fleet.entry(name) else { return change("its file is gone".into(), false) };
+        let Some(entry) = self.fleet.entry(name) else {
+            return match name.is_connection() {
+                true => change("ended".into(), true),
+                false => change("its file is gone".into(), false),
+            };
+        };
         let run = entry.life.last.0;
         let reason = entry.life.state.reason();
         match (&entry.life.state, verb) {
+            (_, Verb::Start | Verb::Restart) if self.doors.has_failed(name) => {
+                let fault = self.faults.get(name).map(ToString::to_string).unwrap_or_default();
+                change(format!("does not listen: {fault}"), false)
+            }
+            (State::Stopped(_), Verb::Start | Verb::Restart) if entry.unit.accepts() => {
+                change("listens".into(), true)
+            }
+            (State::Stopped(_), Verb::Stop) if entry.unit.accepts() => change("stopped".into(), true),
             (State::Stopped(_), Verb::Stop) => match (was_up, before.state) {
                 (Some(was_up), _) => change(format!("stopped (run {run}, {was_up})"), true),
                 (None, "stopped") => change("was not running".into(), true),
@@ -472,6 +487,8 @@ impl Supervisor {
             Ok(names) => names,
             Err(error) => return self.server.error(client, &error),
         };
+        // What runs for connections write is in the log of their service.
+        let names: BTreeSet<UnitName> = names.iter().map(UnitName::base).collect();
         let names: Vec<&str> = names.iter().map(UnitName::as_str).collect();
         match Follower::open(&self.options.log, &names, u64::from(wanted.lines), wanted.follow) {
             Ok(follower) => {
@@ -515,7 +532,8 @@ impl Supervisor {
 
     /// Writes a notice to the log, and to those who listen to events.
     pub(super) fn tell(&mut self, notice: &Notice) {
-        let name = &notice.name.base();
+        let base = notice.name.base();
+        let name = if notice.name.is_connection() { &notice.name } else { &base };
         self.judge_trial(notice);
         let mut event = Event {
             time: moment(notice.at),
@@ -606,7 +624,7 @@ impl Supervisor {
         let fault = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
         tracing::info!(unit = %name, run = event.run, "{} {}{fault}", event.kind, event.text);
         let listeners = self.clients.events.iter();
-        let told = listeners.filter(|(_, caller)| self.may(caller, name, Right::Status));
+        let told = listeners.filter(|(_, caller)| self.may(caller, &base, Right::Status));
         let told: Vec<ClientId> = told.map(|(client, _)| *client).collect();
         for client in told {
             self.server.reply(client, &Events { events: vec![event.clone()] }, true);

@@ -45,9 +45,10 @@ impl Supervisor {
         [name.clone(), name.base(), name.twin()].into_iter().find(has_run)
     }
 
-    /// The other of the two runs lives, and what is under the service's name is its as well.
+    /// Another run of the service lives, and what is under the service's name is its as well.
     pub(super) fn is_shared(&self, name: &UnitName) -> bool {
-        self.runs.contains_key(&if name.is_twin() { name.base() } else { name.twin() })
+        let base = name.base();
+        self.runs.keys().any(|other| other != name && other.base() == base)
     }
 }
 

@@ -528,9 +528,9 @@ impl Supervisor {
 
     fn respawn(&mut self, name: &UnitName, unit: &Unit, run: RunId) -> Result<(), Box<LaunchFault>> {
         self.admit(unit)?;
-        self.hold_sockets(&unit.name)?;
+        self.hold_sockets_for(name)?;
         let mut assigned = self.assign(unit, run, true)?;
-        let (sockets, stored) = self.give(unit, &mut assigned)?;
+        let (_, sockets, stored) = self.give(name, unit, &mut assigned)?;
         let plan = self.plan(unit, &assigned);
         let after = crate::plan::kept_anew(unit);
         let session = Session { number: 0, steps: plan.service, after, flags: plan.flags };

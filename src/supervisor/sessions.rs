@@ -90,7 +90,7 @@ impl Supervisor {
     /// `exec` and `shell`.
     pub(super) fn exec(&mut self, request: Request, exec: &proto::Exec) {
         let client = request.client;
-        let name = match UnitName::new(&exec.name) {
+        let name = match UnitName::said(&exec.name) {
             Ok(name) if self.fleet.entry(&name).is_some() => name,
             _ => {
                 self.server.error(client, &Error::NoSuchService { names: vec![exec.name.clone()] });

@@ -11,7 +11,7 @@ use crate::{
     machine::fleet::{Entry, Input},
     net::listen::{self, Held, SocketFile},
     plan::Assigned,
-    spec::{Socket, Unit, UnitName},
+    spec::{Socket, Stdin, Unit, UnitName},
     sys::{SysError, file},
 };
 
@@ -34,6 +34,9 @@ struct Stored {
 /// Copies of the sockets, and of what is stored.
 type Copies = (Vec<(Socket, OwnedFd)>, Vec<OwnedFd>);
 
+/// Standard input, sockets, and what is stored.
+type ToGive = (Option<OwnedFd>, Vec<(Socket, OwnedFd)>, Vec<OwnedFd>);
+
 /// The same without descriptors, for a successor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -55,6 +58,11 @@ impl Holdings {
             sockets: self.sockets.iter().map(socket).collect(),
             stored: self.stored.iter().map(|stored| (stored.serial, stored.name.clone())).collect(),
         }
+    }
+
+    /// The sockets that are listened on.
+    pub(super) fn listening(&self) -> impl Iterator<Item = &Held> {
+        self.sockets.iter()
     }
 
     /// What the descriptors are called by the keeper, within the service.
@@ -148,19 +156,27 @@ impl Supervisor {
         failed.map_or(Ok(()), Err)
     }
 
+    /// As [`Supervisor::hold_sockets`], before a run of this name is launched. One for a connection is given nothing else.
+    pub(super) fn hold_sockets_for(&mut self, name: &UnitName) -> Result<(), Box<LaunchFault>> {
+        if name.is_connection() { Ok(()) } else { self.hold_sockets(&name.base()) }
+    }
+
     /// Has what is held agree with where the service stands: to be called whenever that has changed.
     pub(super) fn settle_holdings(&mut self, name: &UnitName) {
-        if name.is_twin() {
+        if !name.is_service() {
             return;
         }
+        let accepts = self.fleet.entry(name).is_some_and(|entry| entry.unit.accepts());
         match self.fleet.entry(name) {
-            Some(entry) if entry.is_on_call() => {
-                if let Err(fault) = self.hold_sockets(name) {
+            Some(entry) if entry.is_on_call() => match self.hold_sockets(name) {
+                Ok(()) => self.listens(name),
+                Err(fault) if accepts => self.cannot_listen(name, fault),
+                Err(fault) => {
                     // As any other start that fails: it is told, shown, and tried again in time.
                     tracing::error!(unit = %name, "{fault}");
                     self.inputs.push_back(Input::Demand(name.clone()));
                 }
-            }
+            },
             // What has changed in its file; what fails now is tried again, and told, at the next launch.
             Some(entry) if entry.is_listened_for() => {
                 if self.holdings.contains_key(name)
@@ -171,6 +187,9 @@ impl Supervisor {
             }
             Some(entry) if !entry.life.state.is_resting() => {}
             Some(_) | None => self.let_go(name),
+        }
+        if accepts {
+            self.release_if_idle(name);
         }
     }
 
@@ -213,16 +232,42 @@ impl Supervisor {
 
     /// The sockets on which a connection starts a service.
     pub(super) fn called(&self) -> impl Iterator<Item = (&UnitName, BorrowedFd<'_>)> {
-        let on_call = |name: &UnitName| self.fleet.entry(name).is_some_and(Entry::is_on_call);
+        let on_call = |name: &UnitName| {
+            self.fleet.entry(name).is_some_and(Entry::is_on_call) && self.doors.is_open(name)
+        };
         let all = self.holdings.iter().filter(move |(name, _)| on_call(name));
         all.flat_map(|(name, holdings)| holdings.sockets.iter().map(move |held| (name, held.fd.as_fd())))
     }
 
-    /// What a run is given of it.
-    pub(super) fn give(&self, unit: &Unit, assigned: &mut Assigned) -> Result<Copies, Box<LaunchFault>> {
-        let Some(holdings) = self.holdings.get(&unit.name) else { return Ok((Vec::new(), Vec::new())) };
+    /// What a run is given of it: a connection as standard input, sockets, and what is stored.
+    pub(super) fn give(
+        &mut self,
+        name: &UnitName,
+        unit: &Unit,
+        assigned: &mut Assigned,
+    ) -> Result<ToGive, Box<LaunchFault>> {
+        let refused = |error: SysError| LaunchFault::refused("listen", &error.to_string());
+        if name.is_connection() {
+            let (socket, fd) = self.connection_for(name, unit)?;
+            if self.is_yet_to_follow(name, unit) {
+                self.keep_connection(name, &fd).map_err(refused)?;
+            }
+            return Ok(match unit.service.stdin {
+                Stdin::Socket => (Some(fd), Vec::new(), Vec::new()),
+                Stdin::Null | Stdin::Inherit | Stdin::File(_) => (None, vec![(socket, fd)], Vec::new()),
+            });
+        }
+        let Some(holdings) = self.holdings.get(&unit.name) else {
+            return Ok((None, Vec::new(), Vec::new()));
+        };
         assigned.stored = holdings.stored_names();
-        holdings.given(unit).map_err(|error| LaunchFault::refused("listen", &error.to_string()))
+        let (sockets, stored) = holdings.given(unit).map_err(refused)?;
+        Ok((None, sockets, stored))
+    }
+
+    /// The sandbox is made, and the program is executed later.
+    fn is_yet_to_follow(&self, name: &UnitName, unit: &Unit) -> bool {
+        unit.service.hooks.go_before() && !self.runs.contains_key(name)
     }
 
     /// Keeps a descriptor for the next run of a service (sd_notify(3), FDSTORE=1). What is beyond `service.fd_store_max`, is

@@ -46,7 +46,11 @@ impl Supervisor {
                 return Err(format!("{name}: its file has errors: {first}"));
             }
         }
-        let standing = self.fleet.entries().values().filter(|entry| entry.goal != Goal::Down(By::Removed));
+        let standing = self
+            .fleet
+            .entries()
+            .values()
+            .filter(|entry| entry.goal != Goal::Down(By::Removed) && entry.unit.name.is_service());
         let mut units: BTreeMap<UnitName, Unit> =
             standing.map(|entry| (entry.unit.name.clone(), entry.unit.clone())).collect();
         // With those that they name in their turn.

@@ -129,6 +129,12 @@ fn everywhere() -> Vec<support::Test> {
         sockets::what_takes_no_connection_is_not_started_without_end: Root CgroupV2 UserNs;
         sockets::a_socket_that_is_taken_is_named_with_who_has_it: Root CgroupV2 UserNs;
         sockets::a_changed_socket_is_applied: Root CgroupV2 UserNs;
+        connections::each_connection_gets_a_run_of_its_own: Root CgroupV2 UserNs Program("python3");
+        connections::connections_share_the_network_of_their_service: Root CgroupV2 UserNs Nft Program("python3");
+        connections::a_program_of_inetd_reads_and_writes: Root CgroupV2 UserNs;
+        connections::connections_beyond_their_number_are_turned_away: Root CgroupV2 UserNs Program("python3");
+        connections::connections_live_through_the_death_of_the_supervisor: Root CgroupV2 UserNs Program("python3");
+        connections::a_service_may_begin_and_cease_to_accept: Root CgroupV2 UserNs Program("python3");
         rollout::a_rollout_under_load_loses_no_request: Root CgroupV2 UserNs Program("wrk");
         rollout::the_old_run_drains: Root CgroupV2 UserNs;
         rollout::a_rollout_that_fails_leaves_the_old_run: Root CgroupV2 UserNs;

@@ -273,6 +273,7 @@ impl Fleet {
         let misses = matches!(entry.life.state, State::Failed(Failure::Dependency(_)))
             && !entry.needs().all(|other| is_coming(other) || self.has(entry, other));
         if self.shutdown == Shutdown::Asked
+            || entry.is_accepting()
             || !(upheld && wanted && entry.life.state.is_resting())
             || misses
             || self.bonds.rivals(name).any(is_coming)

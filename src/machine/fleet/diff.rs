@@ -65,7 +65,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
     // What a run was given stays as it is; what else there is to a socket is the supervisor's to change.
     let given = |unit: &Unit| -> Vec<_> {
         let all = unit.sockets.iter();
-        all.map(|socket| (socket.listen.clone(), socket.kind, socket.name.clone())).collect()
+        all.map(|socket| (socket.listen.clone(), socket.kind, socket.name.clone(), socket.accept.is_some()))
+            .collect()
     };
     match given(old) == given(new) {
         false => diff.note(Change::Restart, "socket"),

@@ -52,7 +52,7 @@ impl Fleet {
     pub fn preview(&self, units: &BTreeMap<UnitName, Unit>, now: Mono) -> Vec<Planned> {
         let mut after = self.clone();
         after.apply(Input::Reload(units.clone()), now);
-        let own = self.entries().keys().filter(|name| !name.is_twin());
+        let own = self.entries().keys().filter(|name| name.is_service());
         let names: BTreeSet<&UnitName> = own.chain(units.keys()).collect();
         names
             .into_iter()

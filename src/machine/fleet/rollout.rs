@@ -29,6 +29,8 @@ pub enum Role {
     Next,
     /// A twin's that has had it.
     Old,
+    /// That of one connection ([`super::connections`]).
+    Connection,
 }
 
 impl Entry {
@@ -54,7 +56,7 @@ impl Entry {
         let run = self.life.state.run().unwrap_or(self.life.last);
         match self.role {
             Role::Next => format!("run {run} is to take its place: {}", self.life.state.name()),
-            Role::Old | Role::Own => format!("run {run} drains"),
+            Role::Old | Role::Own | Role::Connection => format!("run {run} drains"),
         }
     }
 }
@@ -81,7 +83,8 @@ impl Fleet {
     /// Nothing asked for is outstanding, of it or of a second run.
     pub fn is_settled(&self, name: &UnitName) -> bool {
         let has_twin = self.entries.contains_key(&name.twin());
-        self.entries.get(name).is_none_or(|entry| entry.is_settled() && !has_twin)
+        let ends = self.is_deaf(name) && self.connections(name) > 0;
+        self.entries.get(name).is_none_or(|entry| entry.is_settled() && !has_twin && !ends)
     }
 
     /// Of the two entries of a service, that of this run: they may have changed places since the report was written.

@@ -21,6 +21,8 @@ impl Fleet {
                 State::Stopped(Why::NeverStarted | Why::Asked(By::Shutdown))
                     | State::Stopping { then: Then::Rest(Why::Asked(By::Shutdown)), .. }
             );
+            // It was never up, and somebody did not want it listened for either.
+            let down = down && !matches!(entry.goal, Goal::Down(By::User | By::Whole(_) | By::Required(_)));
             // Asked, but not told yet: the supervisor was killed in the middle of its own shutdown.
             let spared = entry.goal == Goal::Down(By::Shutdown) && !entry.life.state.is_resting();
             entry.unit.enabled && !is_left_to_the_clock(&entry.unit) && (down || spared)
@@ -40,6 +42,10 @@ impl Fleet {
         let mut met = BTreeSet::new();
         while let Some(name) = queue.pop() {
             let Some(entry) = self.entries.get(&name).filter(|entry| entry.goal != REMOVED) else { continue };
+            if entry.unit.accepts() {
+                self.listen(&name, now, out);
+                continue;
+            }
             let is_down = is_down(entry);
             if is_down || named.contains(&name) {
                 self.arm(&name, out);
@@ -149,7 +155,7 @@ impl Fleet {
         let removed: Vec<UnitName> = self
             .entries
             .keys()
-            .filter(|name| !units.contains_key(*name) && !name.is_twin())
+            .filter(|name| !units.contains_key(*name) && name.is_service())
             .cloned()
             .collect();
         let (mut wanted, mut new) = (Vec::new(), Vec::new());
@@ -207,6 +213,11 @@ impl Fleet {
             return wanted;
         }
         self.change_twin(name, out);
+        if self.entries.get(name).is_some_and(|entry| entry.unit.accepts() && !is_down(entry)) {
+            self.deliver(name, Event::Stop(By::Replaced), now, out);
+            out.notices.push(Notice { name: name.clone(), at: now, news: News::Changed(diff) });
+            return wanted;
+        }
         let Some(entry) = self.entries.get(name) else { return wanted };
         // What it newly requires has to be there the next time it is launched.
         if !is_down(entry) {

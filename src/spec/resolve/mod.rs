@@ -159,6 +159,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     };
     relations.tell(&mut unit, &mut claims);
     sockets::two_runs(reader, &unit);
+    sockets::many_runs(reader, &unit);
     match std::mem::take(&mut reader.found) {
         found if found.is_empty() => Ok((unit, claims)),
         found => Err(found),

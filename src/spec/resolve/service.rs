@@ -131,8 +131,9 @@ fn stdin(reader: &mut Reader<'_>) -> Stdin {
         (_, Some(path)) => super::absolute(path).map(Stdin::File),
         ("null", _) => Ok(Stdin::Null),
         ("inherit", _) => Ok(Stdin::Inherit),
+        ("socket", _) => Ok(Stdin::Socket),
         _ => Err(Refusal::new(format!("{word:?} is not a value of `service.stdin`"))
-            .hint("write \"null\", \"inherit\" or \"file:/path\"")),
+            .hint("write \"null\", \"inherit\", \"socket\" or \"file:/path\"")),
     };
     reader.take(text.span(), parsed).unwrap_or(defaults::STDIN)
 }

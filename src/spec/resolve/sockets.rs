@@ -11,10 +11,10 @@ use crate::{
         schema::{Scalar, SocketTable, Text},
         value::{self, Refusal},
     },
-    machine::RestartMode,
+    machine::{RestartMode, RestartOn},
     spec::{
-        Activation, Kind, Listen, Rollout, Socket, SocketKind, Unit, Writable, defaults, parse_owner,
-        socket::{MOST_SOCKETS, MOST_STORED},
+        Activation, Kind, Listen, Rollout, Socket, SocketKind, Stdin, Unit, Writable, defaults, parse_owner,
+        socket::{MOST_CONNECTIONS, MOST_SOCKETS, MOST_STORED},
     },
 };
 
@@ -27,9 +27,13 @@ pub(super) fn sockets(reader: &mut Reader<'_>) -> (Vec<(Socket, Range<usize>)>, 
     let list = &reader.file.tables.socket;
     let mut found: Vec<(Socket, Range<usize>)> = Vec::new();
     let mut activations = Vec::new();
+    let accepts = |entry: &Spanned<SocketTable>| {
+        entry.get_ref().accept.as_ref().is_some_and(|accept| *accept.get_ref())
+    };
     for entry in list {
         let text = &entry.get_ref().activation;
         let activation = reader.word("socket.activation", text, ACTIVATIONS).unwrap_or_default();
+        let activation = if accepts(entry) { Activation::OnDemand } else { activation };
         activations.push((activation, text.as_ref().map_or_else(|| entry.span(), Text::span)));
         let Some(socket) = socket(reader, entry) else { continue };
         if let Some((_, first)) = found.iter().find(|(other, _)| other.clashes_with(&socket)) {
@@ -45,6 +49,12 @@ pub(super) fn sockets(reader: &mut Reader<'_>) -> (Vec<(Socket, Range<usize>)>, 
     if let Some(entry) = list.get(MOST_SOCKETS) {
         let message = format!("a service has at most {MOST_SOCKETS} sockets");
         reader.refuse(entry.span(), Refusal::new(message).hint("divide the work between two services"));
+    }
+    let (some, others): (Vec<_>, Vec<_>) = list.iter().partition(|entry| accepts(entry));
+    if let (Some(_), Some(other)) = (some.first(), others.first()) {
+        let refusal = Refusal::new("the sockets of one service are all accepted from, or none is");
+        reader.refuse(other.span(), refusal.hint("write `accept = true` in every [[socket]], or in none"));
+        return (found, Activation::OnDemand);
     }
     let activation = activations.first().map_or(Activation::Boot, |(activation, _)| *activation);
     if let Some((_, span)) = activations.iter().find(|(other, _)| *other != activation) {
@@ -72,8 +82,10 @@ fn socket(reader: &mut Reader<'_>, entry: &Spanned<SocketTable>) -> Option<Socke
         }
     };
     let kind = reader.word("socket.type", &table.r#type, KINDS).unwrap_or(defaults::SOCKET_KIND);
+    let accept = accept(reader, table, kind);
     let name = match &table.name {
         Some(text) => reader.text(text).and_then(|name| reader.take(text.span(), checked_name(name))),
+        None if accept.is_some() => Some(defaults::CONNECTION_NAME.to_owned()),
         None => Some(reader.file.name.to_string()),
     };
     let backlog = table.backlog.as_ref().and_then(|backlog| reader.number(backlog, 1..=1 << 20));
@@ -90,8 +102,90 @@ fn socket(reader: &mut Reader<'_>, entry: &Spanned<SocketTable>) -> Option<Socke
         mode: mode.unwrap_or(defaults::SOCKET_MODE),
         user: user.unwrap_or(0),
         group: group.unwrap_or(0),
+        accept,
     })
 }
+
+/// How many connections are answered at a time, where each gets a run of its own.
+fn accept(reader: &mut Reader<'_>, table: &SocketTable, kind: SocketKind) -> Option<u32> {
+    let most = table.max_connections.as_ref();
+    let Some(accept) = table.accept.as_ref().filter(|accept| *accept.get_ref()) else {
+        if let Some(most) = most {
+            let refusal = Refusal::new("`max_connections` is about connections that Palisade accepts");
+            reader.refuse(most.span(), refusal.hint("add `accept = true`, or leave it out"));
+        }
+        return None;
+    };
+    if kind == SocketKind::Dgram {
+        let refusal = Refusal::new("nobody connects to a socket of type \"dgram\"");
+        reader.refuse(accept.span(), refusal.hint("leave `accept` out, or write another `type`"));
+    }
+    if let Some(text) = &table.activation {
+        let refusal = Refusal::new("with `accept` it is always a connection that starts a run");
+        reader.refuse(text.span(), refusal.hint("leave `activation` out"));
+    }
+    let most = most.and_then(|most| reader.number(most, 1..=i64::from(MOST_CONNECTIONS)));
+    Some(most.and_then(|most| u32::try_from(most).ok()).unwrap_or(defaults::MAX_CONNECTIONS))
+}
+
+/// Refuses what has no meaning where every connection has a run of its own (`socket.accept`): there is none that lasts, and
+/// there are several at a time.
+pub(super) fn many_runs(reader: &mut Reader<'_>, unit: &Unit) {
+    let tables = &reader.file.tables;
+    let stdin = tables.service.stdin.as_ref().map(Text::span).filter(|_| unit.service.stdin == Stdin::Socket);
+    if !unit.accepts() {
+        if let Some(span) = stdin {
+            let refusal = Refusal::new("there is no connection that could be the standard input");
+            reader.refuse(span, refusal.hint("add a [[socket]] with `accept = true`"));
+        }
+        return;
+    }
+    let never = unit.restart.on == RestartOn::Never;
+    let found = [
+        (tables.restart.policy.as_ref().filter(|_| !never).map(Text::span), "restart.policy", NO_RESTART),
+        (tables.service.rollout.as_ref().map(Text::span), "service.rollout", NO_RUN),
+        (tables.health.as_ref().map(Spanned::span), "health", NO_RUN),
+        (tables.timer.as_ref().map(Spanned::span), "timer", NO_RUN),
+        (tables.service.fd_store_max.as_ref().map(Spanned::span), "service.fd_store_max", NO_RUN),
+        (tables.service.remain_after_exit.as_ref().map(Spanned::span), "service.remain_after_exit", NO_RUN),
+        (
+            tables.network.publish.as_ref().and_then(|list| Some(list.first()?.span())),
+            "network.publish",
+            "with `accept = true` nothing of the service listens by itself",
+        ),
+        (
+            tables
+                .rootfs
+                .writable
+                .as_ref()
+                .map(Text::span)
+                .filter(|_| unit.rootfs.writable == Writable::Persistent),
+            "rootfs.writable",
+            "runs for several connections cannot write to one persistent root at the same time",
+        ),
+        (
+            tables
+                .security
+                .capabilities
+                .as_ref()
+                .map(|list| list.first().map_or(0..0, Text::span))
+                .filter(|_| unit.has_network_power()),
+            "security.capabilities",
+            "runs for several connections share one network, and none may have power over it",
+        ),
+    ];
+    for (span, key, why) in found {
+        if let Some(span) = span {
+            reader.refuse(
+                span,
+                Refusal::new(format!("`{key}`: {why}")).hint(format!("leave `{key}` out, or `accept`")),
+            );
+        }
+    }
+}
+
+const NO_RESTART: &str = "a run ends with its connection, and is never started again";
+const NO_RUN: &str = "with `accept = true` there is no run that lasts, but one for each connection";
 
 fn listen(reader: &mut Reader<'_>, value: &Spanned<Scalar>) -> Option<Listen> {
     let text = match value.get_ref() {
