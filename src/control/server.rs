@@ -11,13 +11,15 @@
 //! Users who may not do everything have less: 64 KiB, 256 KiB, 32 connections each, and 50 connections and requests
 //! a second together; what is more than that waits.
 
+mod lock;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -255,8 +257,8 @@ impl Server {
         let owner = rustix::process::geteuid().as_raw();
         prepare_directory(run_dir, owner)?;
         let path = run_dir.join(SOCKET_NAME);
-        let lock = lock(&run_dir.join("control.lock"), &path)?;
-        remove_dead(&path)?;
+        let lock = lock::take(&run_dir.join("control.lock"), &path)?;
+        lock::remove_dead(&path)?;
         let sys = |call: &'static str| {
             let args = format!("{:?}", path.display());
             move |errno: Errno| SysError::new(call, args, errno)
@@ -837,52 +839,6 @@ fn prepare_directory(path: &Path, owner: u32) -> Result<(), BindError> {
         return unsafe_because("others than its owner may write to it; chmod go-w");
     }
     Ok(())
-}
-
-/// Takes the lock that says which supervisor this directory belongs to. The kernel gives it up when the process ends.
-fn lock(path: &Path, socket: &Path) -> Result<(File, PathBuf), BindError> {
-    let failed = |call: &'static str| {
-        move |error: io::Error| SysError::new(call, format!("{:?}", path.display()), error)
-    };
-    loop {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            // Others must not be able to open it: whoever can could hold the lock.
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(failed("open"))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(BindError::Live(socket.to_owned())),
-            Err(fs::TryLockError::Error(error)) => return Err(failed("flock")(error).into()),
-        }
-        // Its last owner may have removed the file between our open and our lock.
-        let ours = file.metadata().map_err(failed("fstat"))?.ino();
-        if fs::metadata(path).is_ok_and(|there| there.ino() == ours) {
-            return Ok((file, path.to_owned()));
-        }
-    }
-}
-
-/// Removes a socket that nobody listens on.
-fn remove_dead(path: &Path) -> Result<(), BindError> {
-    match fs::symlink_metadata(path) {
-        Err(_) => return Ok(()),
-        Ok(metadata) if metadata.file_type().is_socket() => {}
-        Ok(_) => return Err(BindError::Unsafe { path: path.to_owned(), reason: "is not a socket" }),
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            let args = format!("{:?}", path.display());
-            fs::remove_file(path).map_err(|error| SysError::new("unlink", args, error))?;
-            Ok(())
-        }
-        Err(error) => Err(SysError::new("connect", format!("{:?}", path.display()), error).into()),
-        Ok(_) => Err(BindError::Live(path.to_owned())),
-    }
 }
 
 #[cfg(test)]

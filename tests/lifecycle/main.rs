@@ -83,6 +83,7 @@ fn everywhere() -> Vec<support::Test> {
         takeover::a_killed_supervisor_loses_no_service_and_no_request: Root CgroupV2 UserNs Nft;
         takeover::a_service_that_ends_while_nobody_supervises_is_restarted: Root CgroupV2 UserNs;
         takeover::two_supervisors_do_not_meet: Root CgroupV2 UserNs Nft;
+        takeover::what_a_killed_supervisor_was_making_keeps_no_successor_out: Root CgroupV2 UserNs;
         takeover::output_written_while_nobody_supervises_arrives: Root CgroupV2 UserNs;
         takeover::a_killed_keeper_is_replaced: Root CgroupV2 UserNs Nft;
         takeover::a_keeper_that_does_not_answer_is_replaced: Root CgroupV2 UserNs Nft;

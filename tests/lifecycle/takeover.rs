@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::fd::OwnedFd,
     process::Command,
     sync::{
         Arc,
@@ -400,4 +401,43 @@ pub fn output_without_room_waits_where_the_file_says_so(world: &mut World) {
     let text = flooded(world, 1);
     assert_eq!(text.len(), FLOOD + "done\n".len());
     assert!(!text.contains("[palisade"));
+}
+
+/// Between clone(2) and execve(2) a new process has copies of all that its maker had open. A supervisor that is killed then
+/// leaves them behind, the lock of its directory and the listening control socket among them.
+pub fn what_a_killed_supervisor_was_making_keeps_no_successor_out(world: &mut World) {
+    world.write_service("web", &world.probe_toml(&["wait"], "network.mode = \"none\""));
+    world.start();
+    wait_until("it is up", LONG, || world.state("web") == "active");
+    let run = world.run_id("web");
+    let copies = everything_open(world.supervisor_pid());
+    assert!(copies.len() > 8, "{}", copies.len());
+    world.kill_supervisor();
+    let log = world.dir().join("supervisor.log");
+    let says = "waiting for what it was making";
+    let waits = std::thread::spawn(move || {
+        wait_until(says, LONG, || fs::read_to_string(&log).unwrap_or_default().contains(says));
+        drop(copies);
+    });
+    world.start();
+    waits.join().expect("it has waited");
+    assert_eq!((world.state("web"), world.run_id("web")), ("active".into(), run));
+    // One that lives is not waited for.
+    let second = world.supervise().output().expect("it starts");
+    assert!(!second.status.success());
+    assert_eq!(world.supervisor_log().matches(says).count(), 1);
+    assert!(world.supervisor_log().contains("another supervisor answers here"));
+}
+
+/// Copies of all that a process has open.
+fn everything_open(pid: u32) -> Vec<OwnedFd> {
+    let pidfd = rustix::process::pidfd_open(
+        rustix::process::Pid::from_raw(raw(pid).as_raw()).expect("a pid is not 0"),
+        rustix::process::PidfdFlags::empty(),
+    )
+    .expect("it lives");
+    let list = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").flatten();
+    let numbers = list.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let copy = |n| rustix::process::pidfd_getfd(&pidfd, n, rustix::process::PidfdGetfdFlags::empty()).ok();
+    numbers.filter_map(copy).collect()
 }
