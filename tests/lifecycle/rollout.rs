@@ -136,10 +136,21 @@ pub fn a_supervisor_killed_in_a_rollout_ends_with_one_run(world: &mut World) {
     world.start();
     wait_http(ADDRESS, "/");
     for round in 0..12 {
+        let (before, log) = (serving(), world.supervisor_log().len());
         let mut restart = world.command(&["restart", "web"]);
         let mut restart = restart.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-        // Another moment of a rollout each time.
-        std::thread::sleep(Duration::from_millis(round * 8));
+        // Another moment of a rollout each time; once reached, each is passed for good.
+        let has_said = |word: &str| world.supervisor_log()[log..].contains(word);
+        let is_there = |round: u64| match round % 6 {
+            0 => true,
+            1 => has_said("rolls_out"),
+            2 => serving().iter().any(|pid| !before.contains(pid)),
+            3 => has_said("changed_places"),
+            4 => before.iter().all(|pid| !serving().contains(pid)),
+            _ => restart.try_wait().is_ok_and(|ended| ended.is_some()),
+        };
+        let mut is_there = is_there;
+        wait_until("the moment has come", LONG, || is_there(round));
         world.kill_supervisor();
         restart.wait().expect("it is our child");
         assert!(http_get(ADDRESS, "/").is_ok(), "round {round}: served while nobody supervises");
