@@ -28,6 +28,7 @@ mod short;
 mod shutdown;
 mod sockets;
 mod spoof;
+mod store;
 mod takeover;
 mod talk;
 mod timers;
@@ -136,6 +137,7 @@ fn everywhere() -> Vec<support::Test> {
         connections::connections_beyond_their_number_are_turned_away: Root CgroupV2 UserNs Program("python3");
         connections::connections_live_through_the_death_of_the_supervisor: Root CgroupV2 UserNs Program("python3");
         connections::a_service_may_begin_and_cease_to_accept: Root CgroupV2 UserNs Program("python3");
+        store::what_a_program_stores_outlives_it_and_the_supervisor: Root CgroupV2 UserNs Program("python3");
         rollout::a_rollout_under_load_loses_no_request: Root CgroupV2 UserNs Program("wrk");
         rollout::the_old_run_drains: Root CgroupV2 UserNs;
         rollout::a_rollout_that_fails_leaves_the_old_run: Root CgroupV2 UserNs;
