@@ -16,7 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     plan::FailAt,
-    supervisor::{DieAt, HOOK_POINTS, Inherit, POINTS, Place},
+    supervisor::{DieAt, HOOK_POINTS, Inherit, OUTPUT_POINTS, POINTS, Place},
 };
 
 /// What the exit code of `palisade` says.
@@ -339,7 +339,7 @@ fn fail_at(text: &str) -> Result<(String, FailAt), String> {
 fn die_at(text: &str) -> Result<DieAt, String> {
     let parts: Vec<&str> = text.rsplitn(3, ':').collect();
     let place = match parts[..] {
-        [point, "at", _] if POINTS.contains(&point) || HOOK_POINTS.contains(&point) => {
+        [point, "at", _] if [POINTS, HOOK_POINTS, OUTPUT_POINTS].iter().any(|all| all.contains(&point)) => {
             Some(Place::Point(point.to_owned()))
         }
         [number, "host", _] => number.parse().ok().map(Place::Host),

@@ -82,7 +82,7 @@ use crate::{
     sys::SysError,
 };
 use keeper::Keeper;
-pub use points::{DieAt, HOOK_POINTS, POINTS, Place};
+pub use points::{DieAt, HOOK_POINTS, OUTPUT_POINTS, POINTS, Place};
 use runs::{LiveRun, Part};
 pub use state::VERSION as STATE_VERSION;
 use state::{Assigned, NetRecord, Record, RunRecord, Store};

@@ -4,9 +4,10 @@
 //! tee(2) into a pipe of our own      killed here: everything is still in the service's pipe
 //! note: so many bytes, log so long   killed here: the log is as long as noted, nothing was written
 //! write to the log                   killed here: the log is longer, or another file: so many bytes are to be passed over
-//! read them from the service's pipe  killed here: the same
+//! read them from the service's pipe  killed here: the same, but they are not in the pipe any more
 //! note: nothing
 //! ```
+//! Whether they are still there shows by a sum of them in the note: what is at the front of the pipe has it or not.
 //! While nobody supervises, and the pipe is full, the init may drop what is oldest (`log.full`): it counts the bytes behind
 //! the notes, and those that were in the log already are no loss.
 //!
@@ -61,23 +62,54 @@ impl Copier {
     }
 }
 
+/// What a predecessor has written to the log and may not have taken out of the pipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Surplus {
+    /// Bytes; 0: nothing.
+    count: usize,
+    /// What they sum up to; 0: an older program has not noted it.
+    sum: u32,
+}
+
+impl Surplus {
+    fn of(bytes: &[u8]) -> Self {
+        // FNV-1a. Never 0.
+        let add = |sum: u32, byte: &u8| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        Self { count: bytes.len(), sum: bytes.iter().fold(0x811c_9dc5, add).max(1) }
+    }
+
+    /// Whether it is what comes next in a pipe.
+    fn is_front_of(self, bytes: &[u8]) -> bool {
+        self.sum == 0 || bytes.get(..self.count).is_some_and(|front| Self::of(front) == self)
+    }
+
+    /// One word: the sum above the number.
+    fn to_word(self) -> u64 {
+        u64::from(self.sum) << 32 | self.count as u64
+    }
+
+    fn from_word(word: u64) -> Self {
+        let half = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or_default();
+        Self { count: half(word) as usize, sum: half(word >> 32) }
+    }
+}
+
 /// What is under way from one stream into the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Note {
-    /// Bytes; 0: nothing.
-    count: u64,
+    what: Surplus,
     /// Which log file, and how long it was.
     inode: u64,
     size: u64,
 }
 
 impl Note {
-    const NOTHING: Self = Self { count: 0, inode: 0, size: 0 };
+    const NOTHING: Self = Self { what: Surplus { count: 0, sum: 0 }, inode: 0, size: 0 };
 
-    /// So many bytes are about to be written to the log as it is now.
-    fn about(count: usize, log: &Path) -> Self {
+    /// So much is about to be written to the log as it is now.
+    fn about(what: Surplus, log: &Path) -> Self {
         let (inode, size) = log.metadata().map_or((0, 0), |log| (log.ino(), log.len()));
-        Self { count: count as u64, inode, size }
+        Self { what, inode, size }
     }
 
     fn place(stream: usize) -> u64 {
@@ -90,12 +122,12 @@ impl Note {
             return Self::NOTHING;
         }
         let word = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
-        Self { count: word(0), inode: word(8), size: word(16) }
+        Self { what: Surplus::from_word(word(0)), inode: word(8), size: word(16) }
     }
 
     /// Without the note a byte may be written twice or not at all by a successor; that stops nobody.
     fn write(self, file: &File, stream: usize) {
-        let bytes = [self.count, self.inode, self.size].map(u64::to_ne_bytes).concat();
+        let bytes = [self.what.to_word(), self.inode, self.size].map(u64::to_ne_bytes).concat();
         let _ = file.write_all_at(&bytes, Self::place(stream));
     }
 }
@@ -122,10 +154,11 @@ impl Supervisor {
         }
         let notes = run.notes();
         if let Some(notes) = notes.filter(|_| is_copy) {
-            Note::about(bytes.len(), &path).write(notes, stream);
+            Note::about(Surplus::of(&bytes), &path).write(notes, stream);
         }
         self.write_log(name, stream, &bytes);
         if is_copy {
+            self.moment(name, "output-", "written");
             self.pass_over(name, stream, bytes.len());
         }
     }
@@ -151,9 +184,15 @@ impl Supervisor {
         let Some(run) = self.runs.get_mut(name) else { return };
         let surplus = std::mem::take(&mut run.surplus[stream]);
         let dropped = run.notes().map_or(0, |notes| newly_dropped(notes, stream));
-        let known = dropped.min(surplus as u64);
-        if surplus > 0 {
-            self.pass_over(name, stream, surplus - usize::try_from(known).unwrap_or_default());
+        let known = dropped.min(surplus.count as u64);
+        if surplus.count > 0 {
+            // Where a part of it was dropped the rest is not told by its sum, and the pipe was full: it was there.
+            let is_there = known > 0
+                || run.outputs[stream].as_ref().is_some_and(|fd| {
+                    self.copier.copy(fd.as_fd()).is_ok_and(|bytes| surplus.is_front_of(&bytes))
+                });
+            let rest = surplus.count - usize::try_from(known).unwrap_or_default();
+            self.pass_over(name, stream, if is_there { rest } else { 0 });
         }
         let lost = dropped - known;
         if lost > 0 {
@@ -170,21 +209,22 @@ impl Supervisor {
         if let Some(fd) = run.outputs[stream].as_ref() {
             let _ = read_exactly(fd.as_fd(), count);
         }
+        self.moment(name, "output-", "taken");
+        let Some(run) = self.runs.get_mut(name) else { return };
         if let Some(notes) = run.notes() {
             Note::NOTHING.write(notes, stream);
         }
     }
 }
 
-/// What a predecessor has written to the log and not taken out of the pipes. To be asked before anything else is written.
-pub(super) fn surplus(run: &mut super::runs::LiveRun, log: &Path) -> [usize; 2] {
-    let Some(notes) = run.notes() else { return [0; 2] };
+/// What a predecessor has written to the log and may not have taken out of the pipes. To be asked before anything else is written.
+pub(super) fn surplus(run: &mut super::runs::LiveRun, log: &Path) -> [Surplus; 2] {
+    let Some(notes) = run.notes() else { return [Surplus::default(); 2] };
     [0, 1].map(|stream| {
         let note = Note::read(notes, stream);
-        let count = usize::try_from(note.count).unwrap_or(usize::MAX);
         // The log is as it was: nothing of it was written.
-        let is_written = count <= PIECE && Note::about(count, log) != note;
-        if is_written { count } else { 0 }
+        let is_written = note.what.count <= PIECE && Note::about(note.what, log) != note;
+        if is_written { note.what } else { Surplus::default() }
     })
 }
 
@@ -223,4 +263,27 @@ fn read_exactly(from: BorrowedFd<'_>, count: usize) -> Result<Vec<u8>, Errno> {
     }
     bytes.truncate(at);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_out_is_told_from_what_is_still_there() {
+        let noted = Surplus::of(b"the first\n");
+        assert!(noted.is_front_of(b"the first\n"));
+        assert!(noted.is_front_of(b"the first\nand more\n"));
+        for other in [&b""[..], b"the fir", b"another and more\n"] {
+            assert!(!noted.is_front_of(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_note_without_a_sum_is_believed() {
+        assert_eq!(Surplus::from_word(17), Surplus { count: 17, sum: 0 });
+        assert!(Surplus::from_word(17).is_front_of(b""));
+        let noted = Surplus::of(&[b'x'; PIECE]);
+        assert_eq!((Surplus::from_word(noted.to_word()), noted.count), (noted, PIECE));
+    }
 }

@@ -78,6 +78,9 @@ pub const HOOK_POINTS: &[&str] = &[
     "post-stop-heard",
 ];
 
+/// Those of a service's output: it was written to the log, and taken out of the pipe.
+pub const OUTPUT_POINTS: &[&str] = &["output-written", "output-taken"];
+
 /// The first half of the names of a stage's points.
 pub(super) fn staged(stage: Stage) -> &'static str {
     match stage {
@@ -105,7 +108,7 @@ pub enum Place {
     Host(usize),
     /// When its sandbox is at this child step, where it waits for that.
     Child(usize),
-    /// One of [`POINTS`] or [`HOOK_POINTS`].
+    /// One of [`POINTS`], [`HOOK_POINTS`] or [`OUTPUT_POINTS`].
     Point(String),
 }
 

@@ -80,7 +80,7 @@ pub(super) struct LiveRun {
     /// The init has ended.
     is_dead: bool,
     /// Of each output: bytes in the pipe that a predecessor has written to the log already.
-    pub(super) surplus: [usize; 2],
+    pub(super) surplus: [super::output::Surplus; 2],
     /// The file of the last words, for the notes behind them.
     notes: Option<File>,
     /// What earlier runs took in the same sandbox.
@@ -111,7 +111,7 @@ impl LiveRun {
             again: None,
             is_over: false,
             is_dead: false,
-            surplus: [0; 2],
+            surplus: Default::default(),
             notes: None,
             before: Usage::default(),
             events: None,
@@ -146,7 +146,7 @@ impl LiveRun {
             again: None,
             is_over: false,
             is_dead: false,
-            surplus: [0; 2],
+            surplus: Default::default(),
             notes: None,
             before: Usage::default(),
             events: None,

@@ -137,6 +137,41 @@ pub fn output_written_while_nobody_supervises_arrives(world: &mut World) {
     assert_eq!(lines, expected, "every line once, in order");
 }
 
+pub fn output_is_written_once_wherever_the_supervisor_dies(world: &mut World) {
+    let gate = world.dir().join("gate");
+    fs::create_dir(&gate).expect("a new name");
+    let script = "echo the first; until test -e /gate/go; do sleep 0.1; done; echo another; exec sleep 4715";
+    let toml = format!(
+        "service.command = [\"/bin/sh\", \"-c\", '{script}']\nnetwork.mode = \"none\"\n\
+         rootfs = {{ base = \"host\", mounts = [{{ src = \"{}\", dst = \"/gate\" }}] }}\n",
+        gate.display()
+    );
+    for (n, point) in palisade::supervisor::OUTPUT_POINTS.iter().enumerate() {
+        let name = format!("app{n}");
+        world.write_service(&name, &toml);
+        let mut command = world.supervise();
+        command.arg("--die-at").arg(format!("{name}:at:{point}"));
+        world.start_to_die(command);
+        wait_until(&format!("its end at {point}"), LONG, || world.has_died());
+        // No longer than what is noted, so that it would be taken for that.
+        fs::write(gate.join("go"), "").expect("our own directory");
+        wait_until("it has said the rest", LONG, || {
+            snapshot::processes().iter().any(|line| line.contains("sleep 4715") && !line.contains("echo"))
+        });
+        world.start();
+        let log = || {
+            let log = fs::read_to_string(world.dir().join(format!("log/{name}.log"))).unwrap_or_default();
+            log.lines().filter_map(|line| Some(line.splitn(4, ' ').nth(3)?.to_owned())).collect::<Vec<_>>()
+        };
+        wait_until("the rest arrives", LONG, || log().last().is_some_and(|line| line == "another"));
+        assert_eq!(log(), ["the first", "another"], "{point}");
+        assert_eq!(world.stop(), Ok(()));
+        world.reap();
+        fs::remove_file(gate.join("go")).expect("our own file");
+        fs::remove_file(world.services_dir().join(format!("{name}.toml"))).expect("our own file");
+    }
+}
+
 /// The process ids of the keeper: it is executed from a memfd of that name.
 fn keepers() -> Vec<u32> {
     let is_keeper = |pid: &i32| {
