@@ -4,14 +4,19 @@ use std::{fs, time::Duration};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::support::{World, wait_until, world::raw};
+use crate::support::{World, scaled, span, wait_until, world::raw};
 
 const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"\nrootfs.base = \"host\"\n";
 
+/// What a loop of the shell does between two looks: each is a process, which an emulated CPU makes slowly.
+fn nap() -> String {
+    format!("sleep {}", scaled(Duration::from_millis(20)).as_secs_f64())
+}
+
 /// A daemon in the shell that says what it is, and keys.
 fn daemon(keys: &str) -> String {
-    let main = "trap 'echo main stops; exit 0' TERM; echo main $$$$; while :; do sleep 0.02; done";
+    let main = format!("trap 'echo main stops; exit 0' TERM; echo main $$$$; while :; do {}; done", nap());
     format!("service.command = [\"/bin/sh\", \"-c\", \"{main}\"]\n{keys}\n{NONE}")
 }
 
@@ -152,8 +157,10 @@ pub fn post_stop_runs_however_it_ended(world: &mut World) {
     let end = sh("echo end $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS");
     let keys = format!("service.post_stop = [{end}]\nrestart = {{ policy = \"always\", delay = \"10ms\" }}");
     world.write_service("crash", &daemon(&keys));
-    let deaf = "trap '' TERM; echo main; while :; do sleep 0.02; done";
-    let keys = format!("service.post_stop = [{end}]\nservice.stop = {{ timeout = \"200ms\" }}\n{NONE}");
+    let deaf = format!("trap '' TERM; echo main; while :; do {}; done", nap());
+    // The command has that time as well.
+    let time = span(Duration::from_millis(500));
+    let keys = format!("service.post_stop = [{end}]\nservice.stop = {{ timeout = \"{time}\" }}\n{NONE}");
     world.write_service("deaf", &format!("service.command = [\"/bin/sh\", \"-c\", \"{deaf}\"]\n{keys}"));
     world.start();
     world.wait_state("crash", "active");
@@ -185,7 +192,8 @@ pub fn a_killed_supervisor_runs_no_command_twice(world: &mut World) {
     fs::create_dir(&dir).expect("a new name");
     let gate = |stage: &str| {
         sh(&format!(
-            "echo {stage} begins; while test ! -e /gate/{stage}; do sleep 0.02; done; echo {stage} ends"
+            "echo {stage} begins; while test ! -e /gate/{stage}; do {}; done; echo {stage} ends",
+            nap()
         ))
     };
     let keys = format!(
@@ -293,7 +301,7 @@ pub fn a_supervisor_may_die_at_every_moment_of_the_commands(world: &mut World) {
 pub fn a_stop_ends_what_goes_before(world: &mut World) {
     let keys = format!(
         "service.pre_start = [{}]\nservice.post_stop = [{}]\nservice.pre_stop = [{}]",
-        sh("trap \"echo told; exit 1\" TERM; echo begins; while :; do sleep 0.02; done"),
+        sh(&format!("trap \"echo told; exit 1\" TERM; echo begins; while :; do {}; done", nap())),
         sh("echo end"),
         sh("echo never")
     );
@@ -366,8 +374,9 @@ pub fn a_privileged_command_is_run_again_by_a_successor(world: &mut World) {
     let dir = world.dir().join("gate");
     fs::create_dir(&dir).expect("a new name");
     let line = format!(
-        "echo begins; sleep 4711 & while test ! -e {}/go; do sleep 0.02; done; echo ends",
-        dir.display()
+        "echo begins; sleep 4711 & while test ! -e {}/go; do {}; done; echo ends",
+        dir.display(),
+        nap()
     );
     let keys = format!("service.pre_start = [{{ command = {}, privileged = true }}]", sh(&line));
     world.write_service("app", &daemon(&keys));
@@ -429,15 +438,16 @@ pub fn in_place_they_go_before_every_run_and_after_the_last(world: &mut World) {
 }
 
 pub fn what_hangs_is_killed_when_the_time_to_stop_is_over(world: &mut World) {
-    let keys =
-        format!("service.post_stop = [{}]\nservice.stop.timeout = \"200ms\"", sh("echo end; exec sleep 300"));
+    // Long enough for a command to begin, and waited for to its end.
+    let time = format!("service.stop.timeout = \"{}\"", span(Duration::from_millis(500)));
+    let keys = format!("service.post_stop = [{}]\n{time}", sh("echo end; exec sleep 300"));
     world.write_service("inside", &daemon(&keys));
     let keys = format!(
-        "service.post_stop = [{{ command = {}, privileged = true }}]\nservice.stop.timeout = \"200ms\"",
+        "service.post_stop = [{{ command = {}, privileged = true }}]\n{time}",
         sh("echo end; sleep 4712 & sleep 4712")
     );
     world.write_service("outside", &daemon(&keys));
-    let keys = format!("service.pre_stop = [{}]\nservice.stop.timeout = \"200ms\"", sh("exec sleep 300"));
+    let keys = format!("service.pre_stop = [{}]\n{time}", sh("exec sleep 300"));
     world.write_service("before", &daemon(&keys));
     world.start();
     for name in ["inside", "outside", "before"] {
@@ -533,7 +543,7 @@ pub fn an_upgrade_waits_for_a_privileged_command_and_not_for_others(world: &mut 
     let newer = dir.join("palisade-newer");
     fs::copy(crate::support::world::PALISADE, &newer).expect("it is there");
     let gate =
-        |path: &str| sh(&format!("echo begins; while test ! -e {path}/go; do sleep 0.02; done; echo ends"));
+        |path: &str| sh(&format!("echo begins; while test ! -e {path}/go; do {}; done; echo ends", nap()));
     let mount = format!("rootfs.mounts = [{{ src = \"{}\", dst = \"/gate\" }}]", dir.display());
     let inside = format!("service.pre_start = [{}]\n{mount}", gate("/gate"));
     world.write_service("inside", &daemon(&inside));

@@ -53,8 +53,16 @@ pub fn what_is_ready_late_holds_up_those_who_come_after(world: &mut World) {
         let args = ["clocked", "stay", "print", "launched"];
         world.write_service(&format!("{name}-user"), &world.probe_toml(&args, &keys));
     }
+    // One that is ready when it is told to be.
+    let keys = format!("service.ready = 'file:/tmp/ready'\n{none}");
+    world.write_service("told", &world.probe_toml(&["wait"], &keys));
+    let keys = format!("unit.requires = [\"told\"]\nunit.after = [\"told\"]\n{none}");
+    world.write_service("told-user", &world.probe_toml(&["wait"], &keys));
     world.start();
-    assert_eq!((world.state("file"), world.state("file-user")), ("starting".into(), "waiting".into()));
+    wait_until("it was executed", LONG, || world.status("told")["pid"].is_u64());
+    assert_eq!((world.state("told"), world.state("told-user")), ("starting".into(), "waiting".into()));
+    world.ok(&["exec", "told", "--", PROBE, "__probe", "write", "/tmp/ready"]);
+    world.wait_state("told-user", "active");
     for (name, ..) in &ways {
         world.wait_state(&format!("{name}-user"), "active");
         assert_eq!((world.state(name), world.run_id(name)), ("active".into(), 1));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::support::{
-    World, scaled, wait_until,
+    World, scaled, span, wait_until,
     world::{describe, http_get, pids, wait_http},
 };
 
@@ -75,7 +75,10 @@ pub fn a_rollout_under_load_loses_no_request(world: &mut World) {
 }
 
 pub fn the_old_run_drains(world: &mut World) {
-    world.write_service("web", &blue_green(world, &["held"], "service.stop.timeout = \"10s\""));
+    world.write_service(
+        "web",
+        &blue_green(world, &["held"], &format!("service.stop.timeout = \"{}\"", span(LONG))),
+    );
     world.start();
     let old = wait_http(ADDRESS, "/");
     let mut slow = TcpStream::connect(ADDRESS).expect("somebody listens");

@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::support::{
-    World, wait_for, wait_until,
+    World, scaled, wait_for, wait_until,
     world::{describe, http_get, raw, wait_http},
 };
 
@@ -196,10 +196,19 @@ pub fn what_takes_no_connection_is_not_started_without_end(world: &mut World) {
     world.start();
     world.wait_state("web", "listening");
     let waits = TcpStream::connect(ADDRESS).expect("somebody listens");
-    wait_until("it gives up", LONG, || world.state("web") == "stopped");
-    assert_eq!(world.run_id("web"), 20, "started so often, and no more");
-    assert!(TcpStream::connect(ADDRESS).is_err(), "nobody listens any more");
+    // So many starts within two seconds are too many; an emulated machine may never come to that.
+    let is_slow = scaled(LONG) > LONG;
+    let gives_up = wait_for("it gives up", LONG, || match world.state("web") == "stopped" {
+        true => Some(true),
+        false => (is_slow && world.run_id("web") > 25).then_some(false),
+    });
     drop(waits);
+    match gives_up {
+        true if !is_slow => assert_eq!(world.run_id("web"), 20, "started so often, and no more"),
+        true => {}
+        false => drop(world.ok(&["stop", "web"])),
+    }
+    assert!(TcpStream::connect(ADDRESS).is_err(), "nobody listens any more");
     // A failure is one: until somebody starts it again.
     world.write_service("web", &toml(world, "3"));
     world.ok(&["daemon-reload"]);

@@ -5,7 +5,7 @@ use std::{fs, process::Stdio, time::Duration};
 use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
-    World, wait_until,
+    World, scaled, span, wait_until,
     world::{describe, raw},
 };
 
@@ -84,11 +84,14 @@ pub fn a_command_that_says_no_or_fails_keeps_the_service_from_running(world: &mu
 }
 
 pub fn a_signal_ends_it_in_order(world: &mut World) {
-    let main = "trap \"echo main stops; exit 0\" TERM; echo main; while :; do sleep 0.02; done";
-    let deaf = "trap \"\" TERM; echo main; while :; do sleep 0.02; done";
+    let nap = format!("while :; do sleep {}; done", scaled(Duration::from_millis(20)).as_secs_f64());
+    let main = format!("trap \"echo main stops; exit 0\" TERM; echo main; {nap}");
+    let deaf = format!("trap \"\" TERM; echo main; {nap}");
+    // The commands have that time as well.
+    let time = format!("service.stop.timeout = \"{}\"", span(Duration::from_millis(500)));
     let cases = [
-        (main, "", "main stops\nend success exited 0\n", Some(0)),
-        (deaf, "service.stop.timeout = \"300ms\"", "end signal killed KILL\n", Some(137)),
+        (&main, "", "main stops\nend success exited 0\n", Some(0)),
+        (&deaf, time.as_str(), "end signal killed KILL\n", Some(137)),
     ];
     for (main, keys, rest, code) in cases {
         let file = world.write("single/once.toml", &all(main, keys));

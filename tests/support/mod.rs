@@ -144,6 +144,11 @@ pub fn scaled(time: Duration) -> Duration {
     time * scale
 }
 
+/// A time in a service file, scaled: of a test that looks at what happens when it is over, or before.
+pub fn span(time: Duration) -> String {
+    format!("{}ms", scaled(time).as_millis())
+}
+
 /// Asks `condition` again and again until it holds or `deadline` (scaled) has passed.
 ///
 /// # Panics
@@ -160,11 +165,13 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut value: impl FnMut() -> Op
     let deadline = scaled(deadline);
     let start = Instant::now();
     loop {
+        let asked = Instant::now();
         if let Some(value) = value() {
             return value;
         }
         assert!(start.elapsed() < deadline, "waited {deadline:?} in vain: {what}");
-        // The pace of asking, not a guess of how long it takes.
-        std::thread::sleep(Duration::from_millis(10));
+        // The pace of asking, not a guess of how long it takes. Where asking is slow, it leaves half of a CPU to whoever is
+        // asked.
+        std::thread::sleep(asked.elapsed().max(Duration::from_millis(10)));
     }
 }
