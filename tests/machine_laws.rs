@@ -22,7 +22,7 @@ use palisade::{
         Unit, UnitName,
     },
 };
-use proptest::{collection::vec, prelude::*, sample::select};
+use proptest::{collection::vec, option, prelude::*, sample::select};
 
 #[path = "../src/machine/fleet/sample.rs"]
 mod sample;
@@ -130,7 +130,7 @@ fn noise() -> impl Strategy<Value = Vec<(Event, u64)>> {
         1 => kept.prop_map(Event::SpecChanged),
         6 => Just(Event::Tick),
         2 => back().prop_map(Event::Preparing),
-        1 => back().prop_map(Event::Skipped),
+        1 => (back(), option::of(Just("path_exists = \"/x\"".to_owned()))).prop_map(|(run, unmet)| Event::Skipped(run, unmet)),
         6 => back().prop_map(Event::Started),
         4 => back().prop_map(Event::Ready),
         4 => back().prop_map(Event::Finished),
@@ -149,7 +149,7 @@ fn aim(event: Event, life: &Life) -> Event {
     let run = |back: RunId| RunId(life.last.0.saturating_sub(back.0));
     match event {
         Event::Preparing(back) => Event::Preparing(run(back)),
-        Event::Skipped(back) => Event::Skipped(run(back)),
+        Event::Skipped(back, unmet) => Event::Skipped(run(back), unmet),
         Event::Started(back) => Event::Started(run(back)),
         Event::Ready(back) => Event::Ready(run(back)),
         Event::Finished(back) => Event::Finished(run(back)),
@@ -298,7 +298,8 @@ proptest! {
             }
             let reports = [
                 Event::Preparing(run),
-                Event::Skipped(run),
+                Event::Skipped(run, None),
+                Event::Skipped(run, Some("kernel = \">99\"".to_owned())),
                 Event::Started(run),
                 Event::Ready(run),
                 Event::Finished(run),

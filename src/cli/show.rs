@@ -220,9 +220,20 @@ fn when(service: &ServiceStatus, now: i64) -> String {
             format!("next in {}", span(next.unix - now))
         }
         (ServiceState::Active, Some(since), None) => format!("up {}", span(now - since.unix)),
-        (_, Some(since), None) => format!("{} ago", span(now - since.unix)),
+        (_, Some(since), None) => format!("{} ago{}", span(now - since.unix), kept_down(service)),
         (_, None, None) => "-".to_owned(),
     }
+}
+
+/// What of `unit.condition` or `unit.assert` keeps it down: who looks at the list asks himself why.
+fn kept_down(service: &ServiceStatus) -> String {
+    let asserted = service.fault.as_ref().filter(|fault| fault.step == "unit.assert");
+    let reason = match (service.state, asserted) {
+        (ServiceState::Stopped, _) if service.reason.starts_with("skipped") => &service.reason,
+        (ServiceState::Failed, Some(fault)) => &fault.error,
+        _ => return String::new(),
+    };
+    format!(", {}", escape(reason))
 }
 
 /// When a timer elapses next, and when it last did.

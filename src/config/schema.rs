@@ -11,6 +11,9 @@ use serde::{
 };
 use toml::Spanned;
 
+pub mod condition;
+
+use self::condition::ConditionTable;
 use super::{diagnostic::SourceMap, tables::Places};
 use crate::spec::UnitName;
 
@@ -122,6 +125,10 @@ pub struct UnitTable {
     pub on_failure: Option<Vec<Text>>,
     /// Services that are started when this one has ended by itself with success. Default: none.
     pub on_success: Option<Vec<Text>>,
+    /// What the host must be like; otherwise the service is skipped.
+    pub condition: ConditionTable,
+    /// What the host must be like; otherwise the start has failed.
+    pub assert: ConditionTable,
 }
 
 /// `[service]`

@@ -29,7 +29,6 @@ const OWN_KEYS: [(&str, &str); 5] = [
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["job", "metrics", "http"]),
-    ("unit", &["condition", "assert"]),
     ("service", &["cpu"]),
     ("service.reload", &["watch"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),

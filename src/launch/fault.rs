@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     net::NetError,
     plan::{self, ChildStep, HostStep, render},
-    spec::{Socket, UnitName},
+    spec::{Socket, UnitName, condition::Check},
     sys::SysError,
 };
 
@@ -140,6 +140,11 @@ impl LaunchFault {
             cleanup: Vec::new(),
             errno: None,
         })
+    }
+
+    /// `unit.assert`: the host is not what the service's file wants it to be.
+    pub fn asserted(check: &Check) -> Box<Self> {
+        Self::refused("unit.assert", &format!("{check} does not hold"))
     }
 
     /// A socket that is to listen before the launch, and after it.

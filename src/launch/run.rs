@@ -26,8 +26,11 @@ use crate::{
         listen::{self, Held},
     },
     plan::{self, Assigned, unprivileged::Unprivileged},
-    spec::{HostFacts, NetworkMode, Stdin, StopMode, Unit},
-    sys::{SysError, socket, terminal},
+    spec::{
+        HostFacts, NetworkMode, Stdin, StopMode, Unit,
+        condition::{Unmet, unmet},
+    },
+    sys::{SysError, present::Present, socket, terminal},
 };
 
 /// How it ended.
@@ -52,6 +55,14 @@ pub fn run(
     dir: &Path,
     state: &Path,
 ) -> Result<Ended, SysError> {
+    match unmet(&unit.condition, &unit.assert, &Present) {
+        Some(Unmet::Condition(check)) => {
+            tracing::warn!("{}: not run: {check} does not hold", unit.name);
+            return Ok(Ended::Code(0));
+        }
+        Some(Unmet::Assert(check)) => return Ok(Ended::Fault(LaunchFault::asserted(&check))),
+        None => {}
+    }
     let is_users = unprivileged::is_unprivileged()?;
     let tree = match is_users {
         true => unprivileged::tree(settings)?,

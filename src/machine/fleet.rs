@@ -337,8 +337,8 @@ pub enum Input {
 pub enum Report {
     /// The sandbox stands, and the commands that go before the program run.
     Preparing(RunId),
-    /// A command of `service.condition` said no.
-    Skipped(RunId),
+    /// A command of `service.condition` said no, or this of `unit.condition` does not hold.
+    Skipped(RunId, Option<String>),
     /// The program was executed.
     Started(RunId),
     /// It is ready.
@@ -368,7 +368,7 @@ impl Report {
     fn run(&self) -> RunId {
         match self {
             Report::Preparing(run)
-            | Report::Skipped(run)
+            | Report::Skipped(run, _)
             | Report::Started(run)
             | Report::Ready(run)
             | Report::LaunchFailed(run, ..)
@@ -626,7 +626,7 @@ impl Fleet {
                 return;
             }
             Report::Preparing(run) => Event::Preparing(run),
-            Report::Skipped(run) => Event::Skipped(run),
+            Report::Skipped(run, unmet) => Event::Skipped(run, unmet),
             Report::Started(run) => Event::Started(run),
             Report::Ready(run) => Event::Ready(run),
             Report::Finished(run) => Event::Finished(run),
@@ -923,7 +923,7 @@ fn end_in(event: &Event) -> Option<End> {
         | Event::SpecChanged(_)
         | Event::Tick
         | Event::Preparing(_)
-        | Event::Skipped(_)
+        | Event::Skipped(..)
         | Event::Started(_)
         | Event::Ready(_)
         | Event::Finished(_)

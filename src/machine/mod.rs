@@ -15,8 +15,8 @@
 //! dependency. `Launch` leads to **Starting**. Of kind exec, a service is **Running** as soon as its program
 //! was executed, or, where it reports that, once it is ready. Of kind oneshot, it stays Starting while its program
 //! works, and has started when that ends with success; then it is **Done** with `remain_after_exit`, otherwise
-//! Stopped. Commands that go before the program run in its sandbox (`Preparing`), and one of them may say that the
-//! service is not to run now (`Skipped`). Commands that follow it (`PostStart`) keep it Starting until they are done.
+//! Stopped. Commands that go before the program run in its sandbox (`Preparing`), and one of them, or before there
+//! is a sandbox the host, may be why the service is not to run now (`Skipped`). Commands that follow it (`PostStart`) keep it Starting until they are done.
 //!
 //! *Going down.* Every run ends in **Stopping**, and leaves it by `Gone`, which says that no process of its
 //! sandbox is left; then it is torn down, once. `Terminate` asks politely; at `kill` the rest is killed. When
@@ -285,7 +285,7 @@ impl Turn<'_> {
             | Event::SpecChanged(_)
             | Event::Tick
             | Event::Preparing(_)
-            | Event::Skipped(_)
+            | Event::Skipped(..)
             | Event::Started(_)
             | Event::Ready(_)
             | Event::LaunchFailed(..)
@@ -308,7 +308,7 @@ impl Turn<'_> {
             | Event::DependencyFailed(_)
             | Event::Tick
             | Event::Preparing(_)
-            | Event::Skipped(_)
+            | Event::Skipped(..)
             | Event::Started(_)
             | Event::Ready(_)
             | Event::LaunchFailed(..)
@@ -336,7 +336,7 @@ impl Turn<'_> {
             }
             Event::Tick
             | Event::Preparing(_)
-            | Event::Skipped(_)
+            | Event::Skipped(..)
             | Event::Started(_)
             | Event::Ready(_)
             | Event::LaunchFailed(..)
@@ -379,8 +379,8 @@ impl Turn<'_> {
                     };
                 self.end(run, phase, end, Duration::ZERO)
             }
-            Event::Skipped(_) if matches!(phase, Phase::Launching | Phase::Preparing) => {
-                self.kill(run, Main::Ended, Then::Rest(Why::Skipped))
+            Event::Skipped(_, unmet) if matches!(phase, Phase::Launching | Phase::Preparing) => {
+                self.kill(run, Main::Ended, Then::Rest(unmet.map_or(Why::Skipped, Why::Unmet)))
             }
             Event::Finished(_) if phase == Phase::Settling => {
                 State::Running { run: run.run, since: self.now }
@@ -407,7 +407,7 @@ impl Turn<'_> {
             | Event::Go
             | Event::DependencyFailed(_)
             | Event::Preparing(_)
-            | Event::Skipped(_)
+            | Event::Skipped(..)
             | Event::Ready(_)
             | Event::Finished(_)
             | Event::HookFailed(_)
@@ -438,7 +438,7 @@ impl Turn<'_> {
             | Event::Go
             | Event::DependencyFailed(_)
             | Event::Preparing(_)
-            | Event::Skipped(_)
+            | Event::Skipped(..)
             | Event::Started(_)
             | Event::Ready(_)
             | Event::Finished(_)
@@ -457,7 +457,7 @@ impl Turn<'_> {
             | Event::DependencyFailed(_)
             | Event::Tick
             | Event::Preparing(_)
-            | Event::Skipped(_)
+            | Event::Skipped(..)
             | Event::Started(_)
             | Event::Ready(_)
             | Event::LaunchFailed(..)
@@ -519,7 +519,7 @@ impl Turn<'_> {
             Event::Go
             | Event::DependencyFailed(_)
             | Event::Preparing(_)
-            | Event::Skipped(_)
+            | Event::Skipped(..)
             | Event::Started(_)
             | Event::Ready(_)
             | Event::WatchdogExpired(_)
@@ -544,7 +544,7 @@ impl Turn<'_> {
             | Event::Go
             | Event::DependencyFailed(_)
             | Event::Preparing(_)
-            | Event::Skipped(_)
+            | Event::Skipped(..)
             | Event::Started(_)
             | Event::Ready(_)
             | Event::LaunchFailed(..)

@@ -163,6 +163,18 @@ pub enum Why {
     Ended(ExitKind),
     /// A command of `service.condition` said that it is not to run now.
     Skipped,
+    /// This of `unit.condition` did not hold.
+    Unmet(String),
+}
+
+impl Why {
+    /// It has had its turn, and was not to run.
+    pub fn is_skipped(&self) -> bool {
+        match self {
+            Why::Skipped | Why::Unmet(_) => true,
+            Why::NeverStarted | Why::Asked(_) | Why::Ended(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Why {
@@ -178,6 +190,7 @@ impl fmt::Display for Why {
             Why::Asked(By::Conflict(name)) => write!(f, "stopped in favour of {name}"),
             Why::Ended(exit) => write!(f, "ended: {exit}"),
             Why::Skipped => f.write_str("skipped by a condition"),
+            Why::Unmet(check) => write!(f, "skipped: {check} does not hold"),
         }
     }
 }
@@ -528,8 +541,8 @@ pub enum Event {
     Tick,
     /// The sandbox stands, and the commands that go before the program run in it.
     Preparing(RunId),
-    /// A command of `service.condition` said that the service is not to run now.
-    Skipped(RunId),
+    /// It is not to run now: this of `unit.condition` does not hold, or else a command of `service.condition` said so.
+    Skipped(RunId, Option<String>),
     /// The program was executed.
     Started(RunId),
     /// It is ready: it said so, or was found to be.
@@ -558,7 +571,7 @@ impl Event {
     pub fn run(&self) -> Option<RunId> {
         match self {
             Event::Preparing(run)
-            | Event::Skipped(run)
+            | Event::Skipped(run, _)
             | Event::Started(run)
             | Event::Ready(run)
             | Event::LaunchFailed(run, _)

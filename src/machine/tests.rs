@@ -87,7 +87,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("SpecChanged", Event::SpecChanged(Kept::Network)),
         ("Tick, due", Event::Tick),
         ("Preparing", Event::Preparing(RUN)),
-        ("Skipped", Event::Skipped(RUN)),
+        ("Skipped", Event::Skipped(RUN, None)),
         ("Started", Event::Started(RUN)),
         ("Ready", Event::Ready(RUN)),
         ("Finished", Event::Finished(RUN)),
@@ -357,7 +357,7 @@ fn a_hook_that_is_stopped_is_asked_first_and_a_condition_is_no_failure() {
     let preparing = life(State::Starting { run: RUN, since: NOW, phase: Phase::Preparing });
     let asked = asks(&rules, preparing.clone(), &[Event::Stop(By::User)], &[Action::Terminate(RUN)]);
     asks(&rules, asked, &[Event::Finished(RUN)], &[Action::KillTree(RUN)]);
-    let skipped = asks(&rules, preparing, &[Event::Skipped(RUN)], &[Action::KillTree(RUN)]);
+    let skipped = asks(&rules, preparing, &[Event::Skipped(RUN, None)], &[Action::KillTree(RUN)]);
     let (skipped, _) = feed(&rules, skipped, &[Event::Gone(RUN)]);
     assert_eq!(skipped.state, State::Stopped(Why::Skipped));
 }

@@ -3,6 +3,7 @@
 //! Pure. `config` hands in what the user typed, [`HostFacts`] what the host is like; nothing here reads either.
 //! A `Unit` is serialised into the run-time state, so that the next supervisor knows what a live run was started with.
 
+pub mod condition;
 pub mod credential;
 pub mod defaults;
 pub mod exposure;
@@ -160,6 +161,12 @@ pub struct Unit {
     pub name: UnitName,
     /// One line for people.
     pub description: String,
+    /// What the host must be like for it to be started; otherwise it is skipped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub condition: Vec<condition::Check>,
+    /// As `condition`; otherwise the start has failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assert: Vec<condition::Check>,
     /// Where to read more.
     pub documentation: Vec<String>,
     /// What lay below its file.

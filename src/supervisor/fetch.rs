@@ -17,6 +17,9 @@ impl Supervisor {
     pub(super) fn launch(&mut self, name: &UnitName, run: RunId) {
         let Some(unit) = self.unit_of(name) else { return };
         self.faults.remove(name);
+        if !self.suits(name, run, false) {
+            return;
+        }
         // Before a program of the file's is run as root.
         if let Err(fault) = self.admit(&unit) {
             return self.refuse_launch(name, run, fault);

@@ -380,7 +380,7 @@ impl Supervisor {
                     }
                 },
                 Next::Done => return self.hooks_done(name, (stage, id)),
-                Next::Skip => return self.report(name, Report::Skipped(id)),
+                Next::Skip => return self.report(name, Report::Skipped(id, None)),
                 Next::Fail => {
                     let fault = fault.unwrap_or_else(|| LaunchFault::refused(stage.key(), "failed"));
                     return self.hooks_failed(name, (stage, id), fault);

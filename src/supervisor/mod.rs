@@ -11,6 +11,7 @@
 //! | `output` | what services write, into their logs |
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
+//! | `conditions` | whether the host suits a start |
 //! | `apply` | what other files would change, and going back from them |
 //! | `connections` | runs for connections, one each |
 //! | `voice` | what services say about themselves |
@@ -27,6 +28,7 @@
 
 mod adopt;
 mod apply;
+mod conditions;
 mod connections;
 mod fetch;
 mod hooks;

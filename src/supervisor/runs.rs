@@ -499,6 +499,9 @@ impl Supervisor {
     /// The main process once more, in the sandbox that stands.
     pub(super) fn relaunch(&mut self, name: &UnitName, run: RunId) {
         let Some(unit) = self.unit_of(name) else { return };
+        if !self.suits(name, run, true) {
+            return;
+        }
         if unit.service.hooks.go_before() {
             return self.prepare_again(name, run);
         }

@@ -6,6 +6,7 @@ pub mod file;
 pub mod ids;
 pub mod landlock;
 pub mod mount;
+pub mod present;
 pub mod schedule;
 pub mod socket;
 pub mod terminal;

@@ -70,6 +70,16 @@ pub fn a_command_that_says_no_or_fails_keeps_the_service_from_running(world: &mu
         "{}",
         describe(&output)
     );
+    for (table, code, words) in [
+        ("condition", 0, "not run: path_exists = \"/no/such\" does not hold"),
+        ("assert", 125, "unit.assert: path_exists = \"/no/such\" does not hold"),
+    ] {
+        let keys = format!("unit.{table}.path_exists = [\"/\", \"/no/such\"]");
+        let output = world.run(&format!("{keys}\nservice.command = {}\n{NONE}\n", sh("echo main")));
+        assert_eq!(output.status.code(), Some(code), "{}", describe(&output));
+        assert!(output.stdout.is_empty(), "{}", describe(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{}", describe(&output));
+    }
     let fails = format!(
         "service.command = {}\nservice.pre_start = [{}]\nservice.post_stop = [{}]\n{NONE}\n",
         sh("echo main"),

@@ -138,7 +138,8 @@ impl Fleet {
     fn has(&self, entry: &Entry, name: &UnitName) -> bool {
         let Some(other) = self.entries.get(name) else { return false };
         // systemd.unit(5): one that is skipped has had its turn, unless it must be up.
-        let skipped = other.goal == Goal::Up && matches!(other.life.state, State::Stopped(Why::Skipped));
+        let skipped =
+            other.goal == Goal::Up && matches!(&other.life.state, State::Stopped(why) if why.is_skipped());
         other.reached(self.bonds.needed(entry, name)) || (skipped && !entry.unit.binds_to.contains(name))
     }
 

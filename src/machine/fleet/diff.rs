@@ -58,7 +58,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             enabled => "unit.enabled", requires => "unit.requires", wants => "unit.wants",
             binds_to => "unit.binds_to", part_of => "unit.part_of", upholds => "unit.upholds",
             conflicts => "unit.conflicts", after => "unit.after", before => "unit.before",
-            on_failure => "unit.on_failure", on_success => "unit.on_success", timer => "timer",
+            on_failure => "unit.on_failure", on_success => "unit.on_success",
+            condition => "unit.condition", assert => "unit.assert", timer => "timer",
             restart => "restart", health => "health", log => "log", activation => "socket.activation";
         Restart: log_full => "log.full";
     });

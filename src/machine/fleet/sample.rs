@@ -45,6 +45,8 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
     Unit {
         name: name(text),
         description: String::new(),
+        condition: Vec::new(),
+        assert: Vec::new(),
         documentation: Vec::new(),
         profile: None,
         owners: Vec::new(),

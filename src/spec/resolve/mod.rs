@@ -3,6 +3,7 @@
 //! Every mistake is noted and a stand-in taken for the value, so that one pass finds them all; a `Unit` comes back
 //! only where there was none.
 
+mod condition;
 mod credentials;
 mod hooks;
 mod limits;
@@ -103,6 +104,8 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let description = description.as_ref().and_then(|text| reader.line(text));
     let documentation = documentation.iter().flatten().filter_map(|text| reader.line(text)).collect();
     let owners = owners::owners(reader, owners);
+    let condition = condition::checks(reader, &tables.unit.condition);
+    let assert = condition::checks(reader, &tables.unit.assert);
     no_instances(reader);
     let relations = relations::relations(reader);
     let namespaces = namespaces::namespaces(reader);
@@ -128,6 +131,8 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let mut unit = Unit {
         name: file.name.clone(),
         description: description.unwrap_or_else(|| file.name.to_string()),
+        condition,
+        assert,
         documentation,
         // It was found by this name, or that was told where it was looked for.
         profile: profile.as_ref().map(|profile| profile.get_ref().clone()),
