@@ -141,6 +141,7 @@ fn everywhere() -> Vec<support::Test> {
         connections::a_service_may_begin_and_cease_to_accept: Root CgroupV2 UserNs Program("python3");
         store::what_a_program_stores_outlives_it_and_the_supervisor: Root CgroupV2 UserNs Program("python3");
         rollout::a_rollout_under_load_loses_no_request: Root CgroupV2 UserNs Program("wrk");
+        rollout::only_who_is_well_takes_over: Root CgroupV2 UserNs Program("python3");
         rollout::the_old_run_drains: Root CgroupV2 UserNs;
         rollout::a_rollout_that_fails_leaves_the_old_run: Root CgroupV2 UserNs;
         rollout::a_supervisor_killed_in_a_rollout_ends_with_one_run: Root CgroupV2 UserNs;

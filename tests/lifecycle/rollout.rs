@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::{Signal, kill};
+
 use crate::support::{
     World, scaled, span, wait_until,
-    world::{describe, http_get, pids, wait_http},
+    world::{describe, http_get, pids, raw, wait_http},
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -164,4 +166,119 @@ pub fn a_supervisor_killed_in_a_rollout_ends_with_one_run(world: &mut World) {
     let said = world.ok(&["restart", "web"]);
     assert!(said.contains("restarted"), "{said}");
     wait_for_one(world, "web");
+}
+
+/// Answers on the held socket with its version, whether it has the loopback's port 4000, and its network namespace. It is
+/// ready at once, and well when it is told so (SIGUSR1) or its version begins so.
+const PYTHON: &str = r#"
+import http.server, os, signal, socket, threading
+version = os.environ["VERSION"]
+claim = socket.socket()
+try:
+    claim.bind(("127.0.0.1", 4000))
+    port = "bound"
+except OSError as error:
+    port = os.strerror(error.errno)
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = " ".join([version, port.replace(" ", "_"), os.readlink("/proc/self/ns/net")]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+def well(*_):
+    open("/tmp/well", "w").close()
+
+signal.signal(signal.SIGUSR1, well)
+if version.startswith("well"):
+    well()
+server = http.server.HTTPServer(("", 0), Answer, bind_and_activate=False)
+server.socket.close()
+server.socket = socket.socket(fileno=3)
+server.socket.setblocking(False)
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+server.serve_forever(poll_interval=0.05)
+"#;
+
+fn checked(version: &str) -> String {
+    format!(
+        "service.command = [\"/usr/bin/python3\", \"-c\", {PYTHON:?}]\nservice.env = {{ VERSION = {version:?} }}\n\
+         service.type = \"notify\"\nservice.rollout = \"blue-green\"\nnetwork.mode = \"none\"\n\
+         [health]\ntest = [\"/usr/bin/test\", \"-e\", \"/tmp/well\"]\ninterval = \"100ms\"\nretries = 20\n\
+         start_period = \"0s\"\n[[socket]]\nlisten = {ADDRESS:?}\n"
+    )
+}
+
+/// How many of them run.
+fn servers() -> usize {
+    let is_one = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"/usr/bin/python3\0") && line.windows(10).any(|part| part == b"HTTPServer")
+    };
+    pids().iter().filter(|pid| is_one(pid)).count()
+}
+
+/// What is answered: the version, what came of the port, and the network namespace.
+fn answered() -> [String; 3] {
+    let body = http_get(ADDRESS, "/").expect("somebody serves");
+    let words: Vec<String> = body.split(' ').map(str::to_owned).collect();
+    words.try_into().unwrap_or_else(|words| panic!("{words:?}"))
+}
+
+pub fn only_who_is_well_takes_over(world: &mut World) {
+    world.write_service("web", &checked("well-1"));
+    world.start();
+    wait_http(ADDRESS, "/");
+    let is_healthy = |world: &World| world.status("web")["health"]["state"] == "healthy";
+    wait_until("it is well", LONG, || is_healthy(world));
+    let (pid, first) = (world.pid("web"), answered());
+    assert_eq!((&*first[0], &*first[1]), ("well-1", "bound"));
+    // The next one comes up, is ready, answers, and is never well: it is thrown away, and nobody was refused.
+    world.write_service("web", &checked("ill-2"));
+    world.ok(&["daemon-reload"]);
+    wait_until("both run", LONG, || servers() == 2);
+    // Both are on the same socket. While the old one is held up, whoever asks has the new one: in the same network, where
+    // the old one keeps what it has bound.
+    let old = raw(pid);
+    kill(old, Signal::SIGSTOP).expect("it lives");
+    let during = answered();
+    kill(old, Signal::SIGCONT).expect("it lives");
+    assert_eq!((&*during[0], &*during[1], &during[2]), ("ill-2", "Address_already_in_use", &first[2]));
+    wait_until("it is rolled back", LONG, || {
+        answered();
+        world.supervisor_log().contains("rolled_back unhealthy")
+    });
+    wait_until("it is gone", LONG, || servers() == 1);
+    for _ in 0..20 {
+        assert_eq!(answered(), first);
+    }
+    assert_eq!(
+        (world.pid("web"), world.state("web")),
+        (pid, "active".into()),
+        "the old one has never noticed"
+    );
+    assert!(is_healthy(world), "what the other one was asked is not held against it");
+    let restarted = world.palisade(&["restart", "web"]);
+    let said = describe(&restarted);
+    assert_eq!(restarted.status.code(), Some(1), "{said}");
+    assert!(said.contains("run 1 goes on: run 3: unhealthy"), "{said}");
+    // One that becomes well takes over: nobody hears the old one any more.
+    world.write_service("web", &checked("well-4"));
+    world.ok(&["daemon-reload"]);
+    wait_until("the new one alone", LONG, || {
+        answered();
+        world.pid("web") != pid && servers() == 1
+    });
+    for _ in 0..20 {
+        assert_eq!(answered()[0], "well-4");
+    }
+    assert_eq!(answered()[2], first[2], "the network is kept");
+    assert!(is_healthy(world));
 }
