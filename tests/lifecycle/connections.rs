@@ -353,3 +353,40 @@ pub fn a_service_may_begin_and_cease_to_accept(world: &mut World) {
     crate::support::world::wait_http(ADDRESS, "/");
     assert_eq!(world.state("echo"), "active");
 }
+
+pub fn a_supervisor_killed_while_it_hands_over_a_connection_loses_no_other(world: &mut World) {
+    world.write_service("echo", &accepting(ECHO, "", ""));
+    world.start();
+    world.wait_state("echo", "listening");
+    let mut old = Client::connect();
+    let kept = old.name(1);
+    let says = ["", "starting", "active", "ended", "stopped"];
+    for round in 0..20 {
+        let log = world.supervisor_log().len();
+        // It is answered, or it ends with the supervisor that had taken it.
+        let stream = TcpStream::connect(ADDRESS).expect("somebody listens, always");
+        stream.set_read_timeout(Some(LONG)).expect("a socket");
+        let mut client = BufReader::new(stream);
+        let word = says[round % says.len()];
+        let is_late = ["ended", "stopped"].contains(&word);
+        if is_late {
+            assert!(!line(&mut client).is_empty());
+            client.get_ref().shutdown(Shutdown::Write).expect("it is connected");
+        }
+        wait_until("the moment has come", LONG, || world.supervisor_log()[log..].contains(word));
+        world.kill_supervisor();
+        old.says("nobody supervises");
+        world.start();
+        if !is_late {
+            let mut text = String::new();
+            let _ = client.read_line(&mut text);
+        }
+        drop(client);
+        wait_until("what is over is gone", LONG, || connections(world) == std::slice::from_ref(&kept));
+        assert_eq!(world.state("echo"), "listening", "round {round}");
+    }
+    Client::connect().says("and on");
+    old.says("still here");
+    world.ok(&["stop", "echo"]);
+    assert!(old.is_left() && connections(world).is_empty());
+}

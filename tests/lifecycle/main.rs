@@ -138,6 +138,7 @@ fn everywhere() -> Vec<support::Test> {
         connections::a_program_of_inetd_reads_and_writes: Root CgroupV2 UserNs;
         connections::connections_beyond_their_number_are_turned_away: Root CgroupV2 UserNs Program("python3");
         connections::connections_live_through_the_death_of_the_supervisor: Root CgroupV2 UserNs Program("python3");
+        connections::a_supervisor_killed_while_it_hands_over_a_connection_loses_no_other: Root CgroupV2 UserNs Program("python3");
         connections::a_service_may_begin_and_cease_to_accept: Root CgroupV2 UserNs Program("python3");
         store::what_a_program_stores_outlives_it_and_the_supervisor: Root CgroupV2 UserNs Program("python3");
         rollout::a_rollout_under_load_loses_no_request: Root CgroupV2 UserNs Program("wrk");
