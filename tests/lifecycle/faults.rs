@@ -13,7 +13,7 @@ use crate::support::{
     World,
     snapshot::{self, Snapshot},
     wait_for, wait_until,
-    world::{PALISADE, PROBE, http_get, wait_http},
+    world::{PALISADE, PROBE, http_soon, wait_http},
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -241,7 +241,7 @@ pub fn a_supervisor_killed_anywhere_in_a_launch_has_a_successor(world: &mut Worl
         let ended = wait_for(&format!("death at {name} {nth}, or an answer"), LONG, || {
             match traced.try_wait().expect("our child") {
                 Some(status) => Some(Some(status)),
-                None => http_get("127.0.0.1:8081", "/").is_ok().then_some(None),
+                None => http_soon("127.0.0.1:8081", "/").is_ok().then_some(None),
             }
         });
         if ended.is_none() {
@@ -251,7 +251,7 @@ pub fn a_supervisor_killed_anywhere_in_a_launch_has_a_successor(world: &mut Worl
         }
         world.start();
         wait_until(&format!("it answers after a death at {name} {nth}"), LONG, || {
-            http_get("127.0.0.1:8081", "/").is_ok_and(|name| name == "web")
+            http_soon("127.0.0.1:8081", "/").is_ok_and(|name| name == "web")
         });
         world.wait_state("web", "active");
         let alive = snapshot::processes();

@@ -27,6 +27,8 @@ use super::{need, scaled, wait_for, wait_until};
 pub const PALISADE: &str = env!("CARGO_BIN_EXE_palisade");
 /// Where services that mount [`World::probe_mount`] find the probe.
 pub const PROBE: &str = "/probe/probe";
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the supervisor has to come up, and to end.
 const SUPERVISOR_TIME: Duration = Duration::from_secs(30);
 
@@ -385,7 +387,20 @@ pub fn describe(output: &Output) -> String {
 /// # Errors
 /// Whatever a client of flesh and blood would see: refused, reset, timed out, another status.
 pub fn http_get(address: &str, path: &str) -> Result<String, String> {
-    let answer = tcp(address, format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").as_bytes())?;
+    http_within(address, path, PATIENCE)
+}
+
+/// As [`http_get`], for one who asks until there is an answer: whoever connects to a server that is going away may hear
+/// nothing at all.
+///
+/// # Errors
+/// As for [`http_get`].
+pub fn http_soon(address: &str, path: &str) -> Result<String, String> {
+    http_within(address, path, Duration::from_secs(1))
+}
+
+fn http_within(address: &str, path: &str, time: Duration) -> Result<String, String> {
+    let answer = tcp_within(address, time, format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").as_bytes())?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(format!("no HTTP: {answer:?}"))?;
     match head.split(' ').nth(1) {
@@ -399,8 +414,12 @@ pub fn http_get(address: &str, path: &str) -> Result<String, String> {
 /// # Errors
 /// As for [`http_get`].
 pub fn tcp(address: &str, request: &[u8]) -> Result<Vec<u8>, String> {
+    tcp_within(address, PATIENCE, request)
+}
+
+fn tcp_within(address: &str, time: Duration, request: &[u8]) -> Result<Vec<u8>, String> {
     let address: SocketAddr = address.parse().map_err(|e| format!("{address}: {e}"))?;
-    let time = scaled(Duration::from_secs(5));
+    let time = scaled(time);
     let mut stream = TcpStream::connect_timeout(&address, time).map_err(|e| format!("connect: {e}"))?;
     stream.set_read_timeout(Some(time)).map_err(|e| e.to_string())?;
     stream.write_all(request).map_err(|e| format!("write: {e}"))?;
@@ -413,6 +432,6 @@ pub fn tcp(address: &str, request: &[u8]) -> Result<Vec<u8>, String> {
 /// Waits until `address` answers a GET of `path`, and returns the body.
 pub fn wait_http(address: &str, path: &str) -> String {
     wait_for(&format!("http://{address}{path} answers"), Duration::from_secs(20), || {
-        http_get(address, path).ok()
+        http_soon(address, path).ok()
     })
 }
