@@ -90,7 +90,8 @@ fn capital(text: &str) -> String {
 
 /// All tables in their order: those that stand in files of their own follow the one that they belong to.
 fn schema(root: &Path) -> Vec<Table> {
-    let read = |path: &str| tables(&fs::read_to_string(root.join("src/config").join(path)).unwrap());
+    let read =
+        |path: &str| tables(&fs::read_to_string(root.join("src/config").join(path)).expect("our own source"));
     let mut all = read("schema.rs");
     let unit = all.iter().position(|table| table.title == "`[unit]`").expect("the first table");
     all.splice(unit + 1..unit + 1, read("schema/condition.rs"));
