@@ -271,6 +271,14 @@ pub struct ReloadTable {
     pub signal: Option<Spanned<Scalar>>,
     /// A command that is run inside instead. Default: none.
     pub command: Option<Spanned<WordOrList>>,
+    /// Up to 64 files and directories of the host with which a running service reloads by itself when they change: a file when it
+    /// is written and closed, replaced, removed or made, or a link on the way to it leads elsewhere; a directory when that
+    /// happens to what it holds, names with a `.` before or a `~` behind them and further directories aside. What changes
+    /// while no supervisor lives, or before a reload that fails, is also what `plan` shows, and `daemon-reload` and `apply`
+    /// take up. The service must see what has changed: mount the directory of a file, not the file, which would stay the one
+    /// that it was when it is replaced. Credentials are read at the start alone. Under `run` nobody
+    /// watches. Default: none.
+    pub watch: Option<Spanned<Vec<Text>>>,
 }
 
 /// `[service.timeout]`

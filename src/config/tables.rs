@@ -30,7 +30,6 @@ const OWN_KEYS: [(&str, &str); 5] = [
 const LATER: &[(&str, &[&str])] = &[
     ("", &["job", "metrics", "http"]),
     ("service", &["cpu"]),
-    ("service.reload", &["watch"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
     ("network", &["mac", "interface", "bridge", "dns", "hosts", "firewall", "bandwidth"]),
     ("limits", &["disk", "pressure"]),

@@ -20,6 +20,8 @@ pub const KIND: Kind = Kind::Exec;
 pub const READY_FD: i32 = 3;
 /// `service.reload` of `type = "notify-reload"`: SIGHUP.
 pub const NOTIFY_RELOAD: Reload = Reload::Signal(libc::SIGHUP);
+/// Paths of `service.reload.watch`.
+pub const MOST_WATCHED: usize = 64;
 /// `service.working_dir`, and HOME where the user has none.
 pub const WORKING_DIR: &str = "/";
 /// `service.umask`.

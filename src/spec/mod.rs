@@ -323,6 +323,9 @@ pub struct Service {
     pub stop: StopPolicy,
     /// How it is told to read its configuration again; none: reload is refused.
     pub reload: Option<Reload>,
+    /// Paths of the host with which it reloads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reload_watch: Vec<PathBuf>,
     /// From launch to `started`.
     pub start_timeout: Option<Duration>,
     /// From `started` to the end; none is no bound.

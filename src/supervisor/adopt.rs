@@ -47,6 +47,7 @@ impl Supervisor {
             if !self.adopt_run(record) {
                 dead.extend(record.entry.life.state.run().map(|run| (name.clone(), run)));
             }
+            self.changes.adopt(name, &record.marks);
             if name.is_service() {
                 self.point(name, "adopt-run");
             }
@@ -108,6 +109,7 @@ impl Supervisor {
         let known = self.fleet.entries().keys().chain(self.holdings.keys());
         for name in known.cloned().collect::<BTreeSet<_>>() {
             self.settle_holdings(&name);
+            self.mind_changes(&name);
         }
         self.pump();
         self.point_of_all("adopt-booted");

@@ -128,6 +128,8 @@ impl Supervisor {
         let units = self.take_files(loaded);
         self.point_of_all("reload-read");
         self.inputs.push_back(Input::Reload(units));
+        let reloads = planned.iter().filter(|planned| planned.how == How::Reload);
+        self.reload_stale(reloads.filter_map(|planned| UnitName::new(&planned.name).ok()));
         Ok(planned)
     }
 
@@ -141,7 +143,8 @@ impl Supervisor {
 
     /// What these files change, in words as well.
     fn planned(&self, loaded: &config::Loaded) -> Vec<types::Planned> {
-        let planned = self.fleet.preview(&loaded.units, now()).into_iter().map(in_words);
+        let stale = self.all_stale(&loaded.units);
+        let planned = self.fleet.preview(&loaded.units, &stale, now()).into_iter().map(in_words);
         let broken = loaded.broken.iter().map(|(name, found)| types::Planned {
             name: name.to_string(),
             how: How::Broken,
@@ -203,7 +206,8 @@ impl Supervisor {
         tracing::warn!("going back to the files before: {why}");
         let units: BTreeMap<UnitName, Unit> =
             trial.before.iter().map(|unit| (unit.name.clone(), unit.clone())).collect();
-        let planned = self.fleet.preview(&units, now()).into_iter().map(in_words).collect();
+        // What services read for themselves is nobody's to take back.
+        let planned = self.fleet.preview(&units, &BTreeMap::new(), now()).into_iter().map(in_words).collect();
         self.set_trial(Some(Trial { stage: Stage::Reverted, ..trial }));
         self.inputs.push_back(Input::Reload(units));
         planned
@@ -221,8 +225,9 @@ impl Supervisor {
     }
 }
 
-fn in_words(Planned { name, how, keys }: Planned) -> types::Planned {
-    let list = keys.join(", ");
+fn in_words(Planned { name, how, keys, paths }: Planned) -> types::Planned {
+    let paths = paths.iter().map(|path| path.display().to_string());
+    let list = keys.iter().map(|key| (*key).to_owned()).chain(paths).collect::<Vec<_>>().join(", ");
     let what = match how {
         How::Start if keys.is_empty() => "starts".to_owned(),
         How::Start => format!("starts ({list} changed)"),

@@ -532,6 +532,8 @@ impl Supervisor {
         run.hooks.record = Some(HookRecord { progress, session: 0, until: None });
         let id = run.run;
         self.signal(name, libc::SIGKILL, true);
+        // The commands before it may have written what it reads.
+        self.mark_for_start(name);
         self.persist(name);
         self.point(name, "service-noted");
         let sent = self.send_service(name, &unit, id);

@@ -11,6 +11,7 @@
 //! | `output` | what services write, into their logs |
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
+//! | `changes` | reloads when what a service has read has changed |
 //! | `conditions` | whether the host suits a start |
 //! | `apply` | what other files would change, and going back from them |
 //! | `connections` | runs for connections, one each |
@@ -28,6 +29,7 @@
 
 mod adopt;
 mod apply;
+mod changes;
 mod conditions;
 mod connections;
 mod fetch;
@@ -149,6 +151,8 @@ enum Wake {
     Hook(UnitName),
     /// What it is asked for.
     Probe(UnitName),
+    /// Files that services have read.
+    Changes,
 }
 
 /// One supervisor.
@@ -187,6 +191,7 @@ struct Supervisor {
     doors: connections::Doors,
     probes: probes::Probes,
     reloads: voice::Reloads,
+    changes: changes::Changes,
     copier: output::Copier,
     signals: Signals,
     /// Files that were applied and are not confirmed, or were taken back.
@@ -292,6 +297,7 @@ impl Supervisor {
             doors: connections::Doors::default(),
             probes: probes::Probes::default(),
             reloads: voice::Reloads::default(),
+            changes: changes::Changes::default(),
             copier: output::Copier::open()?,
             signals: Signals::open()?,
             trial: None,
@@ -324,6 +330,7 @@ impl Supervisor {
                 self.probe_deadline(),
                 self.voice_deadline(),
                 self.doors.deadline(),
+                self.changes.deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
@@ -340,6 +347,7 @@ impl Supervisor {
             self.probe();
             self.voices_overdue();
             self.open_doors();
+            self.changes_overdue();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -350,6 +358,7 @@ impl Supervisor {
     fn interests(&self) -> Vec<(Wake, BorrowedFd<'_>, PollFlags)> {
         let mut all = vec![(Wake::Signals, self.signals.pipe.as_fd(), PollFlags::IN)];
         all.push((Wake::Clock, self.alarm.fd(), PollFlags::IN));
+        all.extend(self.changes.interest().map(|fd| (Wake::Changes, fd, PollFlags::IN)));
         all.extend(self.keeper.channel().map(|fd| (Wake::Keeper, fd, PollFlags::IN)));
         all.extend(self.server.interests().map(|interest| {
             let mut flags = PollFlags::empty();
@@ -437,6 +446,7 @@ impl Supervisor {
             Wake::Demand(name) => self.called_for(&name),
             Wake::Hook(name) => self.hook_ready(&name),
             Wake::Probe(name) => self.probe_ready(&name),
+            Wake::Changes => self.changes_ready(),
         }
     }
 
@@ -483,6 +493,7 @@ impl Supervisor {
             }
             for name in &outcome.touched {
                 self.settle_holdings(name);
+                self.mind_changes(name);
                 self.forget_twin(name);
                 self.forget_connection(name);
             }
@@ -539,6 +550,7 @@ impl Supervisor {
             run,
             net: None,
             holdings: sockets::HoldingsRecord::default(),
+            marks: self.changes.taken(name),
             fault: self.faults.get(name).cloned(),
             restarts: self.restarts.get(name).copied().unwrap_or_default(),
             twin: None,
@@ -565,6 +577,7 @@ impl Supervisor {
     fn launch_with(&mut self, name: &UnitName, run: RunId, secrets: Option<Vec<Secret>>) {
         let Some(unit) = self.unit_of(name) else { return };
         self.faults.remove(name);
+        self.mark_for_start(name);
         let admitted = self.admit(&unit).and_then(|()| self.hold_sockets_for(name));
         let mut net = self.kept_net(name, &unit);
         let was_kept = net.is_some();

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Supervisor, now, sessions::Purpose, sockets::Holdings};
+use super::{Supervisor, changes::Told, now, sockets::Holdings};
 use crate::{
     config::policy::Verb as Right,
     control::{
@@ -22,7 +22,7 @@ use crate::{
         fleet::{Demand, Entry, Input, News, Notice, Past, Taken},
         health::HealthState,
     },
-    spec::{Reload, UnitName},
+    spec::UnitName,
 };
 
 /// Bytes that a follower of logs may have unread before it is given more.
@@ -432,32 +432,11 @@ impl Supervisor {
         let (mut changes, mut waiting) = (Vec::new(), BTreeSet::new());
         for name in &names {
             let change = |what: &str, ok: bool| Change { name: name.to_string(), what: what.into(), ok };
-            let reload = self.fleet.entry(name).and_then(|entry| entry.unit.service.reload.clone());
-            let is_up = self.runs.get(name).is_some_and(|run| !run.is_over);
-            changes.push(match reload {
-                None => change("not reloaded: its file has no service.reload", false),
-                Some(_) if !is_up => change("not reloaded: it is not running", false),
-                // Its own word is the answer.
-                Some(Reload::Signal(signal)) if self.says_when_reloaded(name) => {
-                    self.await_reload(name);
-                    self.signal(name, signal, false);
-                    waiting.insert(name.clone());
-                    continue;
-                }
-                Some(Reload::Signal(signal)) => {
-                    self.signal(name, signal, false);
-                    change("told to reload", true)
-                }
-                // The end of the command is.
-                Some(Reload::Command(command)) => match self.run_inside(name, &command, Purpose::Reload) {
-                    Ok(()) => {
-                        self.await_reload(name);
-                        waiting.insert(name.clone());
-                        continue;
-                    }
-                    Err(error) => change(&format!("not reloaded: {error}"), false),
-                },
-            });
+            match self.tell_to_reload(name) {
+                Told::Done => changes.push(change("told to reload", true)),
+                Told::Waits => drop(waiting.insert(name.clone())),
+                Told::Not(reason) => changes.push(change(&format!("not reloaded: {reason}"), false)),
+            }
         }
         self.answer_reload(client, changes, waiting);
     }

@@ -26,15 +26,17 @@ impl Supervisor {
         swap(&mut self.faults, name, &twin);
         self.sessions.change_places(name, &twin);
         self.probes.change_places(name, &twin);
+        self.changes.change_places(name);
         self.places_changed += 1;
     }
 
     /// Why a second run was not launched is what there is to say of the service, once that run is forgotten.
     pub(super) fn forget_twin(&mut self, name: &UnitName) {
-        if name.is_twin()
-            && self.fleet.entry(name).is_none()
-            && let Some(fault) = self.faults.remove(name)
-        {
+        if !name.is_twin() || self.fleet.entry(name).is_some() {
+            return;
+        }
+        self.changes.forget(name);
+        if let Some(fault) = self.faults.remove(name) {
             self.faults.insert(name.base(), fault);
         }
     }

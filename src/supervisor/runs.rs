@@ -502,6 +502,7 @@ impl Supervisor {
         if !self.suits(name, run, true) {
             return;
         }
+        self.mark_for_start(name);
         if unit.service.hooks.go_before() {
             return self.prepare_again(name, run);
         }

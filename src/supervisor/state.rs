@@ -55,6 +55,9 @@ pub(super) struct Record {
     /// What is held for it beside that.
     #[serde(default)]
     pub(super) holdings: super::sockets::HoldingsRecord,
+    /// What it has read on the host, as it was then (`service.reload.watch`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) marks: super::changes::Marks,
     /// Why the last launch failed.
     pub(super) fault: Option<Box<LaunchFault>>,
     /// How many launches followed an end that nobody had asked for.

@@ -368,6 +368,11 @@ impl Supervisor {
         self.reloads.asked.insert(name.clone(), asked);
     }
 
+    /// Whether it has been told to reload, and has not said that it has.
+    pub(super) fn is_reloading(&self, name: &UnitName) -> bool {
+        self.reloads.asked.contains_key(name)
+    }
+
     /// Answers as soon as everybody has reloaded that was told to.
     pub(super) fn answer_reload(
         &mut self,
@@ -404,6 +409,7 @@ impl Supervisor {
         if self.reloads.asked.remove(name).is_none() {
             return;
         }
+        self.reload_came_to(name, what, ok);
         for pending in &mut self.reloads.pending {
             if pending.waiting.remove(name) {
                 pending.changes.push(Change { name: name.to_string(), what: what.to_owned(), ok });

@@ -1,5 +1,6 @@
 //! Everything that talks to the kernel below the level of rustix and nix; the only unsafe code of the package.
 
+pub mod change;
 pub mod clone;
 pub mod facts;
 pub mod file;

@@ -45,6 +45,29 @@ pub fn nginx_answers(world: &mut World) {
     behind_walls(world, "nginx");
 }
 
+pub fn nginx_reloads_when_its_configuration_changes(world: &mut World) {
+    let etc = world.dir().join("nginx");
+    let copied = Command::new("cp").args(["-r", "/etc/nginx"]).arg(&etc).status();
+    assert!(copied.expect("a program of every host").success());
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let toml = std::fs::read_to_string(examples.join("nginx.toml")).expect("an example");
+    let toml = toml.replace("src = \"/etc/nginx\"", &format!("src = {etc:?}"));
+    let toml = toml.replace("\"/etc/nginx/", &format!("\"{}/", etc.display())).replace("8083", "8087");
+    world.write_service("nginx", &toml);
+    world.start();
+    let ask = || client("curl", &["-s", "-D", "-", "-o", "/dev/null", "http://127.0.0.1:8087/"]);
+    assert!(!ask().contains("X-Version"));
+    world.wait_state("nginx", "active");
+    let pid = world.pid("nginx");
+    let header = |version: &str| format!("add_header X-Version {version} always;\n");
+    std::fs::write(etc.join("conf.d/version.conf"), header("one")).expect("our own directory");
+    wait_until("the new file is read", LONG, || ask().contains("X-Version: one"));
+    std::fs::write(etc.join("beside"), header("two")).expect("our own directory");
+    std::fs::rename(etc.join("beside"), etc.join("conf.d/version.conf")).expect("our own directory");
+    wait_until("its replacement is read", LONG, || ask().contains("X-Version: two"));
+    assert_eq!((world.pid("nginx"), world.run_id("nginx")), (pid, 1), "it goes on");
+}
+
 pub fn nginx_that_leaves_its_starter_answers(world: &mut World) {
     example(world, "nginx-forking");
     world.wait_state("nginx-forking", "active");

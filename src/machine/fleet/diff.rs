@@ -88,7 +88,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             group => "service.group", extra_groups => "service.extra_groups", stdin => "service.stdin",
             tty => "service.tty", nice => "service.nice", oom_score_adj => "service.oom_score_adj",
             sched => "service.sched", ioprio => "service.ioprio";
-        Live: stop => "service.stop", reload => "service.reload", start_timeout => "service.timeout",
+        Live: stop => "service.stop", reload => "service.reload",
+            reload_watch => "service.reload", start_timeout => "service.timeout",
             run_timeout => "service.timeout", success_exit => "service.success_exit",
             remain_after_exit => "service.remain_after_exit", fd_store_max => "service.fd_store_max",
             rollout => "service.rollout";

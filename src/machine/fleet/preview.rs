@@ -1,6 +1,9 @@
 //! What reading other files would do, before it is done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,13 +46,21 @@ pub struct Planned {
     pub how: How,
     /// The keys that differ, as a service file spells them; none where it changes because of others.
     pub keys: Vec<&'static str>,
+    /// What of `service.reload.watch` has changed.
+    pub paths: Vec<PathBuf>,
 }
 
 impl Fleet {
     /// What [`Input::Reload`] with `units` does, service by service; those of which nothing changes are left out.
     ///
-    /// It is done to a copy, and the copy is looked at: what is told is what is going to happen.
-    pub fn preview(&self, units: &BTreeMap<UnitName, Unit>, now: Mono) -> Vec<Planned> {
+    /// It is done to a copy, and the copy is looked at: what is told is what is going to happen. `stale`: those that run, and
+    /// what they would have to read again.
+    pub fn preview(
+        &self,
+        units: &BTreeMap<UnitName, Unit>,
+        stale: &BTreeMap<UnitName, Vec<PathBuf>>,
+        now: Mono,
+    ) -> Vec<Planned> {
         let mut after = self.clone();
         after.apply(Input::Reload(units.clone()), now);
         let own = self.entries().keys().filter(|name| name.is_service());
@@ -60,8 +71,14 @@ impl Fleet {
                 let (before, unit) = (self.entry(name), units.get(name));
                 let diff = before.zip(unit).map(|(before, unit)| diff(&before.unit, unit));
                 let (change, keys) = diff.map_or((Change::None, Vec::new()), |diff| (diff.change, diff.keys));
-                let how = how(before, after.entry(name), change)?;
-                Some(Planned { name: name.clone(), how, keys })
+                let paths = stale.get(name).cloned().unwrap_or_default();
+                let how = match (how(before, after.entry(name), change), paths.is_empty()) {
+                    // It reads them again in passing.
+                    (None | Some(How::Live), false) => How::Reload,
+                    (how, _) => how?,
+                };
+                let paths = if how == How::Reload { paths } else { Vec::new() };
+                Some(Planned { name: name.clone(), how, keys, paths })
             })
             .collect()
     }
@@ -87,5 +104,40 @@ fn how(before: Option<&Entry>, after: Option<&Entry>, change: Change) -> Option<
             Change::Live => Some(How::Later),
             Change::None => (was_up && is_renewed(after)).then_some(How::Restart),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{
+        RunId,
+        fleet::{
+            Report,
+            sample::{name, unit},
+        },
+    };
+
+    #[test]
+    fn what_a_service_reads_is_taken_up_by_a_reload_unless_it_restarts_anyway() {
+        let units = |change: fn(&mut Unit)| {
+            let mut web = unit("web", &[]);
+            web.service.reload_watch = vec!["/etc/web".into()];
+            change(&mut web);
+            BTreeMap::from([(name("web"), web)])
+        };
+        let mut fleet = Fleet::new(1);
+        fleet.apply(Input::Reload(units(|_| {})), Mono(0));
+        fleet.apply(Input::Report(name("web"), Report::Started(RunId(1))), Mono(1));
+        let stale = BTreeMap::from([(name("web"), vec![PathBuf::from("/etc/web")])]);
+        let how = |change: fn(&mut Unit), stale: &BTreeMap<_, _>| -> Vec<(How, usize)> {
+            let planned = fleet.preview(&units(change), stale, Mono(2));
+            planned.iter().map(|planned| (planned.how, planned.paths.len())).collect()
+        };
+        assert_eq!(how(|_| {}, &BTreeMap::new()), []);
+        assert_eq!(how(|_| {}, &stale), [(How::Reload, 1)]);
+        assert_eq!(how(|unit| unit.log.files = 9, &stale), [(How::Reload, 1)]);
+        assert_eq!(how(|unit| unit.log.files = 9, &BTreeMap::new()), [(How::Live, 0)]);
+        assert_eq!(how(|unit| unit.service.umask = 0, &stale), [(How::Restart, 0)]);
     }
 }

@@ -159,6 +159,7 @@ fn service() -> Service {
             mode: StopMode::Mixed,
         },
         reload: None,
+        reload_watch: Vec::new(),
         start_timeout: Some(Duration::from_secs(90)),
         run_timeout: None,
         hooks: Hooks::default(),

@@ -66,6 +66,7 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
         tty: table.tty.as_ref().is_some_and(|tty| *tty.get_ref()),
         stop: stop(reader, &env),
         reload: reload(reader, kind, &env),
+        reload_watch: watch(reader),
         start_timeout: reader.duration(&table.timeout.start).unwrap_or(defaults::START_TIMEOUT),
         run_timeout: reader.duration(&table.timeout.run).unwrap_or(defaults::RUN_TIMEOUT),
         hooks,
@@ -177,12 +178,42 @@ fn reload(reader: &mut Reader<'_>, kind: Kind, env: &BTreeMap<String, String>) -
             reader.refuse(signal.span(), refusal.hint("leave one of them out"));
             None
         }
+        (None, None) if by_itself => Some(defaults::NOTIFY_RELOAD),
         (None, None) => {
             let refusal = Refusal::new("`reload` says neither a signal nor a command");
             reader.refuse(entry.span(), refusal.hint("add `signal = \"HUP\"`"));
             None
         }
     }
+}
+
+/// `service.reload.watch`.
+fn watch(reader: &mut Reader<'_>) -> Vec<PathBuf> {
+    let Some(watch) =
+        reader.file.tables.service.reload.as_ref().and_then(|table| table.get_ref().watch.as_ref())
+    else {
+        return Vec::new();
+    };
+    let mut paths = Vec::new();
+    for text in watch.get_ref() {
+        let Some(path) = reader.path(text) else { continue };
+        let kernels = ["/proc", "/sys"].into_iter().find(|kernel| path.starts_with(kernel));
+        if let Some(kernel) = kernels {
+            let refusal = Refusal::new(format!("nobody is told when something below {kernel} changes"));
+            reader.refuse(text.span(), refusal.hint("name a file or directory of a disk"));
+        } else if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    if paths.len() > defaults::MOST_WATCHED {
+        let most = defaults::MOST_WATCHED;
+        let refusal = Refusal::new(format!("{} paths are more than are watched", paths.len()));
+        reader.refuse(
+            watch.span(),
+            refusal.hint(format!("name up to {most}, or the directories that they are in")),
+        );
+    }
+    paths
 }
 
 /// Whom the service runs as, and what is known about that user.
