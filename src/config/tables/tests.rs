@@ -133,9 +133,9 @@ fn a_key_of_a_later_version_is_told_from_a_mistyped_one() {
     assert_eq!(
         found,
         [
+            format!("0.toml:7:1: unknown key `max_age` in `log` {later}"),
             format!("0.toml:4:2: unknown key or table `metrics` {later}"),
             format!("0.toml:2:1: unknown key `cpu` in `service` {later}"),
-            format!("0.toml:7:1: unknown key `max_age` in `log` {later}"),
         ]
     );
 }
