@@ -88,6 +88,11 @@ impl Doors {
         self.doors.values().filter_map(|door| door.shut_until).min()
     }
 
+    /// It does not accept any more.
+    pub(super) fn forget(&mut self, name: &UnitName) {
+        self.doors.remove(name);
+    }
+
     fn of(&mut self, name: &UnitName) -> &mut Door {
         self.doors.entry(name.clone()).or_insert_with(|| Door::new(now()))
     }
@@ -219,7 +224,7 @@ impl Supervisor {
             self.fleet.entry(name).is_some_and(|entry| !entry.unit.accepts() || entry.is_on_call());
         if !is_wanted && self.fleet.connections(name) == 0 && !self.is_shared(name) {
             self.release(name);
-            self.doors.doors.remove(name);
+            self.doors.forget(name);
         }
     }
 }

@@ -188,8 +188,10 @@ impl Supervisor {
             Some(entry) if !entry.life.state.is_resting() => {}
             Some(_) | None => self.let_go(name),
         }
-        if accepts {
-            self.release_if_idle(name);
+        match accepts {
+            true => self.release_if_idle(name),
+            // Whatever came of its listening for connections, while its file had it do that.
+            false => self.doors.forget(name),
         }
     }
 
