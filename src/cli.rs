@@ -16,7 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     plan::FailAt,
-    supervisor::{DieAt, HOOK_POINTS, Inherit, OUTPUT_POINTS, POINTS, Place},
+    supervisor::{DieAt, Inherit, Place, points},
 };
 
 /// What the exit code of `palisade` says.
@@ -335,20 +335,19 @@ fn fail_at(text: &str) -> Result<(String, FailAt), String> {
     }
 }
 
-/// `web:host:3`: before the third host step of web. `web:at:after-launch`: a moment of `supervisor::POINTS`.
+/// `web:host:3`: before the third host step of web. `web:at:after-launch`: a moment of `supervisor::points`.
 fn die_at(text: &str) -> Result<DieAt, String> {
     let parts: Vec<&str> = text.rsplitn(3, ':').collect();
     let place = match parts[..] {
-        [point, "at", _] if [POINTS, HOOK_POINTS, OUTPUT_POINTS].iter().any(|all| all.contains(&point)) => {
-            Some(Place::Point(point.to_owned()))
-        }
+        [point, "at", _] if points().any(|known| known.name == point) => Some(Place::Point(point.to_owned())),
         [number, "host", _] => number.parse().ok().map(Place::Host),
         [number, "child", _] => number.parse().ok().map(Place::Child),
         _ => None,
     };
     let die_at = place.map(|place| DieAt { name: parts[2].to_owned(), place });
     die_at.ok_or_else(|| {
-        format!("NAME:host:STEP, NAME:child:STEP or NAME:at:POINT is wanted, a point of {POINTS:?}")
+        let names: Vec<&str> = points().map(|point| point.name).collect();
+        format!("NAME:host:STEP, NAME:child:STEP or NAME:at:POINT is wanted, a point of {names:?}")
     })
 }
 

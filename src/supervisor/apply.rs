@@ -89,6 +89,7 @@ impl Supervisor {
         }
         tracing::info!("the applied files are confirmed");
         self.set_trial(None);
+        self.point_of_all("trial-confirmed");
         self.server.reply(client, &Confirmed {}, false);
     }
 
@@ -124,7 +125,11 @@ impl Supervisor {
             stage: Stage::Pending(now().after(span)),
         });
         // Before anything is changed: a successor that finds it goes back, at worst, from what was never done.
+        let is_trial = trial.is_some();
         self.set_trial(trial);
+        if is_trial {
+            self.point_of_all("trial-noted");
+        }
         let units = self.take_files(loaded);
         self.point_of_all("reload-read");
         self.inputs.push_back(Input::Reload(units));
@@ -209,6 +214,7 @@ impl Supervisor {
         // What services read for themselves is nobody's to take back.
         let planned = self.fleet.preview(&units, &BTreeMap::new(), now()).into_iter().map(in_words).collect();
         self.set_trial(Some(Trial { stage: Stage::Reverted, ..trial }));
+        self.point_of_all("trial-reverted");
         self.inputs.push_back(Input::Reload(units));
         planned
     }

@@ -218,7 +218,9 @@ impl Supervisor {
             // Its own word is the answer.
             Some(Reload::Signal(signal)) if self.says_when_reloaded(name) => {
                 self.await_reload(name);
+                self.point(name, "reload-asked");
                 self.signal(name, signal, false);
+                self.point(name, "reload-signalled");
                 Told::Waits
             }
             Some(Reload::Signal(signal)) => {
@@ -229,6 +231,7 @@ impl Supervisor {
             // The end of the command is.
             Some(Reload::Command(command)) => match self.run_inside(name, &command, Purpose::Reload) {
                 Ok(()) => {
+                    self.point(name, "reload-command-sent");
                     self.await_reload(name);
                     Told::Waits
                 }

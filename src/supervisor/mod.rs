@@ -78,7 +78,7 @@ use crate::{
     logs::LogWriter,
     machine::{
         self, Action, Mono, RunId, State, Usage,
-        fleet::{Effect, Fleet, Input, Report},
+        fleet::{Effect, Fleet, Input, News, Report},
     },
     net::link::LinkPlan,
     plan,
@@ -86,7 +86,7 @@ use crate::{
     sys::SysError,
 };
 use keeper::Keeper;
-pub use points::{DieAt, HOOK_POINTS, OUTPUT_POINTS, POINTS, Place};
+pub use points::{DieAt, Place, Point, Way, points};
 use runs::{LiveRun, Part};
 pub use state::VERSION as STATE_VERSION;
 use state::{Assigned, NetRecord, Record, RunRecord, Store};
@@ -214,6 +214,9 @@ pub fn main(options: Options, settings: Settings) -> Result<(), StartError> {
     let (held, client) = inherited.unzip();
     let mut supervisor = Supervisor::open(options, settings, held)?;
     supervisor.adopt()?;
+    if client.is_some() {
+        supervisor.point_of_all("upgrade-adopted");
+    }
     if let Some(client) = client {
         supervisor.tell_upgraded(client);
     }
@@ -443,7 +446,10 @@ impl Supervisor {
             Wake::Ready(name) => self.ready_said(&name),
             Wake::Empty(name) => self.maybe_gone(&name),
             Wake::Fetch(name) => self.fetch_ready(&name),
-            Wake::Demand(name) => self.called_for(&name),
+            Wake::Demand(name) => {
+                self.point(&name, "demand-heard");
+                self.called_for(&name);
+            }
             Wake::Hook(name) => self.hook_ready(&name),
             Wake::Probe(name) => self.probe_ready(&name),
             Wake::Changes => self.changes_ready(),
@@ -464,6 +470,7 @@ impl Supervisor {
             let outcome = self.fleet.apply(input, now());
             for name in &outcome.swapped {
                 self.change_places(name);
+                self.point(name, "places-changed");
             }
             for (name, before) in bounded {
                 self.change_limits(&name, &before);
@@ -473,6 +480,9 @@ impl Supervisor {
             }
             for notice in &outcome.notices {
                 self.tell(notice);
+                if matches!(notice.news, News::Elapsed { .. }) {
+                    self.point(&notice.name, "timer-elapsed");
+                }
             }
             // The one of a takeover has a name of its own.
             if is_reload && self.announced {

@@ -158,7 +158,7 @@ impl Supervisor {
         }
         self.write_log(name, stream, &bytes);
         if is_copy {
-            self.moment(name, "output-", "written");
+            self.point(name, "output-written");
             self.pass_over(name, stream, bytes.len());
         }
     }
@@ -209,7 +209,7 @@ impl Supervisor {
         if let Some(fd) = run.outputs[stream].as_ref() {
             let _ = read_exactly(fd.as_fd(), count);
         }
-        self.moment(name, "output-", "taken");
+        self.point(name, "output-taken");
         let Some(run) = self.runs.get_mut(name) else { return };
         if let Some(notes) = run.notes() {
             Note::NOTHING.write(notes, stream);

@@ -223,6 +223,7 @@ impl Supervisor {
             Ok(way) => {
                 let asked = Asked { run, aim, until: now().after(timeout), way };
                 self.probes.asked.insert(name.clone(), asked);
+                self.point(name, "probe-asked");
                 self.probe_ready(name);
             }
             Err(why) => {
@@ -351,6 +352,7 @@ impl Supervisor {
             Err(text) => (false, text),
         };
         let text = shown(&text);
+        self.point(name, "probe-answered");
         match aim {
             Aim::Health => {
                 self.probes.pauses.remove(name);

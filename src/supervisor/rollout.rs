@@ -39,6 +39,7 @@ impl Supervisor {
         if let Some(fault) = self.faults.remove(name) {
             self.faults.insert(name.base(), fault);
         }
+        self.point(&name.base(), "twin-forgotten");
     }
 
     /// The name under which a run is known by now, where it is.

@@ -507,6 +507,7 @@ impl Supervisor {
             return self.prepare_again(name, run);
         }
         let sent = self.respawn(name, &unit, run);
+        self.point(name, "relaunch-sent");
         let before = self.used_in_all(name);
         if let Some(live) = self.runs.get_mut(name) {
             live.run = run;

@@ -255,10 +255,13 @@ impl Supervisor {
             }
             Purpose::Stop => self.after_stop_command(&key.0),
             Purpose::Check => self.check_ended(&key.0, key.1, Ok(exit)),
-            Purpose::Reload => match exit {
-                ExitKind::Code(0) => self.reload_answer(&key.0, "reloaded", true),
-                exit => self.reload_answer(&key.0, &format!("not reloaded: {exit}"), false),
-            },
+            Purpose::Reload => {
+                self.point(&key.0, "reload-command-ended");
+                match exit {
+                    ExitKind::Code(0) => self.reload_answer(&key.0, "reloaded", true),
+                    exit => self.reload_answer(&key.0, &format!("not reloaded: {exit}"), false),
+                }
+            }
         }
     }
 

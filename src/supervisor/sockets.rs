@@ -151,7 +151,9 @@ impl Supervisor {
         let has_changed = before != holdings.record();
         self.holdings.insert(name.clone(), holdings);
         if has_changed {
+            self.point(name, "socket-opened");
             self.persist(name);
+            self.point(name, "socket-noted");
         }
         failed.map_or(Ok(()), Err)
     }
@@ -297,9 +299,11 @@ impl Supervisor {
             return;
         }
         self.keep(name, &stored_label(serial), fd.as_fd());
+        self.point(name, "descriptor-kept");
         let stored = Stored { serial, name: fdname.to_owned(), fd };
         self.holdings.entry(name.clone()).or_default().stored.push(stored);
         self.persist(name);
+        self.point(name, "descriptor-noted");
     }
 
     /// Closes what is kept under a name (FDSTOREREMOVE=1).

@@ -162,7 +162,10 @@ impl Supervisor {
         }
         let Some(stamp) = progress.stamp(clocks().real, now()) else { return };
         match self.store.save_stamp(name, &stamp) {
-            Ok(()) => drop(self.alarm.written.insert(name.clone(), progress.clone())),
+            Ok(()) => {
+                self.alarm.written.insert(name.clone(), progress.clone());
+                self.point(name, "stamp-written");
+            }
             Err(error) => tracing::error!(unit = %name, "the time of its timer was not written: {error}"),
         }
     }

@@ -84,6 +84,7 @@ impl Supervisor {
         let Some((client, binary)) = self.upgrade.take() else { return };
         // Whoever asked may have hung up.
         let Some(fds) = self.server.held(client) else { return };
+        self.point_of_all("upgrade-asked");
         tracing::info!("going on as {}", binary.display());
         let numbers = fds.map(|fd| fd.as_raw_fd().to_string()).join(",");
         let arguments = arguments(std::env::args_os(), &numbers);

@@ -178,9 +178,11 @@ impl Supervisor {
             };
             live.voice.count(now());
             self.hear(name, run, received);
+            self.point(name, "notice-heard");
             if !self.inputs.is_empty() {
                 self.pump();
             }
+            self.point(name, "notice-noted");
             // What it has led to is written down.
             let live = self.runs.get(name).filter(|live| live.run == run);
             if let Some(socket) = live.and_then(|live| live.voice.socket.as_ref()) {
@@ -245,8 +247,10 @@ impl Supervisor {
         let Some(pipe) = &live.voice.ready else { return };
         match first_line(pipe) {
             Ok(Line::Whole) => {
+                self.point(name, "line-heard");
                 self.is_ready(name, run, has_main);
                 self.pump();
+                self.point(name, "line-noted");
             }
             Ok(Line::Part) => return,
             Ok(Line::Closed) => {
@@ -390,11 +394,13 @@ impl Supervisor {
         if let Some(asked) = self.reloads.asked.get_mut(name) {
             // One that began before it was asked for is another one.
             asked.began |= at_usec.is_none_or(|at| at >= asked.at_usec);
+            self.point(name, "reload-begun");
         }
     }
 
     fn reload_done(&mut self, name: &UnitName) {
         if self.reloads.asked.get(name).is_some_and(|asked| asked.began) {
+            self.point(name, "reload-done");
             self.reload_answer(name, "reloaded", true);
         }
     }

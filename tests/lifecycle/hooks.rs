@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use nix::sys::signal::{Signal, kill};
+use palisade::supervisor::Way;
 
 use crate::support::{World, scaled, span, wait_until, world::raw};
 
@@ -261,7 +262,8 @@ pub fn a_supervisor_may_die_at_every_moment_of_the_commands(world: &mut World) {
     world.write_service("app", &daemon(&keys));
     let expected = ["condition", "main", "main stops", "post-start", "post-stop", "pre-start", "pre-stop"];
     let mut seen = 0;
-    for point in palisade::supervisor::HOOK_POINTS {
+    let of_hooks = palisade::supervisor::points().filter(|point| point.way == Way::Hooks);
+    for point in of_hooks.map(|point| point.name) {
         let mut command = world.supervise();
         command.arg("--die-at").arg(format!("app:at:{point}"));
         let answers = world.start_to_die(command);

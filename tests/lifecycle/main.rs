@@ -102,6 +102,7 @@ fn everywhere() -> Vec<support::Test> {
         faults::a_child_step_that_fails_is_named: Root CgroupV2 UserNs;
         faults::a_supervisor_killed_anywhere_in_a_launch_has_a_successor: Root CgroupV2 UserNs Nft Program("strace");
         campaign::a_supervisor_may_die_at_every_step_of_its_own: Root CgroupV2 UserNs Nft;
+        campaign::a_supervisor_may_die_in_whatever_else_it_does: Root CgroupV2 UserNs Nft;
         campaign::a_supervisor_may_die_at_every_step_inside_a_sandbox: Root CgroupV2 UserNs Nft;
         campaign::a_supervisor_may_die_in_every_way_again_and_again: Root CgroupV2 UserNs Nft;
         probes::what_is_ready_late_holds_up_those_who_come_after: Root CgroupV2 UserNs Nft;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use nix::sys::signal::{Signal, kill};
+use palisade::supervisor::Way;
 
 use crate::support::{
     World, snapshot, wait_until,
@@ -146,7 +147,8 @@ pub fn output_is_written_once_wherever_the_supervisor_dies(world: &mut World) {
          rootfs = {{ base = \"host\", mounts = [{{ src = \"{}\", dst = \"/gate\" }}] }}\n",
         gate.display()
     );
-    for (n, point) in palisade::supervisor::OUTPUT_POINTS.iter().enumerate() {
+    let of_output = palisade::supervisor::points().filter(|point| point.way == Way::Output);
+    for (n, point) in of_output.map(|point| point.name).enumerate() {
         let name = format!("app{n}");
         world.write_service(&name, &toml);
         let mut command = world.supervise();
