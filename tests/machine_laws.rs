@@ -926,6 +926,76 @@ proptest! {
     }
 }
 
+/// The entries as a successor finds them when only the first of these files were written.
+fn half_written(before: &Fleet, after: &Fleet, written: &[&UnitName]) -> Vec<Entry> {
+    let is_new = |name: &UnitName| written.iter().any(|new| **new == name.base());
+    let old = before.entries().iter().filter(|(name, _)| !is_new(name));
+    let new = after.entries().iter().filter(|(name, _)| is_new(name));
+    old.chain(new).map(|(_, entry)| entry.clone()).collect()
+}
+
+/// What a successor hears in place of what its predecessor has heard; none where nothing is heard twice.
+fn heard_again(input: &Input) -> Option<Input> {
+    match input {
+        Input::Tick => Some(Input::Tick),
+        Input::Report(name, Report::LaunchFailed(run, ..)) => {
+            Some(Input::Report(name.clone(), Report::Gone(*run)))
+        }
+        Input::Report(_, Report::Exited(..) | Report::Gone(_)) => Some(input.clone()),
+        _ => None,
+    }
+}
+
+proptest! {
+    /// An end that was written down before the start that it brings about would never be heard of again, and nor would the
+    /// start.
+    #[test]
+    fn who_is_called_comes_though_the_supervisor_dies_between_two_records(files in files(), ops in ops()) {
+        // One that conflicts with what its own failure starts is taken down by that, and has not failed. One whose failure
+        // starts somebody who needs or wants it back is brought back by the first of two starts alone. So nobody here calls,
+        // wants or upholds, and as everywhere needs, one that stands behind him in `NAMES`.
+        let place = |name: &UnitName| NAMES.iter().position(|known| *known == name.as_str());
+        let apart = |mut unit: Unit| {
+            unit.conflicts.clear();
+            let own = place(&unit.name);
+            let Unit { wants, upholds, on_failure, on_success, .. } = &mut unit;
+            for names in [wants, upholds, on_failure, on_success] {
+                names.retain(|other| place(other) < own);
+            }
+            unit
+        };
+        let peaceful = |files: Vec<Option<Unit>>| files.into_iter().map(|file| file.map(apart)).collect();
+        let ops = ops.into_iter().map(|op| match op {
+            Op::Reload(files) => Op::Reload(peaceful(files)),
+            other => other,
+        });
+        let world = World::after(peaceful(files), ops.collect());
+        let mut fleet = Fleet::new(1);
+        fleet.set_parallel_starts(Some(PARALLEL));
+        for (input, now, _) in world.tape {
+            let before = fleet.clone();
+            let out = fleet.apply(input.clone(), now);
+            let Some(again) = heard_again(&input) else { continue };
+            let order = out.touched.in_order();
+            let files: Vec<&UnitName> = order.into_iter().filter(|name| !name.is_twin()).collect();
+            for count in 1..files.len() {
+                let mut restored = Fleet::restore(1, half_written(&before, &fleet, &files[..count]));
+                restored.set_parallel_starts(Some(PARALLEL));
+                restored.apply(again.clone(), now);
+                // A second run begins whenever the service is to be restarted and may be.
+                for (name, entry) in fleet.entries().iter().filter(|(name, _)| !name.is_twin()) {
+                    let is_coming = |entry: &Entry| {
+                        !matches!(entry.goal, Goal::Down(_)) && !entry.life.state.is_resting()
+                    };
+                    let was = before.entry(name).is_some_and(is_coming);
+                    let is = restored.entry(name).is_some_and(is_coming);
+                    prop_assert!(was || is || !is_coming(entry), "{} after {:?} of {:?}: {:?}", name, count, files, input);
+                }
+            }
+        }
+    }
+}
+
 /// A service with a held socket that is restarted blue-green, and is up.
 fn blue_green() -> (World, UnitName) {
     let mut unit = sample::unit("e", &[]);

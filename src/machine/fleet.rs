@@ -34,6 +34,7 @@
 //!
 //! *Calls.* A service that has failed starts those of `on_failure`, one that ended with success those of
 //! `on_success`; not one that was to go down anyway, and not, of those that miss one that they need, what they need.
+//! What an end brings about is written down before the end is ([`Touched`]): no call is lost with the supervisor.
 //!
 //! *Reload.* [`diff()`] tells what a new file changes: nothing, something that the machine reads anyway, or
 //! something that needs another sandbox. Only in the last case is the service restarted, and it alone. A
@@ -76,6 +77,7 @@ pub(super) mod sample;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod touched;
 mod verbs;
 
 use bonds::{Bonds, Verdict};
@@ -84,6 +86,7 @@ pub use demand::Demand;
 pub use diff::{Change, Diff, diff};
 pub use preview::{How, Planned};
 pub use rollout::Role;
+pub use touched::Touched;
 
 /// How many past runs an entry remembers.
 pub const HISTORY: usize = 16;
@@ -500,12 +503,12 @@ fn is_zero(count: &u32) -> bool {
 pub struct Outcome {
     /// Services of which all that belongs to a run changes places with what their twin has, before anything else is done.
     pub swapped: Vec<UnitName>,
-    /// To be carried out in this order, after `touched` was persisted.
+    /// To be carried out in this order, after `touched` was persisted in its own.
     pub effects: Vec<Effect>,
     /// To be told, in this order.
     pub notices: Vec<Notice>,
     /// Entries that are not what they were; those that [`Fleet::entry`] no longer knows are to be forgotten.
-    pub touched: BTreeSet<UnitName>,
+    pub touched: Touched,
 }
 
 /// All services of one supervisor.
@@ -518,8 +521,8 @@ pub struct Fleet {
     parallel_starts: Option<usize>,
     /// Derived from `entries`.
     bonds: Bonds,
-    /// Those that are to be started because of how another ended; empty between two inputs.
-    called: Vec<UnitName>,
+    /// Who is to be started because of how another ended, which comes first; empty between two inputs.
+    called: Vec<(UnitName, UnitName)>,
     /// What calendars are read by.
     zones: Zones,
 }
@@ -728,7 +731,9 @@ impl Fleet {
     /// launched come to an end.
     fn answer_calls(&mut self, answered: &mut BTreeSet<UnitName>, now: Mono, out: &mut Outcome) -> bool {
         let called = std::mem::take(&mut self.called);
-        let names: Vec<UnitName> = called.into_iter().filter(|name| answered.insert(name.clone())).collect();
+        called.iter().for_each(|(caller, name)| out.touched.bring(caller, name));
+        let called = called.into_iter().map(|(_, name)| name);
+        let names: Vec<UnitName> = called.filter(|name| answered.insert(name.clone())).collect();
         self.start(&names, now, out);
         !names.is_empty()
     }
@@ -825,7 +830,7 @@ impl Fleet {
                 let needed = self.needed_by(name);
                 called.retain(|name| !needed.contains(name));
             }
-            self.called.extend(called);
+            self.called.extend(called.into_iter().map(|other| (name.clone(), other)));
         }
         let Some(entry) = self.entries.get_mut(name) else { return };
         if before.state.name() != entry.life.state.name() {

@@ -488,10 +488,13 @@ impl Supervisor {
             if is_reload && self.announced {
                 self.point_of_all("reload-applied");
             }
-            for name in &outcome.touched {
+            for name in outcome.touched.in_order() {
                 let state = self.fleet.entry(name).map_or("", |entry| entry.life.state.name());
                 self.moment(name, "record-", state);
-                self.persist(name);
+                // One file for both runs of a service, which follows.
+                if !name.is_twin() || !outcome.touched.contains(&name.base()) {
+                    self.persist(name);
+                }
                 self.moment(name, "recorded-", state);
                 self.stamp(name);
             }
@@ -501,7 +504,7 @@ impl Supervisor {
                 self.carry_out(effect);
                 self.moment(&name, "after-", action);
             }
-            for name in &outcome.touched {
+            for name in outcome.touched.in_order() {
                 self.settle_holdings(name);
                 self.mind_changes(name);
                 self.forget_twin(name);

@@ -140,6 +140,38 @@ pub fn an_end_starts_what_it_names(world: &mut World) {
     assert_eq!(world.state("alert"), "stopped");
 }
 
+/// The two have a record each, and the supervisor is killed around the writing of either. By name the one that has failed
+/// would be written first, and who came then would find nothing that called the other.
+pub fn a_call_is_answered_though_the_supervisor_dies_between_two_records(world: &mut World) {
+    let once = "service.type = \"oneshot\"\nrestart.policy = \"never\"\nunit.on_failure = [\"called\"]";
+    let toml = world.probe_toml(&["exit", "3"], &format!("unit.enabled = false\n{once}\n{NONE}"));
+    world.write_service("bad", &toml);
+    daemon(world, "called", "unit.enabled = false");
+    for place in [
+        "bad:at:record-stopping",
+        "bad:at:recorded-stopping",
+        "called:at:record-starting",
+        "called:at:recorded-starting",
+        "bad:at:record-failed",
+        "bad:at:recorded-failed",
+        "called:at:launch-noted",
+    ] {
+        let mut command = world.supervise();
+        command.arg("--die-at").arg(place);
+        assert!(world.start_to_die(command), "{place}: nothing is started by itself");
+        world.palisade(&["start", "bad"]);
+        wait_until(&format!("its end at {place}"), LONG, || world.has_died());
+        world.start();
+        world.wait_state("called", "active");
+        assert_eq!(world.state("bad"), "failed", "{place}");
+        world.reap();
+        let alive = crate::support::snapshot::processes();
+        assert_eq!(alive.iter().filter(|p| p.contains("__probe wait")).count(), 1, "{place}: {alive:?}");
+        assert_eq!(world.stop(), Ok(()), "{place}");
+        world.reap();
+    }
+}
+
 pub fn what_is_upheld_does_not_stay_down_and_a_part_goes_with_the_whole(world: &mut World) {
     daemon(world, "lord", "unit.upholds = [\"vassal\"]");
     daemon(world, "vassal", "unit.enabled = false\nrestart.policy = \"never\"\nrestart.delay = \"50ms\"");

@@ -79,6 +79,7 @@ fn everywhere() -> Vec<support::Test> {
         bonds::a_failed_dependency_brings_its_dependents_back: Root CgroupV2 UserNs;
         bonds::two_that_conflict_are_never_up_together: Root CgroupV2 UserNs;
         bonds::an_end_starts_what_it_names: Root CgroupV2 UserNs;
+        bonds::a_call_is_answered_though_the_supervisor_dies_between_two_records: Root CgroupV2 UserNs;
         bonds::instances_come_from_their_template: Root CgroupV2 UserNs;
         bonds::no_more_start_at_a_time_than_the_settings_say: Root CgroupV2 UserNs;
         bonds::what_is_upheld_does_not_stay_down_and_a_part_goes_with_the_whole: Root CgroupV2 UserNs;
