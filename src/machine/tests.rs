@@ -53,9 +53,11 @@ fn feed(rules: &Rules<'_>, mut life: Life, events: &[Event]) -> (Life, Vec<Actio
 /// Every state that the table tells apart. `since` lies 1000 s back, so that every time-out is due.
 fn samples() -> Vec<(&'static str, State)> {
     let since = Mono(0);
-    let (run, site, then) = (RUN, Site::Standing(RUN), Then::Wait(Kept::Network));
+    let (run, site) = (RUN, Site::Standing(RUN));
     let (after, until) = (End::Exit(ExitKind::Code(1)), NOW);
-    let stopping = |main, kill| State::Stopping { run, since, main, kill, then: then.clone() };
+    let wait = Then::Wait(Kept::Network);
+    let stopping = |main, kill| State::Stopping { run, since, main, kill, then: wait.clone() };
+    let then = |then| State::Stopping { run, since, main: Main::Ended, kill: Kill::Sent, then };
     vec![
         ("Stopped", State::Stopped(Why::NeverStarted)),
         ("Failed", State::Failed(Failure::Dependency(db()))),
@@ -71,6 +73,14 @@ fn samples() -> Vec<(&'static str, State)> {
         ("Stopping, then Waiting", stopping(Main::Alive, Kill::At(NOW))),
         ("Stopping, post_stop due", stopping(Main::Alive, Kill::At(NOW))),
         ("Stopping, hooks after", stopping(Main::Hooks, Kill::At(NOW))),
+        ("Stopping, all killed", stopping(Main::Killed, Kill::At(NOW))),
+        ("Stopping, main ended", stopping(Main::Ended, Kill::At(NOW))),
+        ("Stopping, kill sent", stopping(Main::Alive, Kill::Sent)),
+        ("Stopping, for ever", stopping(Main::Alive, Kill::Never)),
+        ("Stopping, then Stopped", then(Then::Rest(Why::Asked(By::User)))),
+        ("Stopping, then Failed", then(Then::Fail(Failure::Dependency(db())))),
+        ("Stopping, then Backoff", then(Then::Backoff(after))),
+        ("Stopping, then Done", then(Then::Done)),
         ("Backoff", State::Backoff { until, site: Site::Empty, after }),
         ("Backoff, sandbox stands", State::Backoff { until, site, after }),
     ]
@@ -94,6 +104,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("HookFailed", Event::HookFailed(RUN)),
         ("WatchdogExpired", Event::WatchdogExpired(RUN)),
         ("Unhealthy", Event::Unhealthy(RUN)),
+        ("Extend", Event::Extend(RUN, NOW)),
         ("LaunchFailed, later", Event::LaunchFailed(RUN, Retry::Later)),
         ("LaunchFailed, never", Event::LaunchFailed(RUN, Retry::Never)),
         ("Exited, success", Event::Exited(RUN, ExitKind::Code(0))),
@@ -139,11 +150,13 @@ fn verb(action: &Action) -> &'static str {
 
 fn table() -> String {
     let policy = policy();
-    let mut text = format!("//! {:<27}{:<21}{:<28}{}\n", "state", "event", "becomes", "and asks for");
+    let mut text = format!("{:<27}{:<21}{:<28}{}\n", "state", "event", "becomes", "and asks for");
     for (row, state) in samples() {
         let oneshot = row.contains("oneshot");
         let kind = if oneshot { Kind::Oneshot } else { Kind::Exec };
-        let post_stop = row.starts_with("Stopping, ") && !row.contains("Waiting");
+        let post_stop = ["post_stop due", "hooks after", "all killed"]
+            .iter()
+            .any(|row_end| row == format!("Stopping, {row_end}"));
         let (reports_ready, post_start) = (row.contains("not ready"), row.contains("hooks"));
         let rules = Rules { kind, reports_ready, post_start, post_stop, ..rules(&policy) };
         for (column, event) in events() {
@@ -154,7 +167,7 @@ fn table() -> String {
             }
             let verbs: Vec<&str> = actions.iter().map(verb).collect();
             let line = format!("{row:<27}{column:<21}{:<28}{}", headline(&after.state), verbs.join(", "));
-            text += &format!("//! {}\n", line.trim_end());
+            text += &format!("{}\n", line.trim_end());
         }
     }
     text
@@ -162,9 +175,40 @@ fn table() -> String {
 
 #[test]
 fn the_documented_table_is_what_step_does() {
-    let source = include_str!("mod.rs");
-    let written = source.split("//! ```text\n").nth(1).and_then(|rest| rest.split("//! ```\n").next());
-    assert_eq!(written.unwrap_or_default(), table(), "the table should read\n{}", table());
+    let written = include_str!("table.md");
+    let wanted = format!("```text\n{}```\n", table());
+    assert_eq!(written, wanted, "the table should read\n{wanted}");
+}
+
+/// The variants of an enum of this module, as its source has them.
+fn variants(of: &str) -> Vec<&'static str> {
+    let source = include_str!("state.rs");
+    let body = source.split(&format!("pub enum {of} {{\n")).nth(1).expect("an enum").split("\n}").next();
+    let names = body.unwrap_or_default().lines().filter_map(|line| line.strip_prefix("    "));
+    let names = names.filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()));
+    names.map(|line| line.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default()).collect()
+}
+
+/// What the table does not tell apart nobody has looked at.
+#[test]
+fn the_table_leaves_no_state_and_no_event_out() {
+    let states: Vec<String> = samples().iter().map(|(_, state)| format!("{state:?} ")).collect();
+    let events: Vec<String> = events().iter().map(|(_, event)| format!("{event:?} ")).collect();
+    let begins = |all: &[String], words: &str| all.iter().any(|text| text.starts_with(words));
+    for (all, of) in [(&states, "State"), (&events, "Event")] {
+        assert!(variants(of).len() > 7, "{:?}", variants(of));
+        for name in variants(of) {
+            assert!(begins(all, name), "{of}::{name}");
+        }
+    }
+    for (of, field) in
+        [("Phase", "phase"), ("Main", "main"), ("Kill", "kill"), ("Then", "then"), ("Site", "site")]
+    {
+        for name in variants(of) {
+            let words = format!("{field}: {name}");
+            assert!(states.iter().any(|text| text.contains(&words)), "{of}::{name}");
+        }
+    }
 }
 
 // ---- how an end is judged, against systemd.service(5) ----
