@@ -120,6 +120,7 @@ fn everywhere() -> Vec<support::Test> {
         short::a_launch_that_gets_no_process_is_tried_again_later: Root CgroupV2 UserNs Program("strace");
         short::a_stopped_service_is_taken_over_and_ends_in_time: Root CgroupV2 UserNs;
         short::a_flood_of_output_drowns_nobody: Root CgroupV2 UserNs Nft;
+        short::a_service_that_forks_up_to_its_limit_holds_nobody_up: Root CgroupV2 UserNs Nft;
         short::a_pid_that_is_somebody_elses_now_is_neither_adopted_nor_killed: Root CgroupV2 UserNs;
         short::records_of_another_boot_are_not_believed: Root CgroupV2 UserNs Nft;
         probes::who_waits_for_health_is_launched_only_then: Root CgroupV2 UserNs;

@@ -40,6 +40,11 @@ fn behind_walls(world: &World, name: &str) {
 
 pub fn nginx_answers(world: &mut World) {
     example(world, "nginx");
+    world.wait_state("nginx", "active");
+    // It is active when its port is taken, and then nobody has to ask twice.
+    let first = Command::new("curl").args(["-sf", "-o", "/dev/null", "http://127.0.0.1:8083/"]).output();
+    let first = first.expect("a need");
+    assert!(first.status.success(), "{}", describe(&first));
     let said = client("curl", &["-s", "-D", "-", "-o", "/dev/null", "http://127.0.0.1:8083/"]);
     assert!(said.contains("Server: nginx"), "{said}");
     behind_walls(world, "nginx");
@@ -130,6 +135,9 @@ pub fn postgresql_answers(world: &mut World) {
 
 pub fn gunicorn_answers(world: &mut World) {
     example(world, "gunicorn");
+    world.wait_state("gunicorn", "active");
+    let says = world.status("gunicorn")["says"].clone();
+    assert!(says.as_str().is_some_and(|says| says.contains("arbiter booted")), "{says}");
     assert_eq!(wait_http("127.0.0.1:8084", "/").trim(), "hello from gunicorn, gunicorn");
     behind_walls(world, "gunicorn");
     // Whoever connects while there is no gunicorn waits for the next one.

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use rustix::process::{Resource, Rlimit};
 
 use crate::support::{
-    World, scaled, snapshot, wait_until,
+    World, scaled, snapshot, wait_for, wait_until,
     world::{describe, http_get, pids, raw, wait_http},
 };
 
@@ -228,6 +228,37 @@ pub fn a_flood_of_output_drowns_nobody(world: &mut World) {
     assert!(start.elapsed() < scaled(Duration::from_secs(10)), "{:?}", start.elapsed());
 }
 
+pub fn a_service_that_forks_up_to_its_limit_holds_nobody_up(world: &mut World) {
+    let keys = format!("limits.pids.max = 30\nservice.stop = {{ timeout = \"500ms\" }}\n{NONE}");
+    world.write_service("bomb", &world.probe_toml(&["bomb"], &keys));
+    world.write_service("web", &world.probe_toml(&["http", "80"], "network.publish = [\"8081:80\"]"));
+    world.start();
+    wait_http("127.0.0.1:8081", "/");
+    world.wait_state("bomb", "active");
+    let bombs = || snapshot::processes().iter().filter(|p| p.contains("__probe bomb")).count();
+    // Its init is one of them where the control group counts.
+    wait_until("it is at its limit", LONG, || bombs() >= 29);
+    let run = world.run_id("bomb");
+    for _ in 0..20 {
+        assert_eq!(http_get("127.0.0.1:8081", "/"), Ok("web".to_owned()));
+        assert_eq!(world.state("bomb"), "active");
+        assert!(bombs() <= 30, "{}", bombs());
+    }
+    // A session has room where the control group does not count it; where it has none it is told so, and nobody waits.
+    let session = world.palisade(&["exec", "bomb", "--", "/bin/true"]);
+    assert!(session.status.success() || describe(&session).contains("EAGAIN"), "{}", describe(&session));
+    world.kill_supervisor();
+    world.start();
+    assert_eq!((world.run_id("bomb"), world.state("bomb")), (run, "active".into()));
+    world.ok(&["restart", "bomb"]);
+    wait_until("it is at its limit again", LONG, || bombs() >= 29);
+    let start = Instant::now();
+    world.ok(&["stop", "bomb"]);
+    assert!(start.elapsed() < scaled(Duration::from_secs(10)), "{:?}", start.elapsed());
+    world.reap();
+    assert_eq!(bombs(), 0);
+}
+
 /// The record of a service and its copy, changed.
 fn change_records(world: &World, name: &str, change: impl Fn(&mut serde_json::Value)) {
     for dir in ["units", "units.copy"] {
@@ -245,9 +276,19 @@ pub fn a_pid_that_is_somebody_elses_now_is_neither_adopted_nor_killed(world: &mu
     world.wait_state("web", "active");
     let init = world.status("web")["init_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
     world.kill_supervisor();
-    kill(raw(init.expect("it is known")), Signal::SIGKILL).expect("it lives");
-    let mut foreign = Command::new("sleep").arg("600").spawn().expect("a program of the base system");
-    change_records(world, "web", |record| record["run"]["pid"] = foreign.id().into());
+    let init = init.expect("it is known");
+    kill(raw(init), Signal::SIGKILL).expect("it lives");
+    let mut foreign = wait_for("its number is somebody else's", LONG, || {
+        world.reap();
+        // The next process of this namespace gets the next number that is free: proc_sys_kernel(5).
+        fs::write("/proc/sys/kernel/ns_last_pid", (init - 1).to_string()).expect("root may");
+        let mut child = Command::new("sleep").arg("600").spawn().expect("a program of the base system");
+        if child.id() != init {
+            child.kill().and_then(|()| child.wait()).expect("our child");
+            return None;
+        }
+        Some(child)
+    });
     world.start();
     wait_until("another run of its own", LONG, || {
         world.state("web") == "active" && world.pid("web") != foreign.id()

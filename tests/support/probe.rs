@@ -41,6 +41,7 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["eat", bytes] => eat(number(bytes)),
         ["eat-apart", bytes] => eat_apart(bytes),
         ["fork", count] => fork(number(count)),
+        ["bomb"] => bomb(),
         ["spin", time] => spin(Duration::from_millis(number(time))),
         ["store", path, bytes] => store(path, number(bytes)),
         ["exit", code] => return ExitCode::from(number::<u8>(code)),
@@ -342,6 +343,17 @@ fn fork(count: usize) {
         let _ = child.kill().and_then(|()| child.wait());
     }
     wait();
+}
+
+/// Starts as many of itself as there is room for, each of which does the same, and never gives up.
+fn bomb() {
+    let me = std::env::current_exe().expect("own path");
+    loop {
+        if Command::new(&me).args(["__probe", "bomb"]).spawn().is_err() {
+            // Room for those who are looked at.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 /// Uses up CPU time, whatever the clock says.
