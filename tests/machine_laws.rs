@@ -952,14 +952,15 @@ proptest! {
     #[test]
     fn who_is_called_comes_though_the_supervisor_dies_between_two_records(files in files(), ops in ops()) {
         // One that conflicts with what its own failure starts is taken down by that, and has not failed. One whose failure
-        // starts somebody who needs or wants it back is brought back by the first of two starts alone. So nobody here calls,
-        // wants or upholds, and as everywhere needs, one that stands behind him in `NAMES`.
+        // starts somebody who needs or wants it back is brought back by the first of two starts alone. So nobody here calls
+        // or wants, and as everywhere needs, one that stands behind him in `NAMES`. Who is upheld comes when that one is up.
         let place = |name: &UnitName| NAMES.iter().position(|known| *known == name.as_str());
         let apart = |mut unit: Unit| {
             unit.conflicts.clear();
+            unit.upholds.clear();
             let own = place(&unit.name);
-            let Unit { wants, upholds, on_failure, on_success, .. } = &mut unit;
-            for names in [wants, upholds, on_failure, on_success] {
+            let Unit { wants, on_failure, on_success, .. } = &mut unit;
+            for names in [wants, on_failure, on_success] {
                 names.retain(|other| place(other) < own);
             }
             unit
