@@ -39,6 +39,8 @@ pub fn assigned(unit: &Unit, facts: &HostFacts) -> Assigned {
         machine_id: plan::machine_id(&facts.hostname, unit.name.as_str()),
         ends_with_launcher: false,
         unprivileged: None,
+        talk: std::collections::BTreeSet::new(),
+        peers: Vec::new(),
         stored: Vec::new(),
     }
 }

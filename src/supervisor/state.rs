@@ -434,7 +434,16 @@ pub fn taken_over(text: &str) -> Option<(Entry, String)> {
 pub fn record(entry: &Entry) -> String {
     let (entry, fault) = (entry.clone(), Some(LaunchFault::init_died()));
     let holdings = super::sockets::HoldingsRecord::default();
-    let record = Record { entry, run: None, net: None, holdings, fault, restarts: 0, twin: None };
+    let record = Record {
+        entry,
+        run: None,
+        net: None,
+        holdings,
+        fault,
+        restarts: 0,
+        marks: super::changes::Marks::new(),
+        twin: None,
+    };
     let file = Versioned { version: VERSION, boot: String::new(), content: record };
     serde_json::to_string(&file).expect("a record has a JSON form")
 }
