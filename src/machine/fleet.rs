@@ -704,15 +704,19 @@ impl Fleet {
             debug_assert!(pass < passes, "no end of settling: {:?}", self.entries);
             let mut moved = self.answer_calls(&mut answered, now, out);
             moved |= self.uphold(now, out);
-            moved |= self.part(out);
-            moved |= self.unbind(out);
             moved |= self.rejoin(now, out);
+            moved |= self.take_down(out);
+            for name in &order {
+                moved |= self.raise(name, &mut 0, now, out);
+            }
+            // Nobody is told to go before all who go are known: some of them have to go first.
+            moved |= self.take_down(out);
             for name in order.iter().rev() {
                 moved |= self.lower(name, now, out);
             }
             // Launches come last: whoever is called by what fails here may have to go before them.
-            for room in [0, self.room()] {
-                let mut room = if moved { 0 } else { room };
+            if !moved {
+                let mut room = self.room();
                 for name in &order {
                     moved |= self.raise(name, &mut room, now, out);
                 }
@@ -725,6 +729,15 @@ impl Fleet {
             self.bonds.order = order;
         }
         self.forget_the_removed(now, out);
+    }
+
+    /// Decides who has to go because of conflicts, and because of those that he is bound to.
+    fn take_down(&mut self, out: &mut Outcome) -> bool {
+        let mut moved = false;
+        while self.part(out) | self.unbind(out) {
+            moved = true;
+        }
+        moved
     }
 
     /// Starts those that others name for their own end; each once, so that two that name each other and cannot be

@@ -622,6 +622,19 @@ fn of_two_that_conflict_and_are_asked_for_at_once_the_one_that_says_so_stays() {
 }
 
 #[test]
+fn whoever_is_bound_to_one_that_a_conflict_takes_down_goes_first() {
+    // The files bring two conflicts at once, and one of the losers has another command as well.
+    let mut story = daemons(["a", "b", "c", "d"], |_| ()).up(&["b", "c", "d"]);
+    let a = Unit { conflicts: names(&["b", "d"]), ..unit("a", &[]) };
+    let c = Unit { binds_to: names(&["d"]), ..unit("c", &[]) };
+    let mut d = unit("d", &[]);
+    d.service.command = vec!["/bin/other".into()];
+    assert_eq!(story.effects(files([a, unit("b", &[]), c, d])), ["c Terminate(1)", "b Terminate(1)"]);
+    let effects = story.ended("c", ExitKind::Code(0));
+    assert!(effects.contains(&"d Terminate(1)".to_owned()), "{effects:?}");
+}
+
+#[test]
 fn before_is_after_from_the_other_side() {
     let mut story = daemons(["web", "db"], |[_, db]| db.before = vec![after("web")]);
     assert_eq!(story.effects(Input::Start(names(&["web", "db"]))), ["db Launch(1)"]);
