@@ -239,7 +239,9 @@ impl Fleet {
         let returns = |entry: &&Entry| {
             let Goal::Down(By::Required(other)) = &entry.goal else { return false };
             let comes = |name: &UnitName| is_rising(name) || self.has(entry, name);
-            is_rising(other)
+            // A second run of a service goes with it, and has no way of its own.
+            entry.unit.name.is_service()
+                && is_rising(other)
                 && entry.needs().all(comes)
                 // Whoever was started since then was asked for later.
                 && !self.bonds.rivals(&entry.unit.name).any(is_coming)
