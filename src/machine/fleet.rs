@@ -709,10 +709,13 @@ impl Fleet {
             for name in &order {
                 moved |= self.raise(name, &mut 0, now, out);
             }
-            // Nobody is told to go before all who go are known: some of them have to go first.
-            moved |= self.take_down(out);
-            for name in order.iter().rev() {
-                moved |= self.lower(name, now, out);
+            // Nobody is told to go before all who go are known: some of them have to go first. So those come first who have
+            // nothing to lose, and may be on their way up by it.
+            for has_run in [false, true] {
+                moved |= self.take_down(out);
+                for name in order.iter().rev() {
+                    moved |= self.has_run(name) == has_run && self.lower(name, now, out);
+                }
             }
             // Launches come last: whoever is called by what fails here may have to go before them.
             if !moved {
@@ -729,6 +732,10 @@ impl Fleet {
             self.bonds.order = order;
         }
         self.forget_the_removed(now, out);
+    }
+
+    fn has_run(&self, name: &UnitName) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.life.state.run().is_some())
     }
 
     /// Decides who has to go because of conflicts, and because of those that he is bound to.
