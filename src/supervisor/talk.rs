@@ -33,6 +33,7 @@ impl Supervisor {
             let all = self.meant(peer, &unit.name);
             talk.extend(all.into_iter().map(|(_, from)| Talk { from, to: own, door: peer.door }));
         }
+        peers.sort();
         peers.dedup();
         (talk, peers)
     }
@@ -53,7 +54,12 @@ impl Supervisor {
         if network.mode != NetworkMode::Veth {
             return None;
         }
-        let (before, prefix) = (self.assigned.clone(), self.launcher.network.settings.prefix4);
+        let prefix = self.launcher.network.settings.prefix4;
+        let known = self.assigned.addresses.slot(name).and_then(|slot| prefix.address(slot));
+        if let Some(known) = known.filter(|known| network.address.is_none_or(|fixed| fixed == *known)) {
+            return Some(known);
+        }
+        let before = self.assigned.clone();
         let slot = self.assigned.addresses.assign(prefix, name, network.address);
         let slot = slot.inspect_err(|error| tracing::error!(unit = %name, "no address: {error}")).ok()?;
         self.note_assigned(before).ok()?;

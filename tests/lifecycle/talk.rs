@@ -15,6 +15,14 @@ fn write(world: &World, name: &str, keys: &str) {
     world.write_service(name, &world.probe_toml(&["http", "80"], keys));
 }
 
+/// Starts the supervisor, and waits until these are up.
+fn up(world: &mut World, names: &[&str]) {
+    world.start();
+    for name in names {
+        world.wait_state(name, "active");
+    }
+}
+
 fn address(world: &World, name: &str) -> Ipv4Addr {
     let address = world.address(name);
     address.split('/').next().and_then(|text| text.parse().ok()).expect("an address")
@@ -30,13 +38,11 @@ fn reaches_in_time(world: &World, from: &str, to: &str) {
 }
 
 pub fn what_either_file_allows_is_reached_and_nothing_else(world: &mut World) {
-    write(world, "app", "network.allow_to = [\"db:80\"]");
+    write(world, "app", "network.allow_to = [\"db:80\", \"nobody:1\", \"db:81/udp\"]");
+    write(world, "nobody", "unit.enabled = false");
     write(world, "db", "");
     write(world, "cache", "network.allow_from = [\"app:80\", \"db:81\"]");
-    world.start();
-    for name in ["app", "db", "cache"] {
-        world.wait_state(name, "active");
-    }
+    up(world, &["app", "db", "cache"]);
     reaches_in_time(world, "app", "db");
     reaches_in_time(world, "app", "cache");
     for (from, to) in [("db", "app"), ("cache", "app"), ("db", "cache"), ("cache", "db")] {
@@ -58,10 +64,7 @@ pub fn it_holds_over_restarts_takeovers_and_other_files(world: &mut World) {
     write(world, "app", "network.allow_to = [\"db:80\"]");
     write(world, "db", "");
     write(world, "other", "");
-    world.start();
-    for name in ["app", "db", "other"] {
-        world.wait_state(name, "active");
-    }
+    up(world, &["app", "db", "other"]);
     reaches_in_time(world, "app", "db");
     let run = world.run_id("app");
     world.ok(&["restart", "db"]);
@@ -94,10 +97,7 @@ pub fn a_conversation_ends_with_what_allowed_it(world: &mut World) {
     };
     udp(world, "network.allow_from = [\"app:53/udp\"]");
     write(world, "app", "");
-    world.start();
-    for name in ["echo", "app"] {
-        world.wait_state(name, "active");
-    }
+    up(world, &["echo", "app"]);
     let at = address(world, "echo");
     // One socket that asks again and again from one port, and says in a file how often, and how often it was answered.
     let ask = format!(
@@ -160,10 +160,7 @@ pub fn egress_to_some_places_is_to_those_alone(world: &mut World) {
         .into();
     write(world, "some", "network.egress = [\"192.0.2.0/24:80\", \"198.51.100.1:*\"]");
     write(world, "none", "");
-    world.start();
-    for name in ["some", "none"] {
-        world.wait_state(name, "active");
-    }
+    up(world, &["some", "none"]);
     wait_until("it is answered", LONG, || connect(world, "some", "192.0.2.254:80") == "ok");
     assert_ne!(connect(world, "some", "192.0.2.254:81"), "ok", "another port");
     assert_ne!(connect(world, "none", "192.0.2.254:80"), "ok", "another service");
