@@ -43,6 +43,27 @@ pub fn every_step_with_power_may_fail_and_leaves_nothing(world: &mut World) {
     every_step_fails(world, &toml);
 }
 
+/// Which addresses may talk is a supervisor's to know, so a plan of one file alone has no such step.
+pub fn a_talk_that_is_not_allowed_leaves_nothing(world: &mut World) {
+    let keys = |keys: &str| world.probe_toml(&["http", "80"], keys);
+    let file = world.write_service("web", &keys("network.egress = \"any\"\nnetwork.allow_to = [\"db:80\"]"));
+    world.write_service("db", &keys("unit.enabled = false"));
+    let plan = world.ok(&["plan", &file.display().to_string(), "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    let step = plan["steps"].as_array().expect("a list").iter().find(|step| step["step"] == "egress");
+    let number = step.and_then(|step| step["number"].as_u64()).expect("it goes out") + 1;
+    let before = Snapshot::take(world);
+    let mut command = world.supervise();
+    command.arg("--fail-at").arg(format!("web:host:{number}"));
+    world.start_by(command);
+    world.wait_state("web", "failed");
+    let status = world.status("web");
+    assert_eq!(status["fault"]["step"], format!("host step {number} talk").as_str(), "{status}");
+    assert!(status["pid"].is_null() && status["init_pid"].is_null(), "{status}");
+    assert_eq!(world.stop(), Ok(()));
+    assert_eq!(before.wait_until_again(world), Vec::<String>::new());
+}
+
 fn every_step_fails(world: &mut World, toml: &str) {
     let file = world.write_service("web", toml);
     let plan = world.ok(&["plan", &file.display().to_string(), "--json"]);

@@ -97,6 +97,7 @@ fn everywhere() -> Vec<support::Test> {
         takeover::output_without_room_is_dropped_and_counted_while_nobody_supervises: Root CgroupV2 UserNs;
         takeover::output_without_room_waits_where_the_file_says_so: Root CgroupV2 UserNs;
         faults::every_step_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
+        faults::a_talk_that_is_not_allowed_leaves_nothing: Root CgroupV2 UserNs Nft;
         faults::whatever_is_read_back_may_differ_and_is_named: Root CgroupV2 UserNs Nft;
         faults::what_was_read_back_is_shown_also_by_a_successor: Root CgroupV2 UserNs Nft;
         faults::every_step_with_power_may_fail_and_leaves_nothing: Root CgroupV2 UserNs Nft;
