@@ -997,21 +997,16 @@ proptest! {
     }
 }
 
+fn held() -> Socket {
+    let listen = Listen::Unix("/run/e.sock".into());
+    let (kind, name) = (SocketKind::Stream, "e".to_owned());
+    Socket { listen, kind, name, backlog: 1, mode: 0o600, user: 0, group: 0, accept: None }
+}
+
 /// A service with a held socket that is restarted blue-green, and is up.
 fn blue_green() -> (World, UnitName) {
     let mut unit = sample::unit("e", &[]);
-    let listen = Listen::Unix("/run/e.sock".into());
-    let (kind, name) = (SocketKind::Stream, "e".to_owned());
-    unit.sockets.push(Socket {
-        listen,
-        kind,
-        name,
-        backlog: 1,
-        mode: 0o600,
-        user: 0,
-        group: 0,
-        accept: None,
-    });
+    unit.sockets.push(held());
     unit.service.rollout = Rollout::BlueGreen;
     let mut world = World::after(vec![Some(unit)], Vec::new());
     world.thrive();
@@ -1080,18 +1075,7 @@ fn an_old_run_that_ends_by_itself_has_its_successor_at_once() {
 #[test]
 fn a_connection_that_nobody_takes_is_no_busy_loop() {
     let mut unit = Unit { activation: Activation::OnDemand, ..sample::unit("e", &[]) };
-    let listen = Listen::Unix("/run/e.sock".into());
-    let (kind, name) = (SocketKind::Stream, "e".to_owned());
-    unit.sockets.push(Socket {
-        listen,
-        kind,
-        name,
-        backlog: 1,
-        mode: 0o600,
-        user: 0,
-        group: 0,
-        accept: None,
-    });
+    unit.sockets.push(held());
     let mut world = World::after(vec![Some(unit)], Vec::new());
     let name = sample::name("e");
     for run in 1..=100 {
