@@ -268,6 +268,8 @@ impl NetworkHost {
     /// # Errors
     /// The first trouble.
     pub fn close(&mut self) -> Result<(), NetError> {
+        // With the table goes what could not be taken out of it one by one: the next table has none of it.
+        self.talk.clear();
         let mut result = Ok(());
         for interface in std::mem::take(&mut self.opened) {
             match sysctl::set_forwarding(&interface, false) {
