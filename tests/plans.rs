@@ -28,6 +28,7 @@ fn host() -> HostFacts {
         limits: limits::HostLimits { memory: 8 << 30, ..limits::HostLimits::default() },
         landlock: 7,
         apparmor: true,
+        ipv6: true,
         selinux: false,
         zone_exists: None,
     }

@@ -15,7 +15,7 @@ use crate::{
         run::{self, Ended},
         unprivileged,
     },
-    net::link::LinkPlan,
+    net::{link::LinkPlan, sysctl},
     plan, report,
     spec::{HostFacts, NetworkMode, Unit, UnitName},
     supervisor, sys,
@@ -310,9 +310,11 @@ fn sources(only: Option<&Path>, global: &Global) -> Sources {
     only.map_or_else(Sources::system, Sources::only).around(&global.config)
 }
 
-/// The default file may be missing; one that was named may not.
+/// The default file may be missing; one that was named may not. Where the kernel has no IPv6, services have none.
 fn settings(path: &Path) -> Result<Settings, Vec<Diagnostic>> {
-    Settings::load((path != Path::new(settings::DEFAULT_PATH)).then_some(path))
+    let mut settings = Settings::load((path != Path::new(settings::DEFAULT_PATH)).then_some(path))?;
+    settings.network.prefix6 = settings.network.prefix6.filter(|_| sysctl::has_ipv6());
+    Ok(settings)
 }
 
 fn refuse(found: &[Diagnostic], json: bool) -> Exit {

@@ -421,11 +421,12 @@ pub struct NetworkTable {
     pub address: Option<Text>,
     /// Largest packet of the link in bytes, 68 to 65535. Default: the kernel's.
     pub mtu: Option<Spanned<i64>>,
-    /// Ports of the host that lead to the service: `[addr:]hostport:port[/proto]`. Default: none; addr 127.0.0.1, tcp.
+    /// Ports of the host that lead to the service: `[addr:]hostport:port[/proto]`; `0.0.0.0:` is every IPv4 address of the host,
+    /// `[::]:` every IPv6 address. Default: none; addr 127.0.0.1, tcp.
     pub publish: Option<Vec<Text>>,
-    /// Where it may begin to talk to outside: `"any"`, or a list of `CIDR:PORT[/PROTO]`, such as `192.0.2.0/24:443`, a single
-    /// address or `*` for every port and protocol included. Neither other services nor the host, nor 169.254.0.0/16, are ever
-    /// outside. Default: `[]`, nowhere.
+    /// Where it may begin to talk to outside: `"any"`, or a list of `CIDR:PORT[/PROTO]`, such as `192.0.2.0/24:443` or
+    /// `[2001:db8::/32]:443`, a single address or `*` for every port and protocol included. Neither other services nor the
+    /// host, nor link-local and metadata addresses, are ever outside. Default: `[]`, nowhere.
     pub egress: Option<Spanned<WordOrList>>,
     /// Services that it may begin to talk to: `NAME:PORT[/PROTO]`, `NAME:*` for every port and protocol; a name with `*` is
     /// every service whose name fits, such as `web@*`. It finds them by their names (/etc/hosts). Either side's file is

@@ -12,7 +12,7 @@ use super::{
     trust::{self, Found, Owners},
     value::Refusal,
 };
-use crate::net::addr::{AddrError, NetworkSettings, Prefix4};
+use crate::net::addr::{AddrError, NetworkSettings, Prefix4, Prefix6};
 
 /// Where the settings are unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/palisade/palisade.toml";
@@ -66,6 +66,8 @@ struct NetworkTable {
     name: Option<Text>,
     /// Range of the services' addresses. Default: `10.83.0.0/16`.
     prefix4: Option<Text>,
+    /// Range of the services' IPv6 addresses, or `off`. Default: `fd50:5300:TAG::/64`, with a tag of the name.
+    prefix6: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -146,13 +148,22 @@ impl Settings {
         };
         if let Some(text) = network.name {
             match parse_name(text.get_ref()) {
-                Ok(name) => settings.network.name = name,
+                Ok(name) => {
+                    settings.network.prefix6 = Some(Prefix6::of(&name));
+                    settings.network.name = name;
+                }
                 Err(refusal) => refuse(text.span(), refusal),
             }
         }
         if let Some(text) = network.prefix4 {
             match parse_prefix4(text.get_ref()) {
                 Ok(prefix) => settings.network.prefix4 = prefix,
+                Err(refusal) => refuse(text.span(), refusal),
+            }
+        }
+        if let Some(text) = network.prefix6 {
+            match parse_prefix6(text.get_ref()) {
+                Ok(prefix) => settings.network.prefix6 = prefix,
                 Err(refusal) => refuse(text.span(), refusal),
             }
         }
@@ -209,6 +220,25 @@ fn parse_prefix4(text: &str) -> Result<Prefix4, Refusal> {
     {
         true => Err(Refusal::new(format!("services cannot have addresses of {text}")).hint(hint)),
         false => Ok(prefix),
+    }
+}
+
+fn parse_prefix6(text: &str) -> Result<Option<Prefix6>, Refusal> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let hint = "write a unique local prefix that is free here, such as \"fd12:3456:789a::/64\", or \"off\"";
+    let prefix: Prefix6 =
+        text.parse().map_err(|error: AddrError| Refusal::new(error.to_string()).hint(hint))?;
+    let address = prefix.gateway();
+    let is_unicast = !address.is_loopback()
+        && !address.is_multicast()
+        && !address.is_unicast_link_local()
+        && address.to_ipv4_mapped().is_none()
+        && address.segments()[0] != 0;
+    match is_unicast {
+        true => Ok(Some(prefix)),
+        false => Err(Refusal::new(format!("services cannot have addresses of {text}")).hint(hint)),
     }
 }
 
@@ -283,6 +313,21 @@ mod tests {
             assert!(parse_ids(base, count).is_err(), "{base} {count}");
         }
         assert_eq!(parse_ids(65_536, 65_534), Ok((65_536, 65_534)));
+    }
+
+    #[test]
+    fn ipv6_has_a_prefix_by_the_name_another_one_or_none() {
+        let of = |text: &str| Settings::parse(Path::new("palisade.toml"), text).unwrap().network.prefix6;
+        assert_eq!(of(""), Some(Prefix6::of("palisade")));
+        assert_eq!(of("network.name = 'lab'"), Some(Prefix6::of("lab")));
+        assert_eq!(
+            of("network.name = 'lab'\nnetwork.prefix6 = 'fd00::/64'").unwrap().to_string(),
+            "fd00::/64"
+        );
+        assert_eq!(of("network.prefix6 = 'off'"), None);
+        for text in ["on", "10.83.0.0/16", "fd00::1/64", "fe80::/64", "ff00::/64", "::/96", "::ffff:0:0/96"] {
+            assert!(parse_prefix6(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub struct Port {
 impl From<crate::spec::Publish> for Port {
     fn from(publish: crate::spec::Publish) -> Self {
         let crate::spec::Publish { address, host_port, port, proto } = publish;
-        Self { address: address.into(), host_port, port, proto }
+        Self { address, host_port, port, proto }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     os::fd::OwnedFd,
 };
 
@@ -11,6 +11,7 @@ use crate::{
         NetError,
         addr::{NetworkSettings, Talk},
         conntrack::Conntrack,
+        forwarding::{self, Changed},
         link::{self, LinkPlan},
         netlink::Netlink,
         netns::NetNs,
@@ -61,12 +62,20 @@ impl Net {
     /// What holds for it alone.
     fn elements(&self) -> Vec<Element> {
         let Some(link) = &self.link else { return Vec::new() };
-        let published = self.reserved.iter().map(|(publish, _)| Element::Publish(*publish, link.address));
-        let mut elements: Vec<Element> = Element::of_link(link).into_iter().chain(published).collect();
-        match &self.egress {
-            Egress::None => {}
-            Egress::Any => elements.push(Element::Egress(link.address)),
-            Egress::Only(list) => elements.extend(list.iter().map(|to| Element::Reach(link.address, *to))),
+        let mut elements = Element::of_link(link);
+        for address in link.addresses() {
+            let is_family = |other: IpAddr| other.is_ipv6() == address.is_ipv6();
+            let published = self.reserved.iter().map(|(publish, _)| *publish);
+            let published = published.filter(|publish| is_family(publish.address));
+            elements.extend(published.map(|publish| Element::Publish(publish, address)));
+            match &self.egress {
+                Egress::None => {}
+                Egress::Any => elements.push(Element::Egress(address)),
+                Egress::Only(list) => {
+                    let list = list.iter().filter(|to| is_family(to.net.addr()));
+                    elements.extend(list.map(|to| Element::Reach(address, *to)));
+                }
+            }
         }
         elements
     }
@@ -81,8 +90,8 @@ pub struct NetworkHost {
     route: Option<Netlink>,
     /// Kept open: closing such a socket waits for the kernel, some 20 ms each time.
     conntrack: Option<Conntrack>,
-    /// Interfaces whose forwarding we switched on.
-    opened: BTreeSet<String>,
+    /// Settings of the host that we changed, so that packets are forwarded.
+    changed: Changed,
     /// How many services' files say so: two of them may say the same.
     talk: BTreeMap<Talk, usize>,
 }
@@ -95,7 +104,7 @@ impl NetworkHost {
             table: None,
             route: None,
             conntrack: None,
-            opened: BTreeSet::new(),
+            changed: Changed::new(),
             talk: BTreeMap::new(),
         }
     }
@@ -126,14 +135,16 @@ impl NetworkHost {
     /// # Errors
     /// Of netlink and nft; what was made belongs to `net` and goes with it.
     pub fn connect(&mut self, net: &mut Net, plan: &LinkPlan) -> Result<(), NetError> {
+        let published = net.reserved.iter().map(|(publish, _)| publish);
+        self.check_family(published.filter(|publish| publish.address.is_ipv6()))?;
         // The rules are there before the link: no packet passes in between.
         self.table()?;
         link::create(self.route()?, &net.netns, plan)?;
         net.link = Some(plan.clone());
-        let addresses: BTreeSet<Ipv4Addr> = net.reserved.iter().map(|(publish, _)| publish.address).collect();
+        let addresses: BTreeSet<IpAddr> = net.reserved.iter().map(|(publish, _)| publish.address).collect();
         for address in addresses {
             let doors = link::doors(self.route()?, address)?;
-            self.forward(doors)?;
+            self.forward(doors, address.is_ipv6())?;
         }
         let elements = net.elements();
         self.table()?.add(&elements)?;
@@ -149,8 +160,15 @@ impl NetworkHost {
     /// # Errors
     /// Of netlink and nft.
     pub fn let_out(&mut self, net: &mut Net, egress: &Egress) -> Result<(), NetError> {
-        let uplinks = link::uplinks(self.route()?)?;
-        self.forward(uplinks)?;
+        if let Egress::Only(list) = egress {
+            self.check_family(list.iter().filter(|to| to.net.addr().is_ipv6()))?;
+        }
+        for is_ipv6 in [false, true] {
+            if egress.has_family(is_ipv6) && self.has_family(is_ipv6) {
+                let uplinks = link::uplinks(self.route()?, is_ipv6)?;
+                self.forward(uplinks, is_ipv6)?;
+            }
+        }
         net.egress = egress.clone();
         let elements = net.elements();
         self.table()?.add(&elements)
@@ -163,6 +181,10 @@ impl NetworkHost {
     pub fn allow(&mut self, net: &mut Net, talk: &BTreeSet<Talk>) -> Result<(), NetError> {
         let (new, old): (Vec<Talk>, Vec<Talk>) =
             (talk.difference(&net.talk).copied().collect(), net.talk.difference(talk).copied().collect());
+        if let Some(link) = net.link.as_ref().filter(|_| new.iter().any(|talk| talk.to.is_ipv6())) {
+            // What comes from it is forwarded already, except for IPv6 on an old kernel.
+            self.forward(vec![link.host_if.clone()], true)?;
+        }
         let first = |talk: &&Talk| !self.talk.contains_key(talk);
         let added: Vec<Element> = new.iter().filter(first).copied().map(Element::Talk).collect();
         if !added.is_empty() {
@@ -186,15 +208,31 @@ impl NetworkHost {
         last.iter().try_for_each(|one| self.conntrack()?.forget_talk(one).map(drop))
     }
 
-    fn forward(&mut self, interfaces: Vec<String>) -> Result<(), NetError> {
+    /// Refuses what a file asks of IPv6 where services have none.
+    fn check_family<T: ToString>(&self, mut asked: impl Iterator<Item = T>) -> Result<(), NetError> {
+        match asked.next().filter(|_| !self.has_family(true)) {
+            Some(asked) => Err(NetError::NoIpv6(asked.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether services have addresses of this family.
+    fn has_family(&self, is_ipv6: bool) -> bool {
+        !is_ipv6 || self.settings.prefix6.is_some()
+    }
+
+    fn forward(&mut self, interfaces: Vec<String>, is_ipv6: bool) -> Result<(), NetError> {
         for interface in interfaces {
-            if self.opened.contains(&interface) || sysctl::forwarding(&interface)? {
-                continue;
+            for (key, value) in forwarding::wanted(&interface, is_ipv6)? {
+                // Its set keeps everything but services' packets from being routed through it.
+                if let Some(element) = forwarding::element(&key) {
+                    self.table()?.add(&[element])?;
+                }
+                let before = sysctl::get(&key)?;
+                // Known before it is done: what is noted and was not done is put back to what it is.
+                self.changed.entry(key.clone()).or_insert(before);
+                sysctl::set(&key, value)?;
             }
-            // Its set keeps everything but services' packets from being routed through it.
-            self.table()?.add(&[Element::Opened(interface.clone())])?;
-            sysctl::set_forwarding(&interface, true)?;
-            self.opened.insert(interface);
         }
         Ok(())
     }
@@ -214,22 +252,24 @@ impl NetworkHost {
         // Whoever has this address next must not go on with connections that only this network was allowed. The kernel
         // looks through its whole table for them, tens of milliseconds, so nobody else pays for it.
         if let Some(link) = net.link.as_ref().filter(|_| net.egress != Egress::None) {
-            result = result.and(self.conntrack()?.forget_service(link.address).map(drop));
+            for address in link.addresses() {
+                result = result.and(self.conntrack()?.forget_service(address).map(drop));
+            }
         }
         // The kernel takes the link away with the namespace, some time after this; nobody waits for it.
         result
     }
 
-    /// The interfaces whose forwarding is to be put back.
-    pub fn opened(&self) -> &BTreeSet<String> {
-        &self.opened
+    /// What is to be put back.
+    pub fn changed(&self) -> &Changed {
+        &self.changed
     }
 
     /// Takes over what a predecessor left: its links that are no live service's go, its rules are made those of `live`.
     ///
     /// # Errors
     /// Of netlink and nft.
-    pub fn adopt(&mut self, live: &[&Net], opened: BTreeSet<String>) -> Result<(), NetError> {
+    pub fn adopt(&mut self, live: &[&Net], changed: Changed) -> Result<(), NetError> {
         let group = self.settings.group();
         let kept: BTreeSet<&str> =
             live.iter().filter_map(|net| net.link.as_ref()).map(|link| link.host_if.as_str()).collect();
@@ -238,7 +278,7 @@ impl NetworkHost {
                 link::remove(self.route()?, &name)?;
             }
         }
-        if kept.is_empty() && opened.is_empty() {
+        if kept.is_empty() && changed.is_empty() {
             // A predecessor may have died between the table and the first link. A kernel without nf_tables has none.
             return Table::attach(&self.settings).map_or(Ok(()), Table::delete);
         }
@@ -248,8 +288,8 @@ impl NetworkHost {
         }
         let mut elements: Vec<Element> = live.iter().flat_map(|net| net.elements()).collect();
         elements.extend(self.talk.keys().copied().map(Element::Talk));
-        elements.extend(opened.iter().cloned().map(Element::Opened));
-        self.opened = opened;
+        elements.extend(changed.keys().filter_map(|key| forwarding::element(key)));
+        self.changed = changed;
         self.table()?.replace(&elements)
     }
 
@@ -257,8 +297,8 @@ impl NetworkHost {
     ///
     /// # Errors
     /// Of netlink and nft.
-    pub fn clear_left(&mut self, opened: BTreeSet<String>) -> Result<(), NetError> {
-        self.opened = opened;
+    pub fn clear_left(&mut self, changed: Changed) -> Result<(), NetError> {
+        self.changed = changed;
         self.table()?;
         self.close()
     }
@@ -270,14 +310,7 @@ impl NetworkHost {
     pub fn close(&mut self) -> Result<(), NetError> {
         // With the table goes what could not be taken out of it one by one: the next table has none of it.
         self.talk.clear();
-        let mut result = Ok(());
-        for interface in std::mem::take(&mut self.opened) {
-            match sysctl::set_forwarding(&interface, false) {
-                // The interface has gone away meanwhile.
-                Err(error) if error.errno == libc::ENOENT => {}
-                other => result = result.and(other.map(drop).map_err(NetError::from)),
-            }
-        }
+        let result = forwarding::put_back(&std::mem::take(&mut self.changed)).map_err(NetError::from);
         match self.table.take() {
             Some(table) => result.and(table.delete()),
             None => result,

@@ -22,6 +22,7 @@ use crate::{
     machine::Cause,
     net::{
         addr::NetworkSettings,
+        forwarding::Changed,
         link::LinkPlan,
         listen::{self, Held},
     },
@@ -120,7 +121,7 @@ fn within(
     // Runs of this kind count from the top of every range, a supervisor counts from the bottom.
     let network = NetworkSettings {
         name: format!("{}-run{}", settings.network.name, slot.number),
-        prefix4: settings.network.prefix4,
+        ..settings.network.clone()
     };
     let link = match unit.network.mode {
         NetworkMode::Veth if !is_users => {
@@ -220,7 +221,7 @@ struct Slot {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Left {
     group: Option<PathBuf>,
-    forwarding: BTreeSet<String>,
+    forwarding: Changed,
 }
 
 impl Left {
@@ -294,7 +295,7 @@ impl Slot {
     /// Notes what would be left if we were killed now.
     fn note(&self, launcher: &Launcher, group: Option<&Path>) {
         let left =
-            Left { group: group.map(Path::to_path_buf), forwarding: launcher.network.opened().clone() };
+            Left { group: group.map(Path::to_path_buf), forwarding: launcher.network.changed().clone() };
         let text = serde_json::to_vec(&left).expect("paths and names have a JSON form");
         if let Err(error) = std::fs::write(self.dir.join("left.json"), text) {
             tracing::warn!("{}: {error}", self.dir.display());

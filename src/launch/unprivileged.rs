@@ -5,6 +5,7 @@
 //! dies, however it dies, both end: the holder with its channel, the program by a signal of the kernel's.
 
 use std::{
+    net::IpAddr,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::{DirBuilderExt, MetadataExt},
@@ -257,7 +258,12 @@ const TABLE: &str = "palisade";
 /// Where the service may not go whatever `egress` says: the host, root's services on it, and the metadata address.
 fn closed(services: Prefix4) -> Result<Vec<String>, net::NetError> {
     let own = link::addresses(&mut Netlink::route()?)?;
-    let own = own.into_values().flatten().filter(|address| !address.is_loopback());
+    // IPv6 does not pass at all.
+    let ipv4 = |address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    };
+    let own = own.into_values().flatten().filter_map(ipv4).filter(|address| !address.is_loopback());
     let mut closed: Vec<String> = ["127.0.0.0/8", "169.254.0.0/16"].map(str::to_owned).into();
     closed.push(services.to_string());
     closed.extend(own.filter(|address| !services.contains(*address)).map(|address| address.to_string()));

@@ -3,7 +3,14 @@
 //! Everything follows from the supervisor's own [`NetworkSettings`] and the slot of the service, so that two
 //! supervisors with different table names and prefixes never meet, and a restarted service is found where it was.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use ipnet::Ipv6Net;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,28 +30,43 @@ pub struct NetworkSettings {
     pub name: String,
     /// Where services' addresses come from.
     pub prefix4: Prefix4,
+    /// And their IPv6 addresses; none: they have no IPv6.
+    pub prefix6: Option<Prefix6>,
 }
 
 impl Default for NetworkSettings {
     fn default() -> Self {
-        Self { name: "palisade".to_owned(), prefix4: Prefix4 { addr: Ipv4Addr::new(10, 83, 0, 0), len: 16 } }
+        Self {
+            name: "palisade".to_owned(),
+            prefix4: Prefix4 { addr: Ipv4Addr::new(10, 83, 0, 0), len: 16 },
+            prefix6: Some(Prefix6::of("palisade")),
+        }
     }
 }
 
+/// Sixteen bits that stand for the name of a supervisor's network where there is no room for it (FNV-1a, folded).
+fn tag(name: &str) -> u16 {
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let [a, b, c, d] = hash.to_be_bytes();
+    u16::from_be_bytes([a ^ c, b ^ d])
+}
+
 impl NetworkSettings {
-    /// Sixteen bits that stand for the name where there is no room for it (FNV-1a, folded).
-    pub fn tag(&self) -> u16 {
-        let hash = self
-            .name
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let [a, b, c, d] = hash.to_be_bytes();
-        u16::from_be_bytes([a ^ c, b ^ d])
+    fn tag(&self) -> u16 {
+        tag(&self.name)
     }
 
     /// The link group of this supervisor's links: nft matches it (`iifgroup`), and one message deletes them all.
     pub fn group(&self) -> u32 {
         GROUP_BASE | u32::from(self.tag())
+    }
+
+    /// The addresses of the service in `slot`, IPv4 first; none when the prefix has no such slot.
+    pub fn addresses(&self, slot: u32) -> Vec<IpAddr> {
+        let Some(v4) = self.prefix4.address(slot) else { return Vec::new() };
+        let v6 = self.prefix6.map(|prefix| prefix.address(slot).into());
+        [v4.into()].into_iter().chain(v6).collect()
     }
 
     /// Name of the host's end of a link, at most 15 bytes: `ps1a2b-7c`.
@@ -66,6 +88,12 @@ pub enum AddrError {
     /// Too few addresses for a service, or more than a link name can number.
     #[error("prefix {0} is not between /12 and /29")]
     Length(String),
+    /// Not of the form `fd12:3456:789a::/64`.
+    #[error("{0:?} is not an IPv6 prefix such as \"fd12:3456:789a::/64\"")]
+    Syntax6(String),
+    /// As [`AddrError::Length`].
+    #[error("prefix {0} is not between /32 and /108")]
+    Length6(String),
     /// Bits beyond the length are set.
     #[error("prefix {given} has host bits set: write \"{meant}\"")]
     HostBits {
@@ -200,6 +228,71 @@ impl fmt::Display for Prefix4 {
     }
 }
 
+/// An IPv6 prefix that services' addresses come from: /32 to /108, host bits clear. It has room for every slot that a
+/// [`Prefix4`] can have, and numbers them alike: who has 10.83.0.7 has `::7` here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Prefix6(Ipv6Net);
+
+impl Prefix6 {
+    /// The unique local prefix (RFC 4193) of a supervisor whose file names none: `fd50:5300:TAG::/64`, the same on every
+    /// host, since nothing of it is ever seen outside.
+    pub fn of(name: &str) -> Self {
+        let addr = Ipv6Addr::new(0xfd50, 0x5300, tag(name), 0, 0, 0, 0, 0);
+        Self(Ipv6Net::new_assert(addr, 64))
+    }
+
+    /// The address that every service has as its only next hop.
+    pub fn gateway(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.0.addr().to_bits() + 1)
+    }
+
+    /// The address of a slot.
+    pub fn address(self, slot: u32) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.0.addr().to_bits() + 2 + u128::from(slot))
+    }
+
+    /// Whether `address` is one of the prefix's.
+    pub fn contains(self, address: Ipv6Addr) -> bool {
+        self.0.contains(&address)
+    }
+}
+
+impl FromStr for Prefix6 {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        let net: Ipv6Net = text.parse().map_err(|_| AddrError::Syntax6(text.to_owned()))?;
+        if !(32..=108).contains(&net.prefix_len()) {
+            return Err(AddrError::Length6(text.to_owned()));
+        }
+        match net.trunc() == net {
+            true => Ok(Self(net)),
+            false => Err(AddrError::HostBits { given: text.to_owned(), meant: net.trunc().to_string() }),
+        }
+    }
+}
+
+impl TryFrom<String> for Prefix6 {
+    type Error = AddrError;
+
+    fn try_from(text: String) -> Result<Self, AddrError> {
+        text.parse()
+    }
+}
+
+impl From<Prefix6> for String {
+    fn from(prefix: Prefix6) -> String {
+        prefix.to_string()
+    }
+}
+
+impl fmt::Display for Prefix6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Who has which slot; kept in the supervisor's state, so that an address survives restarts and reboots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -264,16 +357,19 @@ impl Assignments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Talk {
     /// Who begins.
-    pub from: Ipv4Addr,
-    /// Whom with.
-    pub to: Ipv4Addr,
+    pub from: IpAddr,
+    /// Whom with; an address of the same family.
+    pub to: IpAddr,
     /// Where.
     pub door: Door,
 }
 
 impl fmt::Display for Talk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {}:{}", self.from, self.to, self.door)
+        match self.to {
+            IpAddr::V4(to) => write!(f, "{} -> {to}:{}", self.from, self.door),
+            IpAddr::V6(to) => write!(f, "{} -> [{to}]:{}", self.from, self.door),
+        }
     }
 }
 
@@ -305,7 +401,9 @@ impl fmt::Display for Mac {
 
 /// Whether a local client may come through 127.0.0.1: then the host's end of the link needs `route_localnet`.
 pub fn published_on_loopback(publish: &[Publish]) -> bool {
-    publish.iter().any(|one| one.address.is_loopback() || one.address.is_unspecified())
+    publish
+        .iter()
+        .any(|one| one.address.is_ipv4() && (one.address.is_loopback() || one.address.is_unspecified()))
 }
 
 #[cfg(test)]
@@ -337,6 +435,32 @@ mod tests {
         assert_eq!(said("10.0.0.0/8"), "prefix 10.0.0.0/8 is not between /12 and /29");
         assert_eq!(said("10.83.0.0/30"), "prefix 10.83.0.0/30 is not between /12 and /29");
         assert_eq!(said("10.83.0.1/16"), "prefix 10.83.0.1/16 has host bits set: write \"10.83.0.0/16\"");
+    }
+
+    #[test]
+    fn an_ipv6_prefix_is_read_and_printed_alike_or_refused_with_the_reason() {
+        for text in ["fd50:5300:1::/64", "fd00::/32", "2001:db8::/108"] {
+            assert_eq!(text.parse::<Prefix6>().unwrap().to_string(), text);
+        }
+        let said = |text: &str| text.parse::<Prefix6>().unwrap_err().to_string();
+        assert_eq!(said("fd00::"), "\"fd00::\" is not an IPv6 prefix such as \"fd12:3456:789a::/64\"");
+        assert_eq!(said("fd00::/109"), "prefix fd00::/109 is not between /32 and /108");
+        assert_eq!(said("fd00::1/64"), "prefix fd00::1/64 has host bits set: write \"fd00::/64\"");
+        for bad in ["", "10.83.0.0/16", "fd00::/+64", "fd00::/129", "fd00::/64x"] {
+            assert_eq!(bad.parse::<Prefix6>(), Err(AddrError::Syntax6(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn both_addresses_of_a_service_end_alike_and_every_slot_fits() {
+        let (v4, v6) = (prefix("10.83.0.0/16"), Prefix6::of("palisade"));
+        assert_eq!(v4.address(5), Some(Ipv4Addr::new(10, 83, 0, 7)));
+        assert_eq!(v6.address(5).segments()[7], 7);
+        assert_eq!(v6.gateway().segments()[7], 1);
+        assert_eq!(v6.gateway().octets()[0], 0xfd);
+        let narrow: Prefix6 = "fd00::/108".parse().unwrap();
+        assert!(narrow.contains(narrow.address(prefix("10.80.0.0/12").slots() - 1)));
+        assert_ne!(Prefix6::of("palisade"), Prefix6::of("staging"));
     }
 
     #[test]
@@ -431,14 +555,14 @@ mod tests {
 
     #[test]
     fn loopback_and_wildcard_ports_need_local_routing() {
-        let at = |address: [u8; 4]| Publish {
-            address: address.into(),
+        let at = |address: &str| Publish {
+            address: address.parse().unwrap(),
             host_port: 80,
             port: 80,
             proto: crate::spec::Proto::Tcp,
         };
-        assert!(published_on_loopback(&[at([192, 0, 2, 1]), at([127, 0, 0, 1])]));
-        assert!(published_on_loopback(&[at([0, 0, 0, 0])]));
-        assert!(!published_on_loopback(&[at([192, 0, 2, 1])]));
+        assert!(published_on_loopback(&[at("192.0.2.1"), at("127.0.0.1")]));
+        assert!(published_on_loopback(&[at("0.0.0.0")]));
+        assert!(!published_on_loopback(&[at("192.0.2.1"), at("::")]));
     }
 }

@@ -4,17 +4,14 @@
 //! client that sends from one port for ever and asked before the port was published is never translated, and one that
 //! knew a service under its old address is sent there for ever, unless the entry is deleted.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
-use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
-};
 
 use super::{
     NetError,
     addr::Talk,
+    link,
     netlink::{Encoder, NLA_F_NESTED, Netlink, attributes, messages},
 };
 use crate::{
@@ -38,9 +35,12 @@ const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 
@@ -54,10 +54,41 @@ fn proto_number(proto: Proto) -> u8 {
 /// Where a connection goes from and to, in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tuple {
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
+    src: IpAddr,
+    dst: IpAddr,
     proto: u8,
     dst_port: u16,
+}
+
+fn family(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => AF_INET,
+        IpAddr::V6(_) => AF_INET6,
+    }
+}
+
+/// Which way a packet goes: as the first one of its connection, or back.
+#[derive(Clone, Copy)]
+enum Direction {
+    Orig,
+    Reply,
+}
+
+/// Asks for the connections alone in which packets of this direction have this source. Of IPv6 all are dumped, and the
+/// caller looks: the kernel compares those addresses the wrong way round, and leaves out what it was asked for (tried on
+/// Linux 6.18; `ctnetlink_filter_match_tuple`).
+fn from_source(message: &mut Encoder, direction: Direction, source: IpAddr) {
+    let IpAddr::V4(source) = source else { return };
+    let (tuple, flags) = match direction {
+        Direction::Orig => (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
+        Direction::Reply => (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS),
+    };
+    message.nest(tuple | NLA_F_NESTED, |tuple| {
+        tuple.nest(CTA_TUPLE_IP | NLA_F_NESTED, |ip| ip.attribute(CTA_IP_V4_SRC, &source.octets()));
+    });
+    message.nest(CTA_FILTER, |filter| {
+        filter.attribute(flags, &CTA_FILTER_F_CTA_IP_SRC.to_ne_bytes());
+    });
 }
 
 /// One entry: both directions, and what the kernel knows it by.
@@ -86,18 +117,13 @@ impl Conntrack {
     ///
     /// # Errors
     /// The kernel's answer.
-    pub fn forget_service(&mut self, address: Ipv4Addr) -> Result<usize, NetError> {
+    pub fn forget_service(&mut self, address: IpAddr) -> Result<usize, NetError> {
         let mut stale = Vec::new();
-        for (tuple, flags) in
-            [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)]
-        {
-            stale.extend(self.dump(|m| {
-                m.nest(tuple | NLA_F_NESTED, |t| {
-                    t.nest(CTA_TUPLE_IP | NLA_F_NESTED, |ip| ip.attribute(CTA_IP_V4_SRC, &address.octets()));
-                });
-                m.nest(CTA_FILTER, |f| f.attribute(flags, &CTA_FILTER_F_CTA_IP_SRC.to_ne_bytes()));
-            })?);
+        for direction in [Direction::Orig, Direction::Reply] {
+            stale.extend(self.dump(family(address), |m| from_source(m, direction, address))?);
         }
+        stale.sort_by(|a: &Entry, b| a.id.cmp(&b.id));
+        stale.dedup_by(|a, b| a.id == b.id);
         // The kernel has filtered; a kernel that did not must not cost anybody else a connection.
         stale.retain(|entry| entry.orig.src == address || entry.reply.src == address);
         self.delete(&stale)
@@ -108,14 +134,7 @@ impl Conntrack {
     /// # Errors
     /// The kernel's answer.
     pub fn forget_talk(&mut self, talk: &Talk) -> Result<usize, NetError> {
-        let mut stale = self.dump(|m| {
-            m.nest(CTA_TUPLE_ORIG | NLA_F_NESTED, |t| {
-                t.nest(CTA_TUPLE_IP | NLA_F_NESTED, |ip| ip.attribute(CTA_IP_V4_SRC, &talk.from.octets()));
-            });
-            m.nest(CTA_FILTER, |f| {
-                f.attribute(CTA_FILTER_ORIG_FLAGS, &CTA_FILTER_F_CTA_IP_SRC.to_ne_bytes());
-            });
-        })?;
+        let mut stale = self.dump(family(talk.from), |m| from_source(m, Direction::Orig, talk.from))?;
         stale.retain(|Entry { orig, .. }| {
             let is_door = match talk.door {
                 Door::Any => true,
@@ -135,8 +154,8 @@ impl Conntrack {
         if publish.proto != Proto::Udp {
             return Ok(0);
         }
-        let own = own_addresses()?;
-        let mut stale = self.dump(|m| {
+        let own: Vec<IpAddr> = link::addresses(&mut Netlink::route()?)?.into_values().flatten().collect();
+        let mut stale = self.dump(family(publish.address), |m| {
             m.nest(CTA_TUPLE_ORIG | NLA_F_NESTED, |t| {
                 t.nest(CTA_TUPLE_PROTO | NLA_F_NESTED, |proto| {
                     proto.attribute(CTA_PROTO_NUM, &[IPPROTO_UDP]);
@@ -156,11 +175,11 @@ impl Conntrack {
         self.delete(&stale)
     }
 
-    fn dump(&mut self, filter: impl FnOnce(&mut Encoder)) -> Result<Vec<Entry>, NetError> {
+    fn dump(&mut self, family: u8, filter: impl FnOnce(&mut Encoder)) -> Result<Vec<Entry>, NetError> {
         let sequence = self.0.take_sequence(1);
         let mut request = Encoder::default();
         request.message(IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, sequence, |m| {
-            m.raw(&[AF_INET, 0, 0, 0]);
+            m.raw(&[family, 0, 0, 0]);
             filter(m);
         });
         let mut all = Vec::new();
@@ -175,13 +194,13 @@ impl Conntrack {
             let sequence = self.0.take_sequence(1);
             let mut request = Encoder::default();
             request.message(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, sequence, |m| {
-                m.raw(&[AF_INET, 0, 0, 0]);
+                m.raw(&[family(entry.orig.src), 0, 0, 0]);
                 m.attribute(CTA_TUPLE_ORIG | NLA_F_NESTED, &entry.orig_bytes);
                 m.attribute(CTA_ID, &entry.id);
             });
             self.0.send(request.bytes())?;
             let Entry { orig, .. } = entry;
-            let args = format!("{} to {}:{}", orig.src, orig.dst, orig.dst_port);
+            let args = format!("{} to {}", orig.src, SocketAddr::new(orig.dst, orig.dst_port));
             let failed = || SysError::new("IPCTNL_MSG_CT_DELETE", &args, libc::EPROTO);
             let datagram = self.0.receive()?.ok_or_else(failed)?;
             let ack = messages(datagram).find_map(|message| message.ack()).ok_or_else(failed)?;
@@ -201,7 +220,7 @@ pub(super) fn is_entry(body: &[u8]) -> bool {
     entry(body).is_some()
 }
 
-/// Reads an entry of a dump; none for one that is not IPv4 or has no ports.
+/// Reads an entry of a dump; none for one that is not of the internet.
 fn entry(body: &[u8]) -> Option<Entry> {
     let find = |kind| attributes(body.get(4..)?).find(|(k, _)| *k == kind).map(|(_, value)| value);
     let orig_bytes = find(CTA_TUPLE_ORIG)?;
@@ -214,31 +233,18 @@ fn tuple(bytes: &[u8]) -> Option<Tuple> {
         let (_, inner) = attributes(bytes).find(|(k, _)| *k == nest)?;
         attributes(inner).find(|(k, _)| *k == kind).map(|(_, value)| value)
     };
-    let address =
-        |kind| find(CTA_TUPLE_IP, kind)?.first_chunk().map(|octets: &[u8; 4]| Ipv4Addr::from(*octets));
+    let address = |v4, v6| {
+        let v4 = find(CTA_TUPLE_IP, v4).and_then(|octets| octets.first_chunk());
+        let v6 = || find(CTA_TUPLE_IP, v6).and_then(|octets| octets.first_chunk());
+        let v4 = v4.map(|octets: &[u8; 4]| IpAddr::V4(Ipv4Addr::from(*octets)));
+        v4.or_else(|| v6().map(|octets: &[u8; 16]| IpAddr::V6(Ipv6Addr::from(*octets))))
+    };
     // ICMP has none.
     let dst_port = find(CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT).and_then(|port| port.first_chunk());
     Some(Tuple {
-        src: address(CTA_IP_V4_SRC)?,
-        dst: address(CTA_IP_V4_DST)?,
+        src: address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
+        dst: address(CTA_IP_V4_DST, CTA_IP_V6_DST)?,
         proto: *find(CTA_TUPLE_PROTO, CTA_PROTO_NUM)?.first()?,
         dst_port: dst_port.map_or(0, |port| u16::from_be_bytes(*port)),
     })
-}
-
-/// Every IPv4 address of the namespace that the calling thread is in.
-fn own_addresses() -> Result<Vec<Ipv4Addr>, NetError> {
-    let mut wanted = AddressMessage::default();
-    wanted.header.family = AddressFamily::Inet;
-    let all = Netlink::route()?.dump(&RouteNetlinkMessage::GetAddress(wanted), "RTM_GETADDR")?;
-    let local = |message| match message {
-        RouteNetlinkMessage::NewAddress(AddressMessage { attributes, .. }) => {
-            attributes.into_iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
-                _ => None,
-            })
-        }
-        _ => None,
-    };
-    Ok(all.into_iter().filter_map(local).collect())
 }

@@ -6,19 +6,20 @@
 //!   route 10.83.0.2/32 src 10.83.0.1        default via 10.83.0.1 onlink
 //!   neighbour 10.83.0.2 permanent           neighbour 10.83.0.1 permanent
 //! ```
+//! and the same with IPv6 addresses, which are as fixed: none is made by the kernel, none is looked for on the link.
 //! The peer is made where it will live and under its final name: moving and renaming a link costs 20 ms of waiting for
 //! RCU. Neighbours are permanent on both ends, so that nobody waits for an ARP answer and nobody can forge one.
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd},
 };
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
@@ -37,6 +38,9 @@ use super::{
 };
 use crate::{spec::Publish, sys::SysError};
 
+/// linux/rtnetlink.h
+const RT_TABLE_LOCAL: u8 = 255;
+
 /// Everything that a link needs to be made; plain values, so that a plan can print them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkPlan {
@@ -46,6 +50,9 @@ pub struct LinkPlan {
     pub address: Ipv4Addr,
     /// The host's end's address, the service's only next hop.
     pub gateway: Ipv4Addr,
+    /// The same for IPv6, where the host has it.
+    #[serde(default)]
+    pub v6: Option<Pair6>,
     /// Bytes; none: the kernel's 1500.
     pub mtu: Option<u32>,
     /// Link group of the host's end.
@@ -58,7 +65,27 @@ pub struct LinkPlan {
     pub route_localnet: bool,
 }
 
+/// The IPv6 addresses of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair6 {
+    /// The service's.
+    pub address: Ipv6Addr,
+    /// The host's end's.
+    pub gateway: Ipv6Addr,
+}
+
 impl LinkPlan {
+    /// The service's addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.ends().map(|(address, _)| address)
+    }
+
+    /// The service's address and the gateway of each family.
+    fn ends(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + use<> {
+        let v6 = self.v6.map(|pair| (pair.address.into(), pair.gateway.into()));
+        [(self.address.into(), self.gateway.into())].into_iter().chain(v6)
+    }
+
     /// The link of the service in `slot`; none when the prefix has no such slot. `generation` as in
     /// [`NetworkSettings::host_if`].
     pub fn new(
@@ -72,6 +99,9 @@ impl LinkPlan {
             host_if: settings.host_if(slot, generation),
             address,
             gateway: settings.prefix4.gateway(),
+            v6: settings
+                .prefix6
+                .map(|prefix| Pair6 { address: prefix.address(slot), gateway: prefix.gateway() }),
             mtu,
             group: settings.group(),
             host_mac: Mac::host(address),
@@ -142,7 +172,7 @@ fn veth(netns: &NetNs, plan: &LinkPlan) -> LinkMessage {
 fn host_settings(plan: &LinkPlan) -> Result<(), NetError> {
     let name = &plan.host_if;
     let ipv4 = |key: &str, value: &str| sysctl::set(&format!("ipv4/conf/{name}/{key}"), value);
-    sysctl::set_ipv6(&format!("conf/{name}/disable_ipv6"), "1")?;
+    ipv6_settings(plan)?;
     ipv4("forwarding", "1")?;
     ipv4("rp_filter", "1")?;
     ipv4("accept_redirects", "0")?;
@@ -156,54 +186,95 @@ fn host_settings(plan: &LinkPlan) -> Result<(), NetError> {
     Ok(())
 }
 
+/// Before the end goes up: it makes no address of its own, and believes nothing.
+fn ipv6_settings(plan: &LinkPlan) -> Result<(), NetError> {
+    let set = |key: &str, value: &str| sysctl::set_ipv6(&format!("conf/{}/{key}", plan.host_if), value);
+    if plan.v6.is_none() {
+        return Ok(set("disable_ipv6", "1")?);
+    }
+    set("disable_ipv6", "0")?;
+    set("addr_gen_mode", "1")?;
+    set("accept_ra", "0")?;
+    set("accept_redirects", "0")?;
+    match set("force_forwarding", "1") {
+        // Before Linux 6.17 there is one switch for all interfaces; it is thrown when somebody needs it.
+        Err(error) if error.errno == libc::ENOENT => Ok(()),
+        done => Ok(done?),
+    }
+}
+
 /// What makes the host's end of the link, in order.
 fn host_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
     let name = &plan.host_if;
-    let mut route = route();
-    route.header.destination_prefix_length = 32;
-    route.header.scope = RouteScope::Link;
-    route.attributes = vec![
-        RouteAttribute::Destination(RouteAddress::Inet(plan.address)),
-        RouteAttribute::PrefSource(RouteAddress::Inet(plan.gateway)),
-        RouteAttribute::Oif(index),
-    ];
-    vec![
-        // Nor is anything believed that comes by ARP, or said: both neighbours are known.
-        set_up(index, name, LinkFlags::Up | LinkFlags::Noarp),
-        add_address(index, plan.gateway),
-        // REPLACE: the route over the service's link before this one is there until the kernel has taken that link away,
-        // some 20 ms after its namespace was closed. A link that goes takes only the routes over itself.
-        Request::new(
-            RouteNetlinkMessage::NewRoute(route),
-            NLM_F_CREATE | NLM_F_REPLACE,
-            ("RTM_NEWROUTE", format!("{}/32, {name:?}", plan.address)),
-        ),
-        add_neighbour(index, plan.address, plan.guest_mac),
-    ]
+    // Nor is anything believed that comes by ARP, or said: both neighbours are known.
+    let mut all = vec![set_up(index, name, LinkFlags::Up | LinkFlags::Noarp)];
+    for (address, gateway) in plan.ends() {
+        let mut route = route(address);
+        route.header.destination_prefix_length = bits(address);
+        route.header.scope = RouteScope::Link;
+        route.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::from(address)),
+            RouteAttribute::PrefSource(RouteAddress::from(gateway)),
+            RouteAttribute::Oif(index),
+        ];
+        all.push(add_address(index, gateway));
+        all.extend(receive(index, gateway));
+        all.extend([
+            // REPLACE: the route over the service's link before this one is there until the kernel has taken that link
+            // away, some 20 ms after its namespace was closed. A link that goes takes only the routes over itself.
+            Request::new(
+                RouteNetlinkMessage::NewRoute(route),
+                NLM_F_CREATE | NLM_F_REPLACE,
+                ("RTM_NEWROUTE", format!("{address}/{}, {name:?}", bits(address))),
+            ),
+            add_neighbour(index, address, plan.guest_mac),
+        ]);
+    }
+    all
 }
 
 /// The same for the service's end.
 fn guest_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
-    let mut default = route();
-    // onlink: the gateway is in no network of the link's, there is none.
-    default.header.flags = RouteFlags::Onlink;
-    default.attributes =
-        vec![RouteAttribute::Gateway(RouteAddress::Inet(plan.gateway)), RouteAttribute::Oif(index)];
-    vec![
-        set_up(index, GUEST_IF, LinkFlags::Up),
-        add_address(index, plan.address),
-        Request::new(
-            RouteNetlinkMessage::NewRoute(default),
-            NLM_F_CREATE | NLM_F_EXCL,
-            ("RTM_NEWROUTE", format!("default, via {}, {GUEST_IF:?}", plan.gateway)),
-        ),
-        add_neighbour(index, plan.gateway, plan.host_mac),
-    ]
+    let mut all = vec![set_up(index, GUEST_IF, LinkFlags::Up)];
+    for (address, gateway) in plan.ends() {
+        let mut default = route(address);
+        // onlink: the gateway is in no network of the link's, there is none.
+        default.header.flags = RouteFlags::Onlink;
+        default.attributes =
+            vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(index)];
+        all.push(add_address(index, address));
+        all.extend(receive(index, address));
+        all.extend([
+            Request::new(
+                RouteNetlinkMessage::NewRoute(default),
+                NLM_F_CREATE | NLM_F_EXCL,
+                ("RTM_NEWROUTE", format!("default, via {gateway}, {GUEST_IF:?}")),
+            ),
+            add_neighbour(index, gateway, plan.host_mac),
+        ]);
+    }
+    all
 }
 
-fn route() -> RouteMessage {
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// Of an address, and of nothing else.
+fn bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+/// Of the family of `address`.
+fn route(address: IpAddr) -> RouteMessage {
     let mut route = RouteMessage::default();
-    route.header.address_family = AddressFamily::Inet;
+    route.header.address_family = family(address);
     route.header.table = RouteHeader::RT_TABLE_MAIN;
     route.header.protocol = RouteProtocol::Static;
     route.header.scope = RouteScope::Universe;
@@ -211,29 +282,46 @@ fn route() -> RouteMessage {
     route
 }
 
-fn add_address(index: u32, address: Ipv4Addr) -> Request {
+fn add_address(index: u32, address: IpAddr) -> Request {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = 32;
+    message.header.family = family(address);
+    message.header.prefix_len = bits(address);
     message.header.scope = AddressScope::Universe;
     message.header.index = index;
-    message.attributes =
-        vec![AddressAttribute::Local(IpAddr::V4(address)), AddressAttribute::Address(IpAddr::V4(address))];
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    if address.is_ipv6() {
+        // Nobody else is there who could have it: no waiting for an objection. Nor a route to its network: it has none.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
+    }
     Request::new(
         RouteNetlinkMessage::NewAddress(message),
         NLM_F_CREATE | NLM_F_EXCL,
-        ("RTM_NEWADDR", format!("{address}/32")),
+        ("RTM_NEWADDR", format!("{address}/{}", bits(address))),
     )
 }
 
-fn add_neighbour(index: u32, address: Ipv4Addr, mac: Mac) -> Request {
+/// What makes an end take packets for its IPv6 address from now on: the kernel adds such a route of its own some time
+/// later, from a work queue (`addrconf_dad_work`), and until then the first clients' packets are lost.
+fn receive(index: u32, address: IpAddr) -> Option<Request> {
+    let mut local = route(address);
+    local.header.destination_prefix_length = bits(address);
+    local.header.table = RT_TABLE_LOCAL;
+    local.header.kind = RouteType::Local;
+    local.attributes =
+        vec![RouteAttribute::Destination(RouteAddress::from(address)), RouteAttribute::Oif(index)];
+    let what = ("RTM_NEWROUTE", format!("local {address}"));
+    // Not EXCL: every link's end has the gateway's address, each with a route of its own.
+    address.is_ipv6().then(|| Request::new(RouteNetlinkMessage::NewRoute(local), NLM_F_CREATE, what))
+}
+
+fn add_neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family(address);
     message.header.ifindex = index;
     message.header.state = NeighbourState::Permanent;
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+        NeighbourAttribute::Destination(NeighbourAddress::from(address)),
         NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
     ];
     Request::new(
@@ -341,17 +429,18 @@ pub fn list_group(host: &mut Netlink, group: u32) -> Result<Vec<String>, NetErro
     Ok(all.into_iter().filter(|link| link.group == group).map(|link| link.name).collect())
 }
 
-/// The interfaces of the host's default routes (IPv4, main table), where egress leaves.
+/// The interfaces of the host's default routes (main table), where egress of a family leaves.
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn uplinks(host: &mut Netlink) -> Result<Vec<String>, NetError> {
+pub fn uplinks(host: &mut Netlink, is_ipv6: bool) -> Result<Vec<String>, NetError> {
     let mut wanted = RouteMessage::default();
-    wanted.header.address_family = AddressFamily::Inet;
+    wanted.header.address_family = if is_ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let routes = host.dump(&RouteNetlinkMessage::GetRoute(wanted), "RTM_GETROUTE")?;
     let indices: Vec<u32> = routes.into_iter().flat_map(default_route).collect();
     let all = links(host)?;
-    Ok(all.into_iter().filter(|link| indices.contains(&link.index)).map(|link| link.name).collect())
+    let is_uplink = |link: &Link| !link.is_loopback && indices.contains(&link.index);
+    Ok(all.into_iter().filter(is_uplink).map(|link| link.name).collect())
 }
 
 /// The output interfaces of a default route of the main table; none of any other route.
@@ -375,21 +464,25 @@ fn default_route(message: RouteNetlinkMessage) -> Vec<u32> {
     out
 }
 
-/// The interfaces on which clients of a published address arrive: for `0.0.0.0` all with an IPv4 address, else the one
-/// that has the address. Neither loopback nor any Palisade's own links.
+/// The interfaces on which clients of a published address arrive: for `0.0.0.0` all with an IPv4 address, for `::` all
+/// with an IPv6 address, else the one that has the address. Neither loopback nor any Palisade's own links.
 ///
-/// Packets that arrive there for a service are forwarded, which the kernel does only where `forwarding` is on
-/// ([`sysctl::set_forwarding`]).
+/// Packets that arrive there for a service are forwarded, which the kernel does only where forwarding is on
+/// ([`super::forwarding`]).
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn doors(host: &mut Netlink, address: Ipv4Addr) -> Result<Vec<String>, NetError> {
+pub fn doors(host: &mut Netlink, address: IpAddr) -> Result<Vec<String>, NetError> {
     let by_index = addresses(host)?;
     let all = links(host)?;
+    let is_meant = |own: &IpAddr| match address.is_unspecified() {
+        true => own.is_ipv6() == address.is_ipv6(),
+        false => *own == address,
+    };
     let is_door = |link: &Link| {
         !link.is_loopback
             && link.group & GROUP_MASK != GROUP_BASE
-            && by_index.get(&link.index).is_some_and(|has| address.is_unspecified() || has.contains(&address))
+            && by_index.get(&link.index).is_some_and(|has| has.iter().any(is_meant))
     };
     Ok(all.into_iter().filter(is_door).map(|link| link.name).collect())
 }
@@ -398,17 +491,27 @@ pub fn doors(host: &mut Netlink, address: Ipv4Addr) -> Result<Vec<String>, NetEr
 ///
 /// # Errors
 /// Of the dump.
-pub fn addresses(host: &mut Netlink) -> Result<BTreeMap<u32, Vec<Ipv4Addr>>, NetError> {
-    let mut wanted = AddressMessage::default();
-    wanted.header.family = AddressFamily::Inet;
-    let mut by_index: BTreeMap<u32, Vec<Ipv4Addr>> = BTreeMap::new();
+pub fn addresses(host: &mut Netlink) -> Result<BTreeMap<u32, Vec<IpAddr>>, NetError> {
+    let wanted = AddressMessage::default();
+    let mut by_index: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
     for message in host.dump(&RouteNetlinkMessage::GetAddress(wanted), "RTM_GETADDR")? {
         let RouteNetlinkMessage::NewAddress(message) = message else { continue };
-        let local = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
-            _ => None,
-        });
-        by_index.entry(message.header.index).or_default().extend(local);
+        by_index.entry(message.header.index).or_default().extend(own_address(&message));
     }
     Ok(by_index)
+}
+
+/// The address itself: of a point-to-point IPv4 address the near end, which IPv6 says only where it differs.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    let local = find(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
 }

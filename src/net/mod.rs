@@ -15,11 +15,13 @@
 //! | [`mod@reserve`] | a bound port of the host | |
 //! | [`listen`] | a socket that listens for a service | |
 //! | [`sysctl`] | `/proc/sys/net` | |
+//! | [`forwarding`] | what of it is changed on the host | |
 //!
 //! Called by the supervisor and by `launch`; knows nothing of files, units' lives or clocks.
 
 pub mod addr;
 pub mod conntrack;
+pub mod forwarding;
 pub mod link;
 pub mod listen;
 pub mod netlink;
@@ -49,6 +51,11 @@ pub enum NetError {
         /// The kernel's own words.
         text: String,
     },
+    /// What a file asks of IPv6 where services have none.
+    #[error(
+        "{0} needs IPv6, which services do not have here: prefix6 of palisade.toml is \"off\", or the kernel's IPv6 is"
+    )]
+    NoIpv6(String),
     /// The program `nft` is nowhere in the usual places.
     #[error("nft is not installed: install the package nftables, or use network.mode = \"none\" or \"host\"")]
     NftMissing,
@@ -87,7 +94,7 @@ impl NetError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             NetError::Sys(cause) | NetError::Netlink { cause, .. } => Some(cause.errno),
-            NetError::NftMissing | NetError::NftText { .. } => None,
+            NetError::NoIpv6(_) | NetError::NftMissing | NetError::NftText { .. } => None,
             NetError::Taken { .. } | NetError::PathTaken { .. } => Some(libc::EADDRINUSE),
         }
     }

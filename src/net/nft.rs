@@ -12,7 +12,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Seek},
-    net::Ipv4Addr,
+    net::{IpAddr, SocketAddr},
     process::{Command, Stdio},
 };
 
@@ -46,12 +46,34 @@ const NFTA_SET_ELEM_DATA: u16 = 2 | NLA_F_NESTED;
 const NFTA_SET_ELEM_KEY_END: u16 = 10 | NLA_F_NESTED;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFPROTO_INET: u8 = 1;
+const NFPROTO_IPV6: u8 = 10;
 
 /// A thousand services with a handful of ports each in one batch.
 const SEND_BUFFER: usize = 8 << 20;
 /// The sets and maps that elements go to.
-const SETS: [&str; 10] =
-    ["exact", "wildcard", "egress", "reach", "reach_any", "talk", "talk_any", "opened", "pins", "own"];
+const SETS: [&str; 21] = [
+    "exact",
+    "exact6",
+    "wildcard",
+    "wildcard6",
+    "egress",
+    "egress6",
+    "reach",
+    "reach6",
+    "reach_any",
+    "reach_any6",
+    "talk",
+    "talk6",
+    "talk_any",
+    "talk_any6",
+    "opened",
+    "opened6",
+    "routed6",
+    "pins",
+    "pins6",
+    "own",
+    "own6",
+];
 
 /// The text of the table; the same for the same settings.
 ///
@@ -80,19 +102,30 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 
 	# Ports of one address of the host, and of all of them, and the service's address and port behind each.
 	map exact { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+	map exact6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
 	map wildcard { type inet_proto . inet_service : ipv4_addr . inet_service; }
+	map wildcard6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
 	# Services that may go out, and those that may go to some places.
 	set egress { type ipv4_addr; }
+	set egress6 { type ipv6_addr; }
 	set reach { type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags interval; }
+	set reach6 { type ipv6_addr . ipv6_addr . inet_proto . inet_service; flags interval; }
 	set reach_any { type ipv4_addr . ipv4_addr; flags interval; }
+	set reach_any6 { type ipv6_addr . ipv6_addr; flags interval; }
 	# Who may begin to talk to whom.
 	set talk { type ipv4_addr . ipv4_addr . inet_proto . inet_service; }
+	set talk6 { type ipv6_addr . ipv6_addr . inet_proto . inet_service; }
 	set talk_any { type ipv4_addr . ipv4_addr; }
-	# The one source that each link has, and the service's address behind it.
+	set talk_any6 { type ipv6_addr . ipv6_addr; }
+	# The sources that each link has, and the service's addresses behind it.
 	set pins { type ifname . ether_addr . ipv4_addr; }
+	set pins6 { type ifname . ether_addr . ipv6_addr; }
 	set own { type ifname . ipv4_addr; }
-	# Interfaces on which forwarding was off until we needed it.
+	set own6 { type ifname . ipv6_addr; }
+	# Interfaces on which forwarding was off until we needed it; of IPv6 before Linux 6.17, all there are.
 	set opened { type ifname; }
+	set opened6 { type ifname; }
+	set routed6 { typeof meta nfproto; }
 
 	chain pinned { type filter hook prerouting priority -450; policy accept; }
 	chain to_local { type filter hook prerouting priority mangle; policy accept; }
@@ -110,17 +143,34 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 fn rules(settings: &NetworkSettings) -> String {
     let (ours, any, prefix) = (settings.group(), GROUP_BASE, settings.prefix4);
     let gateway = prefix.gateway();
+    // Without a prefix nothing passes the pins.
+    let to_outside = format!("oifgroup & 0xffff0000 != {any}");
+    let (mut nat6, mut leave6, mut to_service6) = Default::default();
+    if let Some(prefix6) = settings.prefix6 {
+        let gateway6 = prefix6.gateway();
+        nat6 = format!("\n\t\t{to_outside} ip6 saddr {prefix6} ip6 saddr != {gateway6} masquerade");
+        leave6 = format!("\n\t\t{to_outside} ip6 daddr {prefix6} ct status dnat counter name no_link drop");
+        to_service6 = format!("\n\t\tip6 daddr {prefix6} counter name to_service drop");
+    }
     format!(
         "\tchain pinned {{
+		# What every kernel says about itself on a link of its own: nobody asks for it.
+		iifgroup {ours} icmpv6 type {{ 130-133, 135, 143 }} drop
 		# Before reassembly, connection tracking and translation, so that nothing later is fooled by a source.
-		iifgroup {ours} meta nfproto != ipv4 counter name spoofed drop
-		iifgroup {ours} iifname . ether saddr . ip saddr != @pins counter name spoofed drop
+		iifgroup {ours} icmpv6 type {{ nd-router-advert, nd-neighbor-advert, nd-redirect }} counter name spoofed drop
+		iifgroup {ours} meta nfproto ipv4 iifname . ether saddr . ip saddr != @pins counter name spoofed drop
+		iifgroup {ours} meta nfproto ipv6 iifname . ether saddr . ip6 saddr != @pins6 counter name spoofed drop
 		# To one host, by a way that it chooses itself: no source routes, nobody else's ear.
 		iifgroup {ours} meta pkttype != host counter name spoofed drop
 		iifgroup {ours} fib daddr type {{ broadcast, multicast, anycast }} counter name spoofed drop
 		iifgroup {ours} ip hdrlength > 5 counter name spoofed drop
+		iifgroup {ours} exthdr rt exists counter name spoofed drop
+		iifgroup {ours} exthdr hbh exists counter name spoofed drop
+		iifgroup {ours} exthdr dst exists counter name spoofed drop
+		iifgroup {ours} exthdr mh exists counter name spoofed drop
 		# The links' route_localnet is for answers to local clients alone, and those go to the gateway's address.
 		iifgroup {ours} ip daddr 127.0.0.0/8 counter name to_loopback drop
+		iifgroup {ours} ip6 daddr ::1 counter name to_loopback drop
 	}}
 	chain to_local {{
 		# Before anybody's translation: a port of the host that leads elsewhere is the host's all the same.
@@ -131,37 +181,44 @@ fn rules(settings: &NetworkSettings) -> String {
 		iifgroup & 0xffff0000 == {any} accept
 		# 127.0.0.1 from outside is a forgery that must not be translated before routing refuses it.
 		ip daddr 127.0.0.0/8 accept
-		meta nfproto ipv4 fib daddr type local jump translate
+		fib daddr type local jump translate
 	}}
 	chain publish_local {{
-		meta nfproto ipv4 fib daddr type local jump translate
+		# From there the kernel routes nothing to a service, so that nothing is translated.
+		ip6 daddr ::1 accept
+		fib daddr type local jump translate
 	}}
 	chain translate {{
 		meta l4proto {{ tcp, udp }} dnat ip to ip daddr . meta l4proto . th dport map @exact
-		meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @wildcard
+		meta l4proto {{ tcp, udp }} dnat ip6 to ip6 daddr . meta l4proto . th dport map @exact6
+		meta nfproto ipv4 meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @wildcard
+		meta nfproto ipv6 meta l4proto {{ tcp, udp }} dnat ip6 to meta l4proto . th dport map @wildcard6
 	}}
 	chain source {{
 		# A local client is seen as the gateway: an answer to 127.0.0.1 would never leave the service.
 		oifgroup {ours} ct status dnat fib saddr type local masquerade
 		# Only what was let out comes this far. (The gateway's address is the host's own.)
-		oifgroup & 0xffff0000 != {any} ip saddr {prefix} ip saddr != {gateway} masquerade
+		{to_outside} ip saddr {prefix} ip saddr != {gateway} masquerade{nat6}
 	}}
 	chain input {{
 		iifgroup {ours} icmp type redirect counter name spoofed drop
 		iifgroup {ours} ct state established accept
 		# An error may speak of connections to this service alone: of others' it would be believed, too.
 		iifgroup {ours} ct state related iifname . ct reply ip saddr @own accept
+		iifgroup {ours} ct state related iifname . ct reply ip6 saddr @own6 accept
 		iifgroup {ours} counter name to_host drop
 	}}
 	chain forward {{
 		iifgroup {ours} jump from_service
 		oifgroup {ours} jump to_service
 		# What was not routed before we switched forwarding on is not routed now.
-		iifname @opened ct state new,invalid,untracked ct status ! dnat counter name not_routed drop
+		meta nfproto ipv4 iifname @opened ct state new,invalid,untracked ct status ! dnat counter name not_routed drop
+		meta nfproto ipv6 iifname @opened6 ct state new,invalid,untracked ct status ! dnat counter name not_routed drop
+		meta nfproto @routed6 ct state new,invalid,untracked ct status ! dnat counter name not_routed drop
 	}}
 	chain leave {{
 		# A service that has taken its link away has no route: what was translated for it goes nowhere instead of out.
-		oifgroup & 0xffff0000 != {any} ip daddr {prefix} ct status dnat counter name no_link drop
+		{to_outside} ip daddr {prefix} ct status dnat counter name no_link drop{leave6}
 	}}
 	chain from_service {{
 		icmp type redirect counter name spoofed drop
@@ -169,15 +226,24 @@ fn rules(settings: &NetworkSettings) -> String {
 		ct state established accept
 		ct state related iifname . ct reply ip saddr @own accept
 		ct state related iifname . ct original ip saddr @own accept
+		ct state related iifname . ct reply ip6 saddr @own6 accept
+		ct state related iifname . ct original ip6 saddr @own6 accept
 		ct state related,invalid counter name spoofed drop
 		oifgroup {ours} ip saddr . ip daddr . meta l4proto . th dport @talk accept
 		oifgroup {ours} ip saddr . ip daddr @talk_any accept
+		oifgroup {ours} ip6 saddr . ip6 daddr . meta l4proto . th dport @talk6 accept
+		oifgroup {ours} ip6 saddr . ip6 daddr @talk_any6 accept
 		oifgroup & 0xffff0000 == {any} counter name to_service drop
-		ip daddr {prefix} counter name to_service drop
+		ip daddr {prefix} counter name to_service drop{to_service6}
+		# Link-local, and where clouds have the addresses that tell a machine its secrets.
 		ip daddr 169.254.0.0/16 counter name to_metadata drop
+		ip6 daddr {{ fe80::/10, fd00:ec2::/32, fd20:ce::/32 }} counter name to_metadata drop
 		ip saddr @egress accept
 		ip saddr . ip daddr . meta l4proto . th dport @reach accept
 		ip saddr . ip daddr @reach_any accept
+		ip6 saddr @egress6 accept
+		ip6 saddr . ip6 daddr . meta l4proto . th dport @reach6 accept
+		ip6 saddr . ip6 daddr @reach_any6 accept
 		counter name no_egress drop
 	}}
 	chain to_service {{
@@ -192,28 +258,33 @@ fn rules(settings: &NetworkSettings) -> String {
 /// Something that holds for one service or one interface, as an element of a map or set of the table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Element {
-    /// A port of the host leads to a service.
-    Publish(Publish, Ipv4Addr),
+    /// A port of the host leads to a service, to its address of the same family.
+    Publish(Publish, IpAddr),
     /// The service with this address may go out.
-    Egress(Ipv4Addr),
+    Egress(IpAddr),
     /// The service with this address may go there.
-    Reach(Ipv4Addr, Destination),
+    Reach(IpAddr, Destination),
     /// A service may begin to talk to another.
     Talk(Talk),
     /// Packets on this link come from this hardware address and this address, or are forged.
-    Pin(String, Mac, Ipv4Addr),
+    Pin(String, Mac, IpAddr),
     /// The service with this address is behind this link: errors that it sends may speak of its connections.
-    Own(String, Ipv4Addr),
+    Own(String, IpAddr),
     /// Forwarding was off on this interface of the host and was switched on for services: it goes on routing nothing
     /// else.
     Opened(String),
+    /// The same for IPv6.
+    Opened6(String),
+    /// IPv6 forwarding was off altogether, and was switched on for services.
+    Routed6,
 }
 
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Element::Publish(p, to) => {
-                write!(f, "{}:{}/{} to {to}:{}", p.address, p.host_port, p.proto, p.port)
+                let (at, to) = (SocketAddr::new(p.address, p.host_port), SocketAddr::new(*to, p.port));
+                write!(f, "{at}/{} to {to}", p.proto)
             }
             Element::Egress(address) => write!(f, "egress of {address}"),
             Element::Reach(address, to) => write!(f, "egress of {address} to {to}"),
@@ -221,30 +292,40 @@ impl fmt::Display for Element {
             Element::Pin(link, mac, address) => write!(f, "source {mac} {address} of {link}"),
             Element::Own(link, address) => write!(f, "{address} behind {link}"),
             Element::Opened(name) => write!(f, "forwarding on {name}"),
+            Element::Opened6(name) => write!(f, "IPv6 forwarding on {name}"),
+            Element::Routed6 => f.write_str("IPv6 forwarding"),
         }
     }
 }
 
 impl Element {
     /// What holds for a link for as long as it is there.
-    pub fn of_link(link: &LinkPlan) -> [Self; 2] {
+    pub fn of_link(link: &LinkPlan) -> Vec<Self> {
         let name = || link.host_if.clone();
-        [Self::Pin(name(), link.guest_mac, link.address), Self::Own(name(), link.address)]
+        let of = |address| [Self::Pin(name(), link.guest_mac, address), Self::Own(name(), address)];
+        link.addresses().flat_map(of).collect()
     }
 
     fn set(&self) -> &'static str {
-        match self {
-            Element::Publish(publish, _) if publish.address.is_unspecified() => "wildcard",
-            Element::Publish(..) => "exact",
-            Element::Egress(_) => "egress",
-            Element::Reach(_, Destination { door: Door::Any, .. }) => "reach_any",
-            Element::Reach(..) => "reach",
-            Element::Talk(Talk { door: Door::Any, .. }) => "talk_any",
-            Element::Talk(_) => "talk",
-            Element::Pin(..) => "pins",
-            Element::Own(..) => "own",
-            Element::Opened(_) => "opened",
-        }
+        let (v4, v6, is_ipv6) = match self {
+            Element::Publish(publish, to) => match publish.address.is_unspecified() {
+                true => ("wildcard", "wildcard6", to.is_ipv6()),
+                false => ("exact", "exact6", to.is_ipv6()),
+            },
+            Element::Egress(address) => ("egress", "egress6", address.is_ipv6()),
+            Element::Reach(from, Destination { door: Door::Any, .. }) => {
+                ("reach_any", "reach_any6", from.is_ipv6())
+            }
+            Element::Reach(from, _) => ("reach", "reach6", from.is_ipv6()),
+            Element::Talk(Talk { door: Door::Any, to, .. }) => ("talk_any", "talk_any6", to.is_ipv6()),
+            Element::Talk(talk) => ("talk", "talk6", talk.to.is_ipv6()),
+            Element::Pin(.., address) => ("pins", "pins6", address.is_ipv6()),
+            Element::Own(_, address) => ("own", "own6", address.is_ipv6()),
+            Element::Opened(_) => ("opened", "", false),
+            Element::Opened6(_) => ("", "opened6", true),
+            Element::Routed6 => ("", "routed6", true),
+        };
+        if is_ipv6 { v6 } else { v4 }
     }
 
     /// Key and data as the kernel compares them: each part in network order, padded to four bytes. Of a range the key is
@@ -257,26 +338,28 @@ impl Element {
         };
         let key = match self {
             Element::Publish(publish, to) => {
-                let address = (!publish.address.is_unspecified()).then(|| publish.address.octets());
-                let door = Door::One(publish.host_port, publish.proto);
-                let key = [address.as_ref().map_or(&[][..], |octets| octets), &door_bytes(door)].concat();
-                let data = [to.octets(), port_bytes(publish.port)].concat();
+                let address = match publish.address.is_unspecified() {
+                    true => Vec::new(),
+                    false => octets(publish.address),
+                };
+                let key = [address, door_bytes(Door::One(publish.host_port, publish.proto))].concat();
+                let data = [octets(*to), port_bytes(publish.port).to_vec()].concat();
                 return Bytes { key, end: None, data: Some(data) };
             }
             Element::Reach(address, to) => {
-                let end =
-                    |there: Ipv4Addr| [&address.octets()[..], &there.octets(), &door_bytes(to.door)].concat();
+                let end = |there: IpAddr| [octets(*address), octets(there), door_bytes(to.door)].concat();
                 return Bytes { key: end(to.net.network()), end: Some(end(to.net.broadcast())), data: None };
             }
-            Element::Egress(address) => address.octets().to_vec(),
+            Element::Egress(address) => octets(*address),
             Element::Talk(Talk { from, to, door }) => {
-                [&from.octets()[..], &to.octets(), &door_bytes(*door)].concat()
+                [octets(*from), octets(*to), door_bytes(*door)].concat()
             }
             Element::Pin(link, mac, address) => {
-                [&interface(link)[..], &mac.0, &[0, 0], &address.octets()].concat()
+                [&interface(link)[..], &mac.0, &[0, 0], &octets(*address)].concat()
             }
-            Element::Own(link, address) => [&interface(link)[..], &address.octets()].concat(),
-            Element::Opened(name) => interface(name),
+            Element::Own(link, address) => [interface(link), octets(*address)].concat(),
+            Element::Opened(name) | Element::Opened6(name) => interface(name),
+            Element::Routed6 => vec![NFPROTO_IPV6],
         };
         Bytes { key, end: None, data: None }
     }
@@ -287,6 +370,13 @@ struct Bytes {
     key: Vec<u8>,
     end: Option<Vec<u8>>,
     data: Option<Vec<u8>>,
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 fn port_bytes(port: u16) -> [u8; 4] {

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
 };
 
@@ -23,14 +23,19 @@ use crate::{
 /// [`NetError::Taken`] with the owner's name and pid where /proc shows it; EADDRNOTAVAIL: the host has no such
 /// address.
 pub fn reserve(publish: &Publish) -> Result<OwnedFd, NetError> {
-    let at = SocketAddrV4::new(publish.address, publish.host_port);
+    let at = SocketAddr::new(publish.address, publish.host_port);
     let failed = |call, errno| SysError::new(call, format!("\"{at}/{}\"", publish.proto), errno);
     let kind = match publish.proto {
         Proto::Tcp => SocketType::STREAM,
         Proto::Udp => SocketType::DGRAM,
     };
-    let fd = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)
-        .map_err(|errno| failed("socket", errno))?;
+    let family = if at.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let fd =
+        socket_with(family, kind, SocketFlags::CLOEXEC, None).map_err(|errno| failed("socket", errno))?;
+    if at.is_ipv6() {
+        // [::] is every IPv6 address and not, as some hosts have it, every address.
+        sockopt::set_ipv6_v6only(&fd, true).map_err(|errno| failed("setsockopt", errno))?;
+    }
     if publish.proto == Proto::Tcp {
         // Past what a former server of the host has left in TIME_WAIT. Taken back below: with it, and without
         // listening, another program with SO_REUSEADDR could listen beside us.
@@ -43,7 +48,6 @@ pub fn reserve(publish: &Publish) -> Result<OwnedFd, NetError> {
         Ok(()) => (),
         Err(rustix::io::Errno::ADDRINUSE) => {
             let (address, port, proto) = (publish.address, publish.host_port, publish.proto);
-            let address = std::net::IpAddr::from(address);
             return Err(NetError::Taken { address, port, proto, by: taker(address, port, proto) });
         }
         Err(errno) => return Err(failed("bind", errno).into()),

@@ -33,30 +33,12 @@ pub fn get(key: &str) -> Result<String, SysError> {
 /// As [`set`].
 pub fn set_ipv6(key: &str, value: &str) -> Result<(), SysError> {
     match set(&format!("ipv6/{key}"), value) {
-        Err(error) if error.errno == libc::ENOENT && !Path::new("/proc/sys/net/ipv6/conf").exists() => Ok(()),
+        Err(error) if error.errno == libc::ENOENT && !has_ipv6() => Ok(()),
         done => done,
     }
 }
 
-/// Whether packets that arrive on `host_if` are forwarded (IPv4).
-///
-/// # Errors
-/// As [`get`]; ENOENT: there is no such interface.
-pub fn forwarding(host_if: &str) -> Result<bool, SysError> {
-    Ok(get(&format!("ipv4/conf/{host_if}/forwarding"))? != "0")
-}
-
-/// Switches forwarding for packets that arrive on `host_if` and returns what it was, for putting it back.
-///
-/// Where it was off, the caller adds [`super::nft::Element::Opened`] too, or the host becomes a router between its own
-/// networks; and to put it back is the caller's, who keeps it in its state.
-///
-/// # Errors
-/// As [`get`] and [`set`].
-pub fn set_forwarding(host_if: &str, on: bool) -> Result<bool, SysError> {
-    let before = forwarding(host_if)?;
-    if before != on {
-        set(&format!("ipv4/conf/{host_if}/forwarding"), if on { "1" } else { "0" })?;
-    }
-    Ok(before)
+/// Whether the kernel speaks IPv6.
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6/conf").exists()
 }

@@ -15,9 +15,11 @@ const FIRST_PERSON: u32 = 1000;
 /// (path, content) of each. A directory root keeps its own users, and gets only what belongs to this host and run.
 pub(super) fn files(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<(PathBuf, String)> {
     let host = &unit.namespaces.hostname;
-    let address = assigned.link.as_ref().map(|link| link.address.to_string());
-    let own = address.as_deref().unwrap_or("127.0.1.1");
-    let mut hosts = format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{own} {host}\n");
+    let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost\n");
+    let own = assigned.link.as_ref().map(|link| link.addresses().collect());
+    for address in own.unwrap_or_else(|| vec![IpAddr::from([127, 0, 1, 1])]) {
+        let _ = writeln!(hosts, "{address} {host}");
+    }
     for (name, address) in &assigned.peers {
         let _ = writeln!(hosts, "{address} {name}");
     }

@@ -15,7 +15,7 @@ pub mod render;
 mod tests;
 pub mod unprivileged;
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,7 @@ pub struct Assigned {
     pub talk: BTreeSet<Talk>,
     /// The names and addresses of those that it may talk to.
     #[serde(default)]
-    pub peers: Vec<(String, Ipv4Addr)>,
+    pub peers: Vec<(String, IpAddr)>,
     /// The network namespace is there already, with its link.
     pub netns_kept: bool,
     /// The names of the descriptors that earlier runs have stored.

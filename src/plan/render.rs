@@ -72,10 +72,9 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         }
         HostStep::Veth(link) => {
             let mtu = link.mtu.map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();
-            (
-                "veth.create",
-                format!("{} <-> eth0 {}/32 via {}{mtu}", link.host_if, link.address, link.gateway),
-            )
+            let v6 = link.v6.map(|pair| format!(", {}/128 via {}", pair.address, pair.gateway));
+            let v4 = format!("{}/32 via {}", link.address, link.gateway);
+            ("veth.create", format!("{} <-> eth0 {v4}{}{mtu}", link.host_if, v6.unwrap_or_default()))
         }
         HostStep::Publish(publish) => ("publish", publish.to_string()),
         HostStep::Egress(egress) => ("egress", egress.to_string()),

@@ -249,6 +249,12 @@ fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Op
         missing.push("no link (nothing is published and nothing may go out)".to_owned());
         return Ok(None);
     }
+    if let Some(publish) = network.publish.iter().find(|publish| publish.address.is_ipv6()) {
+        let reason = format!(
+            "{publish}: an ordinary user's link carries IPv4 alone: publish it on 0.0.0.0, or run this as root"
+        );
+        return Err(refused("network.publish", reason));
+    }
     if let Some(publish) = network.publish.iter().find(|publish| publish.host_port < caller.first_port) {
         let reason = format!(
             "an ordinary user may bind ports from {} on, {publish} is below: publish another port, or have root set \

@@ -1,6 +1,9 @@
 //! What a key means that the file leaves out: the one table of defaults.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use super::{
     Kind, NetworkMode, OnFail, Overlap, Reload, SocketKind, Stdin, StopMode, Writable,
@@ -84,7 +87,7 @@ pub const TMPFS_MODE: u32 = 0o755;
 /// `network.mode`.
 pub const NETWORK_MODE: NetworkMode = NetworkMode::Veth;
 /// The address of `network.publish`.
-pub const PUBLISH_ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
+pub const PUBLISH_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// `security.no_new_privs`.
 pub const NO_NEW_PRIVS: bool = true;

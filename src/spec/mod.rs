@@ -703,6 +703,8 @@ pub struct HostFacts {
     pub limits: limits::HostLimits,
     /// The version of Landlock's interface that the kernel offers; 0: it has none, or it was not switched on at boot.
     pub landlock: u32,
+    /// The kernel speaks IPv6.
+    pub ipv6: bool,
     /// AppArmor is on.
     pub apparmor: bool,
     /// SELinux is on.

@@ -1,8 +1,11 @@
 //! `[network]`: the link, and who talks over it to whom.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Families, UnitName};
@@ -45,8 +48,8 @@ pub enum NetworkMode {
 /// One published port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Publish {
-    /// The host's address; `0.0.0.0` is every address it has.
-    pub address: Ipv4Addr,
+    /// The host's address; `0.0.0.0` is every IPv4 address that it has, `::` every IPv6 address.
+    pub address: IpAddr,
     /// On the host.
     pub host_port: u16,
     /// Of the service.
@@ -57,7 +60,8 @@ pub struct Publish {
 
 impl fmt::Display for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}/{}", self.address, self.host_port, self.port, self.proto)
+        let at = SocketAddr::new(self.address, self.host_port);
+        write!(f, "{at}:{}/{}", self.port, self.proto)
     }
 }
 
@@ -132,7 +136,7 @@ impl fmt::Display for Allowed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Destination {
     /// The hosts.
-    pub net: Ipv4Net,
+    pub net: IpNet,
     /// Their port.
     pub door: Door,
 }
@@ -146,7 +150,10 @@ impl Destination {
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.net, self.door)
+        match self.net {
+            IpNet::V4(net) => write!(f, "{net}:{}", self.door),
+            IpNet::V6(net) => write!(f, "[{net}]:{}", self.door),
+        }
     }
 }
 
@@ -160,6 +167,17 @@ pub enum Egress {
     Only(Vec<Destination>),
     /// Anywhere but to other services and the host itself.
     Any,
+}
+
+impl Egress {
+    /// Whether anything of a family is let out.
+    pub fn has_family(&self, is_ipv6: bool) -> bool {
+        match self {
+            Egress::None => false,
+            Egress::Any => true,
+            Egress::Only(list) => list.iter().any(|to| to.net.addr().is_ipv6() == is_ipv6),
+        }
+    }
 }
 
 impl fmt::Display for Egress {

@@ -606,7 +606,7 @@ impl Supervisor {
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
             self.keep_net(&unit.name, launch.net());
             self.point(name, "launch-kept");
-            if let Err(error) = self.store.save_forwarding(self.launcher.network.opened()) {
+            if let Err(error) = self.store.save_forwarding(self.launcher.network.changed()) {
                 tracing::error!("state was not written: {error}");
             }
             let init = launch.pid().and_then(|pid| Some((pid, state::start_time(pid)?)));

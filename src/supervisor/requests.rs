@@ -233,7 +233,7 @@ impl Supervisor {
             Some(State::Backoff { until, .. }) => Some(moment(*until)),
             _ => None,
         };
-        let address = net.and_then(|net| net.link.as_ref()).map(|link| link.address.into());
+        let link = net.and_then(|net| net.link.as_ref());
         let reason = match (state, broken) {
             (_, Some(error)) => error.clone(),
             (Some(State::Waiting { .. }), None) => {
@@ -271,7 +271,7 @@ impl Supervisor {
                 }
                 _ => Vec::new(),
             },
-            addresses: address.into_iter().collect(),
+            addresses: link.map_or(Vec::new(), |link| link.addresses().collect()),
             ports: unit.map_or(Vec::new(), |unit| unit.network.publish.iter().map(|p| (*p).into()).collect()),
             sockets: self.holdings.get(name).map(Holdings::shown).unwrap_or_default(),
             health: entry.and_then(health),

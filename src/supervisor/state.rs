@@ -26,7 +26,7 @@ use super::{apply::Trial, hooks::HookRecord, voice::Told};
 use crate::{
     launch::{LaunchFault, Traces},
     machine::{Usage, fleet::Entry, timer::Stamp},
-    net::{addr::Assignments, link::LinkPlan},
+    net::{addr::Assignments, forwarding::Changed, link::LinkPlan},
     spec::{Destination, Publish, UnitName},
     sys::SysError,
 };
@@ -276,17 +276,14 @@ impl Store {
         let _ = fs::remove_file(self.timer(name));
     }
 
-    /// The interfaces whose forwarding was switched on during this boot.
-    pub(super) fn forwarding(&self) -> std::collections::BTreeSet<String> {
-        self.read::<Forwarding>(&self.forwarding).ok().flatten().unwrap_or_default().interfaces
+    /// Settings of the host that were changed during this boot so that packets are forwarded.
+    pub(super) fn forwarding(&self) -> Changed {
+        self.read::<Forwarding>(&self.forwarding).ok().flatten().unwrap_or_default().changed
     }
 
     /// Writes them.
-    pub(super) fn save_forwarding(
-        &self,
-        interfaces: &std::collections::BTreeSet<String>,
-    ) -> Result<(), SysError> {
-        self.write(&self.forwarding, &Forwarding { interfaces: interfaces.clone() })
+    pub(super) fn save_forwarding(&self, changed: &Changed) -> Result<(), SysError> {
+        self.write(&self.forwarding, &Forwarding { changed: changed.clone() })
     }
 
     /// Files that were applied and are not confirmed.
@@ -457,7 +454,8 @@ pub fn given(text: &str, names: &[UnitName], count: u32) -> Option<Vec<Option<u3
 
 #[derive(Default, Serialize, Deserialize)]
 struct Forwarding {
-    interfaces: std::collections::BTreeSet<String>,
+    #[serde(default)]
+    changed: Changed,
 }
 
 /// When a process was started, in clock ticks since boot.

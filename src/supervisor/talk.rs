@@ -3,16 +3,16 @@
 //! An address stays with its name for good, so a service that has not been started yet has one as soon as somebody names it.
 //! What a file allows holds while that service has a network.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::Supervisor;
 use crate::{
     net::addr::Talk,
-    spec::{Allowed, NetworkMode, Unit, UnitName},
+    spec::{Allowed, Door, NetworkMode, Unit, UnitName},
 };
 
 /// What a file lets services talk, and the names and addresses of those that its service may talk to.
-pub(super) type Talks = (BTreeSet<Talk>, Vec<(String, Ipv4Addr)>);
+pub(super) type Talks = (BTreeSet<Talk>, Vec<(String, IpAddr)>);
 
 impl Supervisor {
     /// What the file of a service allows, as addresses.
@@ -22,16 +22,21 @@ impl Supervisor {
         if unit.network.mode != NetworkMode::Veth || allow_to.is_empty() && allow_from.is_empty() {
             return (talk, peers);
         }
-        let Some(own) = self.address_of(&unit.name) else { return (talk, peers) };
+        let own = self.addresses_of(&unit.name);
+        let between = |from: &[IpAddr], to: &[IpAddr], door: Door| -> Vec<Talk> {
+            // Both lists are in the order of the families.
+            from.iter().zip(to).map(|(from, to)| Talk { from: *from, to: *to, door }).collect()
+        };
         for peer in allow_to {
             for (name, to) in self.meant(peer, &unit.name) {
-                talk.insert(Talk { from: own, to, door: peer.door });
-                peers.push((name.to_string(), to));
+                talk.extend(between(&own, &to, peer.door));
+                peers.extend(to.into_iter().map(|to| (name.to_string(), to)));
             }
         }
         for peer in allow_from {
-            let all = self.meant(peer, &unit.name);
-            talk.extend(all.into_iter().map(|(_, from)| Talk { from, to: own, door: peer.door }));
+            for (_, from) in self.meant(peer, &unit.name) {
+                talk.extend(between(&from, &own, peer.door));
+            }
         }
         peers.sort();
         peers.dedup();
@@ -39,31 +44,38 @@ impl Supervisor {
     }
 
     /// The other services that an item means, with their addresses.
-    fn meant(&mut self, peer: &Allowed, own: &UnitName) -> Vec<(UnitName, Ipv4Addr)> {
+    fn meant(&mut self, peer: &Allowed, own: &UnitName) -> Vec<(UnitName, Vec<IpAddr>)> {
         let names: Vec<UnitName> = match peer.is_pattern() {
             false => UnitName::new(&peer.name).into_iter().collect(),
             true => self.fleet.entries().keys().filter(|name| peer.is(name)).cloned().collect(),
         };
         let others = names.into_iter().filter(|name| name != own && name.is_service());
-        others.filter_map(|name| Some((name.clone(), self.address_of(&name)?))).collect()
+        others.map(|name| (name.clone(), self.addresses_of(&name))).collect()
     }
 
-    /// The address of a service of the files; it has one from now on.
-    fn address_of(&mut self, name: &UnitName) -> Option<Ipv4Addr> {
+    /// The addresses of a service of the files, IPv4 first; it has them from now on. None for who has no link.
+    fn addresses_of(&mut self, name: &UnitName) -> Vec<IpAddr> {
+        let slot = self.position_of(name);
+        slot.map(|slot| self.launcher.network.settings.addresses(slot)).unwrap_or_default()
+    }
+
+    fn position_of(&mut self, name: &UnitName) -> Option<u32> {
         let network = &self.fleet.entry(name)?.unit.network;
         if network.mode != NetworkMode::Veth {
             return None;
         }
         let prefix = self.launcher.network.settings.prefix4;
-        let known = self.assigned.addresses.slot(name).and_then(|slot| prefix.address(slot));
-        if let Some(known) = known.filter(|known| network.address.is_none_or(|fixed| fixed == *known)) {
+        let is_good = |slot: &u32| {
+            prefix.address(*slot).is_some_and(|known| network.address.is_none_or(|fixed| fixed == known))
+        };
+        if let Some(known) = self.assigned.addresses.slot(name).filter(is_good) {
             return Some(known);
         }
         let before = self.assigned.clone();
         let slot = self.assigned.addresses.assign(prefix, name, network.address);
         let slot = slot.inspect_err(|error| tracing::error!(unit = %name, "no address: {error}")).ok()?;
         self.note_assigned(before).ok()?;
-        prefix.address(slot)
+        Some(slot)
     }
 
     /// Makes true what the file of a service allows.

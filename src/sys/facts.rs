@@ -27,6 +27,7 @@ pub fn gather(cgroup: Option<&Path>) -> HostFacts {
         limits: limits(cgroup),
         landlock: super::landlock::version(),
         apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+        ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(),
         // The kernel makes the directory where SELinux was initialised (selinuxfs, sel_fill_super).
         selinux: Path::new("/sys/fs/selinux").exists(),
         zone_exists: Some(|name| jiff::tz::TimeZone::get(name).is_ok()),

@@ -16,6 +16,7 @@ mod ends;
 mod faults;
 mod hooks;
 mod ids;
+mod ipv6;
 mod modes;
 mod owners;
 mod probes;
@@ -53,6 +54,9 @@ fn everywhere() -> Vec<support::Test> {
         reach::two_published_services_see_only_themselves: Root CgroupV2 UserNs Nft;
         reach::udp_is_published_too: Root CgroupV2 UserNs Nft;
         reach::a_service_reaches_neither_another_nor_the_host: Root CgroupV2 UserNs Nft;
+        ipv6::a_service_has_it_where_its_file_says_and_nowhere_else: Root CgroupV2 UserNs Nft Program("curl");
+        ipv6::who_may_talk_does_so_by_either_address: Root CgroupV2 UserNs Nft Program("curl");
+        ipv6::a_kernel_without_it_is_no_trouble_until_somebody_asks_for_it: Root CgroupV2 UserNs Nft;
         talk::what_either_file_allows_is_reached_and_nothing_else: Root CgroupV2 UserNs Nft Program("curl");
         talk::it_holds_over_restarts_takeovers_and_other_files: Root CgroupV2 UserNs Nft;
         talk::a_conversation_ends_with_what_allowed_it: Root CgroupV2 UserNs Nft Program("python3");

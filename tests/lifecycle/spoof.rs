@@ -96,6 +96,14 @@ impl Place {
         format!("/proc/{}/ns/net", self.0.id())
     }
 
+    /// A probe there that answers HTTP on port 80.
+    pub fn server(&self) -> impl Drop + use<> {
+        let me = std::env::current_exe().expect("own path");
+        let mut command = Command::new("nsenter");
+        let command = command.arg(format!("--net={}", self.path())).arg(me).args(["__probe", "http", "80"]);
+        Place(command.spawn().expect("util-linux is installed"))
+    }
+
     pub fn sh(&self, command: &str) -> String {
         sh(&format!("nsenter --net={} sh -ec '{command}'", self.path()))
     }

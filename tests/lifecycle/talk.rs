@@ -53,7 +53,7 @@ pub fn what_either_file_allows_is_reached_and_nothing_else(world: &mut World) {
     // By name, from the file that names it; who may not be reached has none.
     let hosts = world.ok(&["exec", "app", "--", "/usr/bin/cat", "/etc/hosts"]);
     let lines: Vec<&str> = hosts.lines().filter(|line| line.ends_with(" db")).collect();
-    assert_eq!(lines, [format!("{} db", address(world, "db"))], "{hosts}");
+    assert_eq!(lines, [format!("{} db", address(world, "db")), "fd50:5300:83::3 db".to_owned()], "{hosts}");
     assert!(!hosts.contains("cache"), "{hosts}");
     // The other side sees who it is.
     let output = world.ok(&["exec", "app", "--", "/usr/bin/curl", "-s", "http://db/peer"]);

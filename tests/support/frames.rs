@@ -218,9 +218,33 @@ fn catalogue(scene: &Scene) -> Vec<(String, Vec<u8>)> {
                 .concat();
         (0x86dd, ip6(link_local(1), "ff02::1".parse().expect("literal"), 58, body))
     });
-    // There is no IPv6 between a service and its host: whoever it says it is, and whomever it asks for.
+    // The addresses that the link has, beside those that nobody has there.
+    let (own6, gw6, victim6) = (six(own), six(gw), six(victim));
+    let outside6 = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9);
     let ula = |last: u16| Ipv6Addr::new(0xfd00, 0x83, 0, 0, 0, 0, 0, last);
     let plain6 = |from: Ipv6Addr, to: Ipv6Addr| move |mark: &[u8]| (0x86dd, ip6(from, to, 17, udp(mark)));
+    both("reach-another-by-ipv6", own_mac, &plain6(own6, victim6));
+    both("mac-of-nobody-by-ipv6", [2, 1, 2, 3, 4, 5], &plain6(own6, victim6));
+    both("six-of-the-victim", own_mac, &plain6(victim6, gw6));
+    both("six-of-the-gateway", own_mac, &plain6(gw6, victim6));
+    both("six-of-an-outsider", own_mac, &plain6(outside6, victim6));
+    both("to-the-gateway-by-ipv6", own_mac, &plain6(own6, gw6));
+    // Next header 0 and 60: options for every hop and for the receiver.
+    for (name, next) in [("hop-by-hop", 0), ("destination-options", 60)] {
+        both(name, own_mac, &|mark| {
+            let body = [&[17, 0, 1, 4, 0, 0, 0, 0][..], &summed6(own6, gw6, 17, udp(mark))].concat();
+            (0x86dd, header6(own6, gw6, next, &body))
+        });
+    }
+    both("unreachable-by-ipv6", own_mac, &|mark| {
+        let about = ip6(victim6, outside6, 17, udp(mark));
+        (0x86dd, ip6(own6, victim6, 58, [&[2, 0, 0, 0, 0, 0, 5, 0][..], &about].concat()))
+    });
+    both("advertisement-of-the-gateway", own_mac, &|mark| {
+        let body =
+            [&[136, 0, 0, 0, 0x60, 0, 0, 0][..], &gw6.octets(), &[2, 1], &own_mac, &option6(mark)].concat();
+        (0x86dd, ip6(gw6, victim6, 58, body))
+    });
     both("address6-of-the-gateway", own_mac, &plain6(link_local(1), link_local(2)));
     both("address6-of-the-victim", own_mac, &plain6(link_local(2), link_local(1)));
     both("address6-of-loopback", own_mac, &plain6(Ipv6Addr::LOCALHOST, link_local(1)));
@@ -368,6 +392,12 @@ fn option6(mark: &[u8]) -> Vec<u8> {
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     bytes[1] = u8::try_from(bytes.len() / 8).expect("short");
     bytes
+}
+
+/// The IPv6 address of whoever has this address: the tests' prefixes number them alike.
+fn six(address: Ipv4Addr) -> Ipv6Addr {
+    let [_, _, high, low] = address.octets();
+    Ipv6Addr::new(0xfd50, 0x5300, 0x83, 0, 0, 0, 0, u16::from_be_bytes([high, low]))
 }
 
 fn link_local(last: u16) -> Ipv6Addr {

@@ -184,8 +184,9 @@ fn processes() -> Vec<(u32, String)> {
 
 /// Serves HTTP with one connection after the other: `/` answers the host name, `/report` the report, `/pid` the pid.
 fn http(port: u16) {
-    let listener = TcpListener::bind(("0.0.0.0", port)).expect("the port is free");
-    for stream in listener.incoming().flatten() {
+    // Both families, where the kernel has both.
+    let listener = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
+    for stream in listener.expect("the port is free").incoming().flatten() {
         // A client that went away is its own business.
         let _ = answer(stream);
     }
@@ -203,7 +204,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     let body = match request.split(' ').nth(1) {
         Some("/report") => report().to_string(),
         Some("/pid") => std::process::id().to_string(),
-        Some("/peer") => stream.peer_addr()?.ip().to_string(),
+        Some("/peer") => stream.peer_addr()?.ip().to_canonical().to_string(),
         _ => rustix::system::uname().nodename().to_string_lossy().into_owned(),
     };
     write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())

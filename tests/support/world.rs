@@ -111,7 +111,7 @@ impl World {
         // It outlives every supervisor, as /run/palisade does: a lock whose directory may vanish would lock nothing.
         fs::DirBuilder::new().mode(0o755).create(world.run_dir()).expect("our own directory");
         let config = format!(
-            "[cgroup]\npath = \"{}\"\n[network]\nname = \"ptest\"\nprefix4 = \"10.83.0.0/16\"\n\
+            "[cgroup]\npath = \"{}\"\n[network]\nname = \"ptest\"\nprefix4 = \"10.83.0.0/16\"\nprefix6 = \"fd50:5300:83::/64\"\n\
              [ids]\nbase = 1879048192\ncount = 64\n",
             world.name
         );

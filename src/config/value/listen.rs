@@ -32,7 +32,7 @@ pub fn parse_listen(text: &str) -> Result<Listen, Refusal> {
         });
     }
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Ok(Listen::Ip((IpAddr::from(defaults::PUBLISH_ADDRESS), port(text)?).into()));
+        return Ok(Listen::Ip((defaults::PUBLISH_ADDRESS, port(text)?).into()));
     }
     let address: SocketAddr = text.parse().map_err(|_| nowhere(text))?;
     port(&address.port().to_string())?;

@@ -1,24 +1,25 @@
 //! Published ports, and whom a service may talk to.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Refusal, nearest};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::spec::{Allowed, Destination, Door, Proto, Publish, UnitName, defaults};
 
-/// `[addr:]hostport:port[/proto]`; the address is 127.0.0.1, the protocol tcp where they are left out.
+/// `[addr:]hostport:port[/proto]`; the address is 127.0.0.1, the protocol tcp where they are left out. An IPv6 address
+/// stands in brackets.
 ///
 /// # Errors
-/// Port 0, a range of ports, an IPv6 or multicast address, an unknown protocol.
+/// Port 0, a range of ports, an address that nothing can be published on, an unknown protocol.
 pub fn parse_publish(text: &str) -> Result<Publish, Refusal> {
-    let (ports, proto) = match text.split_once('/') {
+    let (ports, proto) = match text.rsplit_once('/') {
         Some((ports, proto)) => (ports, parse_proto(proto)?),
         None => (text, Proto::Tcp),
     };
-    if ports.starts_with('[') || ports.matches(':').count() > 2 {
-        return Err(Refusal::new(format!("{text:?}: ports cannot be published on IPv6 addresses yet"))
-            .hint("write an IPv4 address, 0.0.0.0 for every one of the host; for IPv6, have a [[socket]] listened on"));
+    if !ports.starts_with('[') && ports.matches(':').count() > 2 {
+        return Err(Refusal::new(format!("{text:?} has too many colons"))
+            .hint("an IPv6 address stands in brackets, such as \"[2001:db8::1]:8080:80\""));
     }
     let mut parts = ports.rsplitn(3, ':');
     let (Some(port), Some(host_port)) = (parts.next(), parts.next()) else {
@@ -34,16 +35,36 @@ pub fn parse_publish(text: &str) -> Result<Publish, Refusal> {
     Ok(Publish { address, host_port: parse_port(host_port)?, port: parse_port(port)?, proto })
 }
 
-fn parse_address(text: &str) -> Result<Ipv4Addr, Refusal> {
-    let address: Ipv4Addr = text.parse().map_err(|_| match text.parse::<Ipv6Addr>() {
-        Ok(_) => Refusal::new(format!("{text:?}: ports cannot be published on IPv6 addresses yet"))
-            .hint("write an IPv4 address, 0.0.0.0 for every one of the host; for IPv6, have a [[socket]] listened on"),
-        Err(_) => Refusal::new(format!("{text:?} is not an IPv4 address"))
-            .hint("names are not looked up; 0.0.0.0 is every address of the host"),
-    })?;
-    match address.is_multicast() || address.is_broadcast() {
-        true => Err(Refusal::new(format!("{address} is not an address that a host can have"))),
-        false => Ok(address),
+fn parse_address(text: &str) -> Result<IpAddr, Refusal> {
+    let everywhere =
+        "names are not looked up; 0.0.0.0 is every IPv4 address of the host, [::] every IPv6 address";
+    let address = match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        Some(inner) => inner.parse::<Ipv6Addr>().map(IpAddr::V6),
+        None => text.parse::<Ipv4Addr>().map(IpAddr::V4),
+    };
+    let Ok(address) = address else {
+        let refusal = Refusal::new(format!("{text:?} is not an address"));
+        return Err(match text.parse::<Ipv6Addr>() {
+            Ok(_) => refusal.hint(format!("write \"[{text}]\"")),
+            Err(_) => refusal.hint(everywhere),
+        });
+    };
+    match address {
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Err(Refusal::new(
+            "a port cannot be published on [::1]: the kernel routes nothing from there to a service"
+                .to_owned(),
+        )
+        .hint("publish it on 127.0.0.1, or have a [[socket]] listened on")),
+        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() || address.is_unicast_link_local() => {
+            Err(Refusal::new(format!("a port cannot be published on [{address}]")).hint(everywhere))
+        }
+        IpAddr::V4(Ipv4Addr::BROADCAST) => {
+            Err(Refusal::new(format!("{address} is not an address that a host can have")))
+        }
+        _ if address.is_multicast() => {
+            Err(Refusal::new(format!("{address} is not an address that a host can have")))
+        }
+        _ => Ok(address),
     }
 }
 
@@ -86,30 +107,25 @@ pub fn parse_allowed(text: &str) -> Result<Allowed, Refusal> {
     Ok(Allowed { name: name.to_owned(), door })
 }
 
-/// `CIDR:PORT[/PROTO]`, with `*` for every port.
+/// `CIDR:PORT[/PROTO]`, with `*` for every port; what is IPv6 stands in brackets.
 ///
 /// # Errors
-/// No port, a name, an IPv6 address, bits beyond the prefix, addresses that are never outside.
+/// No port, a name, bits beyond the prefix, addresses that are never outside.
 pub fn parse_destination(text: &str) -> Result<Destination, Refusal> {
-    let hint = "write \"ADDRESS:PORT\" or \"NETWORK/BITS:PORT\", such as \"192.0.2.0/24:443\"";
-    if text.starts_with('[') || text.matches(':').count() > 1 {
-        return Err(Refusal::new(format!(
-            "{text:?}: IPv6 destinations are not a feature of this version yet"
-        ))
-        .hint(hint));
-    }
+    let hint = "write \"ADDRESS:PORT\" or \"NETWORK/BITS:PORT\", such as \"192.0.2.0/24:443\" or \"[2001:db8::/32]:443\"";
     let (net, door) = split_door(text, hint)?;
-    let parsed = match net.contains('/') {
-        true => net.parse::<Ipv4Net>().ok(),
-        false => net.parse::<Ipv4Addr>().ok().map(Ipv4Net::from),
+    let parsed = match net.strip_prefix('[').and_then(|net| net.strip_suffix(']')) {
+        Some(net) => parse_net(net).filter(|net| matches!(net, IpNet::V6(_))),
+        None => parse_net(net).filter(|net| matches!(net, IpNet::V4(_))),
     };
-    if parsed.is_none() && net.bytes().any(|byte| byte.is_ascii_alphabetic()) {
+    let is_name = !net.contains([':', '[']) && net.bytes().any(|byte| byte.is_ascii_alphabetic());
+    if parsed.is_none() && is_name {
         let refusal =
             Refusal::new(format!("{net:?}: destinations by name are not a feature of this version yet"));
         return Err(refusal.hint("write its addresses"));
     }
     let Some(net) = parsed else {
-        return Err(Refusal::new(format!("{net:?} is neither an IPv4 address nor a network")).hint(hint));
+        return Err(Refusal::new(format!("{net:?} is neither an address nor a network")).hint(hint));
     };
     if net.trunc() != net {
         return Err(
@@ -120,14 +136,24 @@ pub fn parse_destination(text: &str) -> Result<Destination, Refusal> {
         ("127.0.0.0/8", "the service's own loopback"),
         ("169.254.0.0/16", "link-local"),
         ("224.0.0.0/4", "multicast"),
+        ("::1/128", "the service's own loopback"),
+        ("fe80::/10", "link-local"),
+        ("ff00::/8", "multicast"),
     ];
     for (range, what) in never {
-        let range: Ipv4Net = range.parse().expect("a constant");
+        let range: IpNet = range.parse().expect("a constant");
         if range.contains(&net) {
             return Err(Refusal::new(format!("{net} is {what}: nobody goes out there")).hint("leave it out"));
         }
     }
     Ok(Destination { net, door })
+}
+
+fn parse_net(text: &str) -> Option<IpNet> {
+    match text.contains('/') {
+        true => text.parse().ok(),
+        false => text.parse::<IpAddr>().ok().map(IpNet::from),
+    }
 }
 
 fn split_door<'a>(text: &'a str, hint: &str) -> Result<(&'a str, Door), Refusal> {

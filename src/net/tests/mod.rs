@@ -8,7 +8,7 @@ mod parts;
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd},
     process::Command,
     thread,
@@ -18,20 +18,72 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 
 use super::{
-    addr::{NetworkSettings, Prefix4, Talk},
+    addr::{NetworkSettings, Prefix4, Prefix6, Talk},
+    forwarding,
     link::{self, LinkPlan},
     netlink::Netlink,
     netns::NetNs,
     nft::{Element, Table},
+    sysctl,
 };
 use crate::spec::{Destination, Door, Proto, Publish};
 
 /// Long enough for a machine under load; only a failing test ever waits so long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 83, 0, 1);
+const HOST: IpAddr = V4.host;
+const OUTSIDE: IpAddr = V4.outside;
+const GATEWAY: IpAddr = V4.gateway;
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Who is who in one family.
+#[derive(Debug)]
+struct Side {
+    host: IpAddr,
+    outside: IpAddr,
+    gateway: IpAddr,
+    /// Every address.
+    any: IpAddr,
+    /// Of the services' prefix, and nobody's.
+    nobody: IpAddr,
+    /// Tells a machine in a cloud its secrets.
+    metadata: IpAddr,
+}
+
+const V4: Side = Side {
+    host: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    outside: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
+    gateway: IpAddr::V4(Ipv4Addr::new(10, 83, 0, 1)),
+    any: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    nobody: IpAddr::V4(Ipv4Addr::new(10, 83, 200, 1)),
+    metadata: IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+};
+
+const V6: Side = Side {
+    host: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    outside: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+    gateway: IpAddr::V6(Ipv6Addr::new(0xfd50, 0x5300, 0, 0, 0, 0, 0, 1)),
+    any: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    nobody: IpAddr::V6(Ipv6Addr::new(0xfd50, 0x5300, 0, 0, 0, 0, 0xc8, 1)),
+    metadata: IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+};
+
+impl Side {
+    fn is_ipv6(&self) -> bool {
+        self.host.is_ipv6()
+    }
+
+    /// What has ip(8) give an address at once.
+    fn now(&self) -> &'static str {
+        if self.is_ipv6() { " nodad" } else { "" }
+    }
+
+    /// `at` as it stands before a port.
+    fn publish(&self, at: IpAddr, rest: &str) -> Publish {
+        let address = if self.is_ipv6() { format!("[{at}]") } else { at.to_string() };
+        publish(&format!("{address}:{rest}"))
+    }
+}
 
 /// The host's side of one test. Its thread is in the host's namespace.
 struct World {
@@ -40,17 +92,24 @@ struct World {
     socket: Netlink,
     settings: NetworkSettings,
     links: Vec<LinkPlan>,
+    /// Whose addresses the guests tell.
+    side: &'static Side,
 }
 
 /// A service's namespace and address.
 struct Guest {
     netns: NetNs,
-    address: Ipv4Addr,
+    address: IpAddr,
     plan: LinkPlan,
 }
 
 /// Runs `test` on a host of its own. Without root there is none: passed over, unless PALISADE_TEST_REQUIRE is set.
 fn on_a_host(test: impl FnOnce(&mut World) + Send + 'static) {
+    on_a_host_named("host", test);
+}
+
+/// `name` is what a panic says.
+fn on_a_host_named(name: &str, test: impl FnOnce(&mut World) + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var_os("PALISADE_TEST_REQUIRE").is_none(), "needs root");
         println!("ignored (needs root)");
@@ -60,8 +119,18 @@ fn on_a_host(test: impl FnOnce(&mut World) + Send + 'static) {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         test(&mut World::new());
     };
-    if let Err(panic) = thread::spawn(body).join() {
+    if let Err(panic) = thread::Builder::new().name(name.to_owned()).spawn(body).unwrap().join() {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// The same in both families, each on a host of its own.
+fn in_both(test: fn(&mut World, &'static Side)) {
+    for side in [&V4, &V6] {
+        on_a_host_named(if side.is_ipv6() { "IPv6" } else { "IPv4" }, move |world| {
+            world.side = side;
+            test(world, side);
+        });
     }
 }
 
@@ -73,21 +142,26 @@ impl World {
         for line in [
             "link set lo up",
             "addr add 192.0.2.1/24 dev up0",
+            "addr add 2001:db8::1/64 dev up0 nodad",
             // No address of its own making: it would come some time later, with its routes.
             "link set up0 addrgenmode none",
             "link set up0 up",
             "route add default via 192.0.2.2",
+            "route add default via 2001:db8::2",
         ] {
             run(&format!("ip {line}"));
         }
         run_in(&outside, "ip addr add 192.0.2.2/24 dev eth0");
+        run_in(&outside, "ip addr add 2001:db8::2/64 dev eth0 nodad");
         run_in(&outside, "ip link set eth0 up");
         until("the uplink has its carrier", || {
             let routes = run("ip route show table all");
-            !routes.contains("linkdown") && routes.contains("ff00::/8 dev up0")
+            let late = ["ff00::/8 dev up0", "local 2001:db8::1 dev up0"];
+            !routes.contains("linkdown") && late.iter().all(|route| routes.contains(route))
         });
-        let settings = NetworkSettings::default();
-        Self { host, outside, socket: Netlink::route().unwrap(), settings, links: Vec::new() }
+        let prefix6 = Some("fd50:5300::/64".parse::<Prefix6>().unwrap());
+        let settings = NetworkSettings { prefix6, ..NetworkSettings::default() };
+        Self { host, outside, socket: Netlink::route().unwrap(), settings, links: Vec::new(), side: &V4 }
     }
 
     fn guest(&mut self, slot: u32, publish: &[Publish]) -> Guest {
@@ -97,7 +171,17 @@ impl World {
         self.links.push(plan.clone());
         // Where the table is there already; else with it.
         let _ = Table::attach(&self.settings).unwrap().add(&Element::of_link(&plan));
-        Guest { netns, address: plan.address, plan }
+        let address = plan.addresses().find(|address| address.is_ipv6() == self.side.is_ipv6()).unwrap();
+        Guest { netns, address, plan }
+    }
+
+    /// Switches forwarding on for what arrives on an interface of the host; what guards it.
+    fn open(&self, interface: &str) -> Vec<Element> {
+        let all = forwarding::wanted(interface, self.side.is_ipv6()).unwrap();
+        for (key, value) in &all {
+            sysctl::set(key, value).unwrap();
+        }
+        all.iter().filter_map(|(key, _)| forwarding::element(key)).collect()
     }
 
     fn table(&self) -> Table {
@@ -110,11 +194,11 @@ impl World {
 
 impl Guest {
     fn tcp(&self, port: u16) -> TcpListener {
-        tcp(&self.netns, SocketAddrV4::new(self.address, port))
+        tcp(&self.netns, SocketAddr::new(self.address, port))
     }
 
     fn udp(&self, port: u16) -> UdpSocket {
-        udp(&self.netns, SocketAddrV4::new(self.address, port))
+        udp(&self.netns, SocketAddr::new(self.address, port))
     }
 }
 
@@ -140,11 +224,11 @@ fn link_names() -> Vec<String> {
     lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
-fn tcp(netns: &NetNs, at: SocketAddrV4) -> TcpListener {
+fn tcp(netns: &NetNs, at: SocketAddr) -> TcpListener {
     netns.within(|| TcpListener::bind(at)).unwrap().unwrap()
 }
 
-fn udp(netns: &NetNs, at: SocketAddrV4) -> UdpSocket {
+fn udp(netns: &NetNs, at: SocketAddr) -> UdpSocket {
     let socket = netns.within(|| UdpSocket::bind(at)).unwrap().unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
@@ -153,10 +237,11 @@ fn udp(netns: &NetNs, at: SocketAddrV4) -> UdpSocket {
 /// `[addr:]hostport:port/proto` as a service file has it.
 fn publish(text: &str) -> Publish {
     let (rest, proto) = text.split_once('/').unwrap();
-    let parts: Vec<&str> = rest.split(':').collect();
+    let mut parts: Vec<&str> = rest.rsplitn(3, ':').collect();
+    parts.reverse();
     let proto = if proto == "tcp" { Proto::Tcp } else { Proto::Udp };
     Publish {
-        address: parts[0].parse().unwrap(),
+        address: parts[0].trim_matches(['[', ']']).parse().unwrap(),
         host_port: parts[1].parse().unwrap(),
         port: parts[2].parse().unwrap(),
         proto,
@@ -169,7 +254,7 @@ fn destination(net: &str, door: Door) -> Destination {
 }
 
 /// A whole conversation over TCP; returns whom the server saw.
-fn talk(server: &TcpListener, from: &NetNs, to: (Ipv4Addr, u16)) -> Ipv4Addr {
+fn talk(server: &TcpListener, from: &NetNs, to: (IpAddr, u16)) -> IpAddr {
     let mut client =
         from.within(|| TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE)).unwrap().unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -178,24 +263,36 @@ fn talk(server: &TcpListener, from: &NetNs, to: (Ipv4Addr, u16)) -> Ipv4Addr {
     let mut heard = [0; 5];
     client.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"hello");
-    v4(peer)
+    peer.ip()
 }
 
 /// A question and an answer over UDP; returns whom the server saw.
-fn ask(server: &UdpSocket, from: &NetNs, to: (Ipv4Addr, u16)) -> Ipv4Addr {
-    let client = udp(from, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+fn ask(server: &UdpSocket, from: &NetNs, to: (IpAddr, u16)) -> IpAddr {
+    let any = if to.0.is_ipv6() { V6.any } else { V4.any };
+    let client = udp(from, SocketAddr::new(any, 0));
     client.connect(to).unwrap();
     client.send(b"?").unwrap();
     let mut heard = [0; 8];
-    let (_, peer) = server.recv_from(&mut heard).unwrap();
+    let (_, peer) = whole(|| server.recv_from(&mut heard));
     server.send_to(b"!", peer).unwrap();
-    assert_eq!(client.recv(&mut heard).unwrap(), 1);
-    v4(peer)
+    assert_eq!(whole(|| client.recv(&mut heard)), 1);
+    peer.ip()
+}
+
+/// A signal to another test's child may interrupt a call that has a time limit.
+fn whole<T>(mut call: impl FnMut() -> std::io::Result<T>) -> T {
+    loop {
+        match call() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            done => return done.unwrap(),
+        }
+    }
 }
 
 /// One datagram that nobody is expected to get.
-fn shout(from: &NetNs, to: (Ipv4Addr, u16)) {
-    let client = udp(from, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+fn shout(from: &NetNs, to: (IpAddr, u16)) {
+    let any = if to.0.is_ipv6() { V6.any } else { V4.any };
+    let client = udp(from, SocketAddr::new(any, 0));
     client.send_to(b"?", to).unwrap();
 }
 
@@ -203,13 +300,6 @@ fn assert_empty(server: &UdpSocket) {
     server.set_nonblocking(true).unwrap();
     let error = server.recv(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-}
-
-fn v4(peer: SocketAddr) -> Ipv4Addr {
-    match peer {
-        SocketAddr::V4(peer) => *peer.ip(),
-        SocketAddr::V6(peer) => panic!("{peer} is not IPv4"),
-    }
 }
 
 /// Packets that the table has refused for this reason.
@@ -239,7 +329,7 @@ fn until_counted(name: &str, packets: u64) {
 
 /// The elements of a set or map, as nft prints them in JSON.
 fn elements(table: &str, set: &str) -> Vec<String> {
-    let kind = if matches!(set, "exact" | "wildcard") { "map" } else { "set" };
+    let kind = if set.starts_with("exact") || set.starts_with("wildcard") { "map" } else { "set" };
     let text = run(&format!("nft -j list {kind} inet {table} {set}"));
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     value["nftables"][1][kind]["elem"].as_array().into_iter().flatten().map(ToString::to_string).collect()

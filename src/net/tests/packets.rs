@@ -1,7 +1,7 @@
 //! Which packets pass and which do not.
 
 use super::*;
-use crate::net::{conntrack::Conntrack, sysctl};
+use crate::net::conntrack::Conntrack;
 
 const DB: u16 = 5432;
 
@@ -12,8 +12,8 @@ fn a_port_published_on_loopback_answers_local_clients_who_are_seen_as_the_gatewa
         let guest = world.guest(0, &ports);
         world.table().add(&ports.map(|port| Element::Publish(port, guest.address))).unwrap();
         let (web, dns) = (guest.tcp(80), guest.udp(53));
-        assert_eq!(talk(&web, &world.host, (Ipv4Addr::LOCALHOST, 8080)), GATEWAY);
-        assert_eq!(ask(&dns, &world.host, (Ipv4Addr::LOCALHOST, 5353)), GATEWAY);
+        assert_eq!(talk(&web, &world.host, (LOCALHOST, 8080)), GATEWAY);
+        assert_eq!(ask(&dns, &world.host, (LOCALHOST, 5353)), GATEWAY);
         // Its own address works from the host too, without any port published.
         assert_eq!(talk(&web, &world.host, (guest.address, 80)), GATEWAY);
     });
@@ -21,75 +21,74 @@ fn a_port_published_on_loopback_answers_local_clients_who_are_seen_as_the_gatewa
 
 #[test]
 fn a_port_published_everywhere_answers_outside_clients_who_are_seen_as_themselves() {
-    on_a_host(|world| {
-        let ports = [publish("0.0.0.0:8080:80/tcp"), publish("0.0.0.0:5353:53/udp")];
+    in_both(|world, at| {
+        let ports = [at.publish(at.any, "8080:80/tcp"), at.publish(at.any, "5353:53/udp")];
         let guest = world.guest(0, &ports);
         let mut table = world.table();
         table.add(&ports.map(|port| Element::Publish(port, guest.address))).unwrap();
-        for door in link::doors(&mut world.socket, ports[0].address).unwrap() {
-            assert!(!sysctl::set_forwarding(&door, true).unwrap());
-            table.add(&[Element::Opened(door)]).unwrap();
-        }
+        let doors = link::doors(&mut world.socket, ports[0].address).unwrap();
+        assert_eq!(doors, ["up0"]);
+        table.add(&world.open("up0")).unwrap();
         let (web, dns) = (guest.tcp(80), guest.udp(53));
-        assert_eq!(talk(&web, &world.outside, (HOST, 8080)), OUTSIDE);
-        assert_eq!(ask(&dns, &world.outside, (HOST, 5353)), OUTSIDE);
-        for at in [Ipv4Addr::LOCALHOST, HOST] {
-            assert_eq!(talk(&web, &world.host, (at, 8080)), GATEWAY);
-            assert_eq!(ask(&dns, &world.host, (at, 5353)), GATEWAY);
+        assert_eq!(talk(&web, &world.outside, (at.host, 8080)), at.outside);
+        assert_eq!(ask(&dns, &world.outside, (at.host, 5353)), at.outside);
+        for here in [LOCALHOST, at.host].into_iter().filter(|here| here.is_ipv6() == at.is_ipv6()) {
+            assert_eq!(talk(&web, &world.host, (here, 8080)), at.gateway);
+            assert_eq!(ask(&dns, &world.host, (here, 5353)), at.gateway);
         }
     });
 }
 
 #[test]
 fn a_port_published_on_one_address_answers_there_alone() {
-    on_a_host(|world| {
-        run("ip addr add 192.0.2.9/24 dev up0");
-        let port = publish("192.0.2.1:5353:53/udp");
+    in_both(|world, at| {
+        let beside: IpAddr = if at.is_ipv6() { "2001:db8::9" } else { "192.0.2.9" }.parse().unwrap();
+        let loopback = if at.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { LOCALHOST };
+        run(&format!("ip addr add {beside} dev up0{}", at.now()));
+        let port = at.publish(at.host, "5353:53/udp");
         let guest = world.guest(0, &[port]);
         world.table().add(&[Element::Publish(port, guest.address)]).unwrap();
-        assert_eq!(link::doors(&mut world.socket, HOST).unwrap(), ["up0"]);
-        sysctl::set_forwarding("up0", true).unwrap();
+        assert_eq!(link::doors(&mut world.socket, at.host).unwrap(), ["up0"]);
+        world.open("up0");
         let dns = guest.udp(53);
-        assert_eq!(ask(&dns, &world.outside, (HOST, 5353)), OUTSIDE);
-        for (at, client, seen) in [
-            (Ipv4Addr::new(192, 0, 2, 9), &world.outside, OUTSIDE),
-            (Ipv4Addr::LOCALHOST, &world.host, Ipv4Addr::LOCALHOST),
-        ] {
-            let other = udp(&world.host, SocketAddrV4::new(at, 5353));
-            assert_eq!(ask(&other, client, (at, 5353)), seen);
+        assert_eq!(ask(&dns, &world.outside, (at.host, 5353)), at.outside);
+        for (there, client, seen) in [(beside, &world.outside, at.outside), (loopback, &world.host, loopback)]
+        {
+            let other = udp(&world.host, SocketAddr::new(there, 5353));
+            assert_eq!(ask(&other, client, (there, 5353)), seen);
         }
     });
 }
 
 #[test]
 fn a_service_reaches_neither_another_service_nor_the_host_nor_the_outside() {
-    on_a_host(|world| {
-        let port = publish("0.0.0.0:5432:5432/udp");
+    in_both(|world, at| {
+        let port = at.publish(at.any, "5432:5432/udp");
         let (web, db) = (world.guest(0, &[]), world.guest(1, &[port]));
         let mut table = world.table();
         table.add(&[Element::Publish(port, db.address)]).unwrap();
-        sysctl::set_forwarding("up0", true).unwrap();
+        world.open("up0");
         let guarded = [
             db.udp(DB),
-            udp(&world.host, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 53)),
-            udp(&world.outside, SocketAddrV4::new(OUTSIDE, 53)),
+            udp(&world.host, SocketAddr::new(at.any, 53)),
+            udp(&world.outside, SocketAddr::new(at.outside, 53)),
         ];
         shout(&web.netns, (db.address, DB));
         until_counted("to_service", 1);
-        for (n, host) in (1..).zip([(HOST, 53), (GATEWAY, 53), (HOST, DB), (GATEWAY, DB)]) {
+        for (n, host) in (1..).zip([(at.host, 53), (at.gateway, 53), (at.host, DB), (at.gateway, DB)]) {
             shout(&web.netns, host);
             until_counted("to_host", n);
         }
-        shout(&web.netns, (OUTSIDE, 53));
+        shout(&web.netns, (at.outside, 53));
         until_counted("no_egress", 1);
         // Going out is no way to another service or to its own published port either.
         table.add(&[Element::Egress(web.address)]).unwrap();
         shout(&web.netns, (db.address, DB));
-        shout(&web.netns, (Ipv4Addr::new(10, 83, 200, 1), DB));
+        shout(&web.netns, (at.nobody, DB));
         until_counted("to_service", 3);
-        shout(&web.netns, (HOST, DB));
+        shout(&web.netns, (at.host, DB));
         until_counted("to_host", 5);
-        shout(&web.netns, (Ipv4Addr::new(169, 254, 169, 254), 80));
+        shout(&web.netns, (at.metadata, 80));
         until_counted("to_metadata", 1);
         guarded.iter().for_each(assert_empty);
     });
@@ -97,20 +96,20 @@ fn a_service_reaches_neither_another_service_nor_the_host_nor_the_outside() {
 
 #[test]
 fn egress_goes_out_under_the_hosts_address_and_ends_when_it_is_taken_away() {
-    on_a_host(|world| {
+    in_both(|world, at| {
         let guest = world.guest(0, &[]);
         let mut table = world.table();
         table.add(&[Element::Egress(guest.address)]).unwrap();
-        assert_eq!(link::uplinks(&mut world.socket).unwrap(), ["up0"]);
-        sysctl::set_forwarding("up0", true).unwrap();
+        assert_eq!(link::uplinks(&mut world.socket, at.is_ipv6()).unwrap(), ["up0"]);
+        world.open("up0");
         let (web, dns) = (
-            tcp(&world.outside, SocketAddrV4::new(OUTSIDE, 80)),
-            udp(&world.outside, SocketAddrV4::new(OUTSIDE, 53)),
+            tcp(&world.outside, SocketAddr::new(at.outside, 80)),
+            udp(&world.outside, SocketAddr::new(at.outside, 53)),
         );
-        assert_eq!(talk(&web, &guest.netns, (OUTSIDE, 80)), HOST);
-        assert_eq!(ask(&dns, &guest.netns, (OUTSIDE, 53)), HOST);
+        assert_eq!(talk(&web, &guest.netns, (at.outside, 80)), at.host);
+        assert_eq!(ask(&dns, &guest.netns, (at.outside, 53)), at.host);
         table.remove(&[Element::Egress(guest.address)]).unwrap();
-        shout(&guest.netns, (OUTSIDE, 53));
+        shout(&guest.netns, (at.outside, 53));
         until_counted("no_egress", 1);
         assert_empty(&dns);
     });
@@ -118,29 +117,34 @@ fn egress_goes_out_under_the_hosts_address_and_ends_when_it_is_taken_away() {
 
 #[test]
 fn who_may_go_to_some_places_goes_there_alone() {
-    on_a_host(|world| {
+    in_both(|world, at| {
         let guest = world.guest(0, &[]);
         let mut table = world.table();
-        sysctl::set_forwarding("up0", true).unwrap();
+        world.open("up0");
         let (web, dns) = (
-            tcp(&world.outside, SocketAddrV4::new(OUTSIDE, 80)),
-            udp(&world.outside, SocketAddrV4::new(OUTSIDE, 53)),
+            tcp(&world.outside, SocketAddr::new(at.outside, 80)),
+            udp(&world.outside, SocketAddr::new(at.outside, 53)),
         );
         let to = |net: &str, door| Element::Reach(guest.address, destination(net, door));
         let (http, dns_port) = (Door::One(80, Proto::Tcp), Door::One(53, Proto::Udp));
-        let all = [to("192.0.2.0/24", http), to("192.0.2.2/32", dns_port), to("198.51.100.0/24", Door::Any)];
+        let (net, one, far, near) = match at.is_ipv6() {
+            false => ("192.0.2.0/24", "192.0.2.2/32", "198.51.100.0/24", "192.0.1.255"),
+            true => ("2001:db8::/64", "2001:db8::2/128", "2001:db8:1::/48", "2001:db7:ffff::1"),
+        };
+        let near: IpAddr = near.parse().unwrap();
+        let all = [to(net, http), to(one, dns_port), to(far, Door::Any)];
         table.add(&all).unwrap();
-        assert_eq!(talk(&web, &guest.netns, (OUTSIDE, 80)), HOST);
-        assert_eq!(ask(&dns, &guest.netns, (OUTSIDE, 53)), HOST);
+        assert_eq!(talk(&web, &guest.netns, (at.outside, 80)), at.host);
+        assert_eq!(ask(&dns, &guest.netns, (at.outside, 53)), at.host);
         // Another port, another protocol, another place; and still neither the host nor a service.
-        for (n, other) in (1..).zip([(OUTSIDE, 81), (OUTSIDE, 80), (Ipv4Addr::new(192, 0, 1, 255), 53)]) {
+        for (n, other) in (1..).zip([(at.outside, 81), (at.outside, 80), (near, 53)]) {
             shout(&guest.netns, other);
             until_counted("no_egress", n);
         }
-        shout(&guest.netns, (HOST, 80));
+        shout(&guest.netns, (at.host, 80));
         until_counted("to_host", 1);
         table.remove(&all).unwrap();
-        shout(&guest.netns, (OUTSIDE, 53));
+        shout(&guest.netns, (at.outside, 53));
         until_counted("no_egress", 4);
         assert_empty(&dns);
     });
@@ -148,10 +152,10 @@ fn who_may_go_to_some_places_goes_there_alone() {
 
 #[test]
 fn who_may_talk_to_a_service_begins_and_the_other_answers() {
-    on_a_host(|world| {
+    in_both(|world, at| {
         let (web, db, other) = (world.guest(0, &[]), world.guest(1, &[]), world.guest(2, &[]));
         let mut table = world.table();
-        let (sql, dns) = (tcp(&db.netns, SocketAddrV4::new(db.address, DB)), db.udp(53));
+        let (sql, dns) = (tcp(&db.netns, SocketAddr::new(db.address, DB)), db.udp(53));
         let door = |from: &Guest, door| Element::Talk(Talk { from: from.address, to: db.address, door });
         let allowed = [door(&web, Door::One(DB, Proto::Tcp)), door(&web, Door::One(53, Proto::Udp))];
         table.add(&allowed).unwrap();
@@ -167,7 +171,7 @@ fn who_may_talk_to_a_service_begins_and_the_other_answers() {
         until_counted("to_service", 3);
         assert_empty(&back);
         // A conversation that goes on rests on it too.
-        let client = udp(&web.netns, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+        let client = udp(&web.netns, SocketAddr::new(at.any, 0));
         client.connect((db.address, 53)).unwrap();
         client.send(b"?").unwrap();
         let (_, peer) = dns.recv_from(&mut [0; 8]).unwrap();
@@ -187,16 +191,16 @@ fn who_may_talk_to_a_service_begins_and_the_other_answers() {
 
 #[test]
 fn a_forged_source_is_dropped() {
-    on_a_host(|world| {
+    in_both(|world, at| {
         let (liar, other) = (world.guest(0, &[]), world.guest(1, &[]));
         let mut table = world.table();
         table.add(&[Element::Egress(liar.address), Element::Egress(other.address)]).unwrap();
-        let host = udp(&world.host, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 53));
-        for (n, forged) in (1..).zip([other.address, GATEWAY, OUTSIDE]) {
-            run_in(&liar.netns, &format!("ip addr add {forged}/32 dev lo"));
-            let socket = udp(&liar.netns, SocketAddrV4::new(forged, 0));
+        let host = udp(&world.host, SocketAddr::new(at.any, 53));
+        for (n, forged) in (1..).zip([other.address, at.gateway, at.outside]) {
+            run_in(&liar.netns, &format!("ip addr add {forged} dev lo{}", at.now()));
+            let socket = udp(&liar.netns, SocketAddr::new(forged, 0));
             // The gateway's address is its own now, so ask for the host by another.
-            socket.send_to(b"?", (HOST, 53)).unwrap();
+            socket.send_to(b"?", (at.host, 53)).unwrap();
             until_counted("spoofed", n);
         }
         assert_empty(&host);
@@ -209,10 +213,10 @@ fn a_service_does_not_reach_the_loopback_of_the_host() {
         let port = publish("127.0.0.1:8080:80/tcp");
         let guest = world.guest(0, &[port]);
         let _table = world.table();
-        let host = udp(&world.host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 53));
+        let host = udp(&world.host, SocketAddr::new(LOCALHOST, 53));
         send_loopback_over_the_wire(&guest.netns, GATEWAY);
-        let liar = udp(&guest.netns, SocketAddrV4::new(guest.address, 0));
-        liar.send_to(b"?", (Ipv4Addr::LOCALHOST, 53)).unwrap();
+        let liar = udp(&guest.netns, SocketAddr::new(guest.address, 0));
+        liar.send_to(b"?", (LOCALHOST, 53)).unwrap();
         until_counted("to_loopback", 1);
         assert_empty(&host);
     });
@@ -224,11 +228,11 @@ fn a_port_published_on_loopback_is_not_reached_from_outside() {
         let (inner, outer) = (publish("127.0.0.1:5353:53/udp"), publish("0.0.0.0:5354:54/udp"));
         let guest = world.guest(0, &[inner, outer]);
         world.table().add(&[inner, outer].map(|port| Element::Publish(port, guest.address))).unwrap();
-        sysctl::set_forwarding("up0", true).unwrap();
+        world.open("up0");
         let (closed, open) = (guest.udp(53), guest.udp(54));
         send_loopback_over_the_wire(&world.outside, HOST);
-        let liar = udp(&world.outside, SocketAddrV4::new(OUTSIDE, 0));
-        liar.send_to(b"?", (Ipv4Addr::LOCALHOST, 5353)).unwrap();
+        let liar = udp(&world.outside, SocketAddr::new(OUTSIDE, 0));
+        liar.send_to(b"?", (LOCALHOST, 5353)).unwrap();
         liar.send_to(b"?", (HOST, 5353)).unwrap();
         // The wire keeps the order: when the third has come, the first two were decided about.
         liar.send_to(b"?", (HOST, 5354)).unwrap();
@@ -238,7 +242,7 @@ fn a_port_published_on_loopback_is_not_reached_from_outside() {
 }
 
 /// Makes 127.0.0.0/8 of a namespace a matter of its only neighbour.
-fn send_loopback_over_the_wire(netns: &NetNs, next: Ipv4Addr) {
+fn send_loopback_over_the_wire(netns: &NetNs, next: IpAddr) {
     run_in(netns, "ip addr del 127.0.0.1/8 dev lo");
     netns.within(|| sysctl::set("ipv4/conf/eth0/route_localnet", "1")).unwrap().unwrap();
     run_in(netns, &format!("ip route add 127.0.0.0/8 via {next} dev eth0 onlink"));
@@ -246,13 +250,13 @@ fn send_loopback_over_the_wire(netns: &NetNs, next: Ipv4Addr) {
 
 #[test]
 fn a_service_is_not_reached_by_its_own_address_from_outside() {
-    on_a_host(|world| {
-        let port = publish("0.0.0.0:5353:53/udp");
+    in_both(|world, at| {
+        let port = at.publish(at.any, "5353:53/udp");
         let guest = world.guest(0, &[port]);
         world.table().add(&[Element::Publish(port, guest.address)]).unwrap();
-        sysctl::set_forwarding("up0", true).unwrap();
+        world.open("up0");
         let dns = guest.udp(53);
-        run_in(&world.outside, "ip route add 10.83.0.0/16 via 192.0.2.1");
+        run_in(&world.outside, &format!("ip route add {} via {}", guest.address, at.host));
         shout(&world.outside, (guest.address, 53));
         until_counted("unpublished", 1);
         assert_empty(&dns);
@@ -261,58 +265,68 @@ fn a_service_is_not_reached_by_its_own_address_from_outside() {
 
 #[test]
 fn forwarding_that_was_switched_on_for_services_routes_nothing_else() {
-    on_a_host(|world| {
+    in_both(|world, at| {
         let other = NetNs::create().unwrap();
-        let at = format!("/proc/{}/fd/{}", std::process::id(), other.as_fd().as_raw_fd());
-        run(&format!("ip link add lan0 type veth peer name eth0 netns {at}"));
-        run("ip addr add 198.51.100.1/24 dev lan0");
+        let theirs = format!("/proc/{}/fd/{}", std::process::id(), other.as_fd().as_raw_fd());
+        run(&format!("ip link add lan0 type veth peer name eth0 netns {theirs}"));
+        let (next, target, bits): (IpAddr, IpAddr, u8) = match at.is_ipv6() {
+            false => ([198, 51, 100, 1].into(), [198, 51, 100, 2].into(), 24),
+            true => ("2001:db8:1::1".parse().unwrap(), "2001:db8:1::2".parse().unwrap(), 64),
+        };
+        run(&format!("ip addr add {next}/{bits} dev lan0{}", at.now()));
         run("ip link set lan0 up");
-        for line in
-            ["addr add 198.51.100.2/24 dev eth0", "link set eth0 up", "route add default via 198.51.100.1"]
-        {
+        for line in [
+            format!("addr add {target}/{bits} dev eth0{}", at.now()),
+            "link set eth0 up".to_owned(),
+            format!("route add default via {next}"),
+        ] {
             run_in(&other, &format!("ip {line}"));
         }
-        run_in(&world.outside, "ip route add default via 192.0.2.1");
+        run_in(&world.outside, &format!("ip route add default via {}", at.host));
         let mut table = world.table();
-        let target = Ipv4Addr::new(198, 51, 100, 2);
         let (inside, outside) =
-            (udp(&other, SocketAddrV4::new(target, 53)), udp(&world.outside, SocketAddrV4::new(OUTSIDE, 53)));
-        assert!(!sysctl::set_forwarding("up0", true).unwrap());
-        table.add(&[Element::Opened("up0".to_owned())]).unwrap();
+            (udp(&other, SocketAddr::new(target, 53)), udp(&world.outside, SocketAddr::new(at.outside, 53)));
+        let guards = world.open("up0");
+        table.add(&guards).unwrap();
         shout(&world.outside, (target, 53));
         until_counted("not_routed", 1);
         assert_empty(&inside);
         // An administrator's own forwarding is none of ours.
-        table.remove(&[Element::Opened("up0".to_owned())]).unwrap();
-        sysctl::set_forwarding("lan0", true).unwrap();
+        table.remove(&guards).unwrap();
+        world.open("lan0");
         inside.set_nonblocking(false).unwrap();
-        assert_eq!(ask(&inside, &world.outside, (target, 53)), OUTSIDE);
-        assert_eq!(ask(&outside, &other, (OUTSIDE, 53)), target);
+        assert_eq!(ask(&inside, &world.outside, (target, 53)), at.outside);
+        assert_eq!(ask(&outside, &other, (at.outside, 53)), target);
     });
 }
 
 #[test]
 fn the_services_of_two_supervisors_are_not_each_others_outside() {
-    on_a_host(|world| {
+    in_both(|world, at| {
         let staging = NetworkSettings {
             name: "staging".to_owned(),
             prefix4: "10.84.0.0/16".parse::<Prefix4>().unwrap(),
+            prefix6: Some("fd50:5300:84::/64".parse::<Prefix6>().unwrap()),
+        };
+        let (local, gateway): (IpAddr, IpAddr) = match at.is_ipv6() {
+            false => (LOCALHOST, [10, 84, 0, 1].into()),
+            true => (at.host, "fd50:5300:84::1".parse().unwrap()),
         };
         let web = world.guest(0, &[]);
         let (mut table, mut other) = (world.table(), Table::open(&staging).unwrap());
         let production = std::mem::replace(&mut world.settings, staging);
-        let port = publish("0.0.0.0:5432:5432/udp");
+        let port = at.publish(at.any, "5432:5432/udp");
         let db = world.guest(0, &[port]);
         world.settings = production;
         table.add(&[Element::Egress(web.address)]).unwrap();
         other.add(&[Element::Publish(port, db.address)]).unwrap();
         let server = db.udp(DB);
-        assert_eq!(ask(&server, &world.host, (Ipv4Addr::LOCALHOST, DB)), Ipv4Addr::new(10, 84, 0, 1));
+        assert_eq!(ask(&server, &world.host, (local, DB)), gateway);
         shout(&web.netns, (db.address, DB));
         // Both tables refuse it; which of two chains of one priority goes first is the kernel's affair.
         let refused = || counted("to_service") + counted_in("staging", "unpublished");
         until("one of the tables refuses it", || refused() == 1);
-        shout(&web.netns, (HOST, DB));
+        shout(&web.netns, (at.host, DB));
         until_counted("to_host", 1);
         assert_empty(&server);
     });
@@ -344,32 +358,33 @@ fn a_udp_client_that_asked_too_early_is_heard_once_it_is_forgotten() {
         let port = publish("127.0.0.1:5353:53/udp");
         let guest = world.guest(0, &[port]);
         let (mut table, mut conntrack) = (world.table(), Conntrack::open().unwrap());
-        let early = udp(&world.host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
-        let nobody = udp(&world.host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5353));
-        early.send_to(b"?", (Ipv4Addr::LOCALHOST, 5353)).unwrap();
+        let early = udp(&world.host, SocketAddr::new(LOCALHOST, 0));
+        let nobody = udp(&world.host, SocketAddr::new(LOCALHOST, 5353));
+        early.send_to(b"?", (LOCALHOST, 5353)).unwrap();
         assert_eq!(nobody.recv(&mut [0; 8]).unwrap(), 1);
         // Somebody's conversation with the same port elsewhere is left alone.
-        let far = udp(&world.outside, SocketAddrV4::new(OUTSIDE, 5353));
+        let far = udp(&world.outside, SocketAddr::new(OUTSIDE, 5353));
         ask(&far, &world.host, (OUTSIDE, 5353));
         let server = guest.udp(53);
         table.add(&[Element::Publish(port, guest.address)]).unwrap();
         assert_eq!(conntrack.forget_clients(&port).unwrap(), 1);
-        early.send_to(b"?", (Ipv4Addr::LOCALHOST, 5353)).unwrap();
+        early.send_to(b"?", (LOCALHOST, 5353)).unwrap();
         assert_eq!(server.recv(&mut [0; 8]).unwrap(), 1);
     });
 }
 
 #[test]
 fn a_udp_client_follows_its_port_from_one_service_to_the_next() {
-    on_a_host(|world| {
-        let port = publish("127.0.0.1:5353:53/udp");
+    in_both(|world, at| {
+        let here = if at.is_ipv6() { at.host } else { LOCALHOST };
+        let port = at.publish(here, "5353:53/udp");
         let (one, two) = (world.guest(0, &[port]), world.guest(1, &[port]));
         let (mut table, mut conntrack) = (world.table(), Conntrack::open().unwrap());
-        let client = udp(&world.host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+        let client = udp(&world.host, SocketAddr::new(here, 0));
         for guest in [&one, &two] {
             let server = guest.udp(53);
             table.add(&[Element::Publish(port, guest.address)]).unwrap();
-            client.send_to(b"?", (Ipv4Addr::LOCALHOST, 5353)).unwrap();
+            client.send_to(b"?", (here, 5353)).unwrap();
             assert_eq!(server.recv(&mut [0; 8]).unwrap(), 1);
             table.remove(&[Element::Publish(port, guest.address)]).unwrap();
             assert_eq!(conntrack.forget_service(guest.address).unwrap(), 1);
@@ -379,10 +394,12 @@ fn a_udp_client_follows_its_port_from_one_service_to_the_next() {
 
 /// An ICMP error, as whoever has a raw socket in a namespace sends it to `to`: of the packet from `client` to `server` its
 /// receiver wants to know nothing.
-fn complain(netns: &NetNs, to: Ipv4Addr, client: (Ipv4Addr, u16), server: (Ipv4Addr, u16)) {
+fn complain(netns: &NetNs, to: IpAddr, client: (IpAddr, u16), server: (IpAddr, u16)) {
     let mut quoted = vec![0x45, 0, 0, 36, 0, 0, 0, 0, 64, 17, 0, 0];
-    quoted.extend(client.0.octets());
-    quoted.extend(server.0.octets());
+    for address in [client.0, server.0] {
+        let IpAddr::V4(address) = address else { panic!("{address} is not IPv4") };
+        quoted.extend(address.octets());
+    }
     let words = [client.1, server.1, 16, 0];
     quoted.extend(words.iter().flat_map(|word| word.to_be_bytes()));
     quoted.extend([0; 8]);
@@ -407,8 +424,7 @@ fn complain(netns: &NetNs, to: Ipv4Addr, client: (Ipv4Addr, u16), server: (Ipv4A
         })
         .unwrap()
         .unwrap();
-    rustix::net::sendto(&socket, &message, rustix::net::SendFlags::empty(), &SocketAddrV4::new(to, 0))
-        .unwrap();
+    rustix::net::sendto(&socket, &message, rustix::net::SendFlags::empty(), &SocketAddr::new(to, 0)).unwrap();
 }
 
 #[test]
@@ -416,11 +432,11 @@ fn a_service_complains_of_its_own_connections_alone() {
     on_a_host(|world| {
         let port = publish("0.0.0.0:5353:53/udp");
         let (victim, liar) = (world.guest(0, &[port]), world.guest(1, &[]));
-        sysctl::set_forwarding("up0", true).unwrap();
+        world.open("up0");
         let mut table = world.table();
         table.add(&[Element::Publish(port, victim.address), Element::Egress(liar.address)]).unwrap();
         let server = victim.udp(53);
-        let client = udp(&world.outside, SocketAddrV4::new(OUTSIDE, 40_000));
+        let client = udp(&world.outside, SocketAddr::new(OUTSIDE, 40_000));
         client.connect((HOST, 5353)).unwrap();
         client.send(b"?").unwrap();
         let (_, peer) = server.recv_from(&mut [0; 8]).unwrap();

@@ -3,7 +3,7 @@
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use super::*;
-use crate::net::{NetError, nft, reserve::reserve, sockdiag, sysctl};
+use crate::net::{NetError, link::Pair6, nft, reserve::reserve, sockdiag};
 
 #[test]
 fn the_text_of_the_table_is_as_it_was_reviewed() {
@@ -72,29 +72,66 @@ fn a_link_is_complete_on_both_ends() {
         assert_eq!(guest[0]["address"], plan.guest_mac.to_string());
         assert_eq!(guest[0]["mtu"], 1400);
         let addresses = guest[0]["addr_info"].as_array().unwrap();
-        assert_eq!(addresses.len(), 1, "no link-local address: {addresses:?}");
+        assert_eq!(addresses.len(), 2, "no link-local address: {addresses:?}");
         assert_eq!((&addresses[0]["local"], &addresses[0]["prefixlen"]), (&"10.83.0.7".into(), &32.into()));
+        assert_eq!(
+            (&addresses[1]["local"], &addresses[1]["prefixlen"]),
+            (&"fd50:5300::7".into(), &128.into())
+        );
+        assert_eq!(addresses[1]["tentative"], serde_json::Value::Null, "nobody waits for an objection");
         let route = json(&netns, "ip -j route");
         assert_eq!((&route[0]["dst"], &route[0]["gateway"]), (&"default".into(), &"10.83.0.1".into()));
         let neighbours = json(&netns, "ip -j neigh");
-        assert_eq!(neighbours[0]["lladdr"], plan.host_mac.to_string());
-        assert_eq!(neighbours[0]["state"][0], "PERMANENT");
+        let route = json(&netns, "ip -j -6 route show default");
+        assert_eq!(route[0]["gateway"], "fd50:5300::1");
+        assert_eq!(neighbours.as_array().unwrap().len(), 2);
+        for neighbour in neighbours.as_array().unwrap() {
+            assert_eq!(neighbour["lladdr"], plan.host_mac.to_string());
+            assert_eq!(neighbour["state"][0], "PERMANENT");
+        }
 
         let host = json(&world.host, &format!("ip -j addr show dev {}", plan.host_if));
         assert_eq!(host[0]["address"], plan.host_mac.to_string());
         assert_eq!(host[0]["mtu"], 1400);
-        assert_eq!(host[0]["addr_info"].as_array().unwrap().len(), 1);
+        assert_eq!(host[0]["addr_info"].as_array().unwrap().len(), 2);
         assert_eq!(host[0]["addr_info"][0]["local"], "10.83.0.1");
+        assert_eq!(host[0]["addr_info"][1]["local"], "fd50:5300::1");
         let route = json(&world.host, &format!("ip -j route show dev {}", plan.host_if));
         assert_eq!((&route[0]["dst"], &route[0]["prefsrc"]), (&"10.83.0.7".into(), &"10.83.0.1".into()));
+        let route = json(&world.host, &format!("ip -j -6 route show dev {} fd50:5300::7", plan.host_if));
+        assert_eq!(route[0]["prefsrc"], "fd50:5300::1");
         let neighbours = json(&world.host, &format!("ip -j neigh show dev {}", plan.host_if));
-        assert_eq!(neighbours[0]["state"][0], "PERMANENT");
+        for n in [0, 1] {
+            assert_eq!(neighbours[n]["state"][0], "PERMANENT");
+        }
         for (key, value) in
             [("forwarding", "1"), ("rp_filter", "1"), ("route_localnet", "1"), ("send_redirects", "0")]
         {
             assert_eq!(sysctl::get(&format!("ipv4/conf/{}/{key}", plan.host_if)).unwrap(), value, "{key}");
         }
+        for (key, value) in [("accept_ra", "0"), ("accept_redirects", "0"), ("addr_gen_mode", "1")] {
+            assert_eq!(sysctl::get(&format!("ipv6/conf/{}/{key}", plan.host_if)).unwrap(), value, "{key}");
+        }
         assert_eq!(sysctl::get("ipv4/ip_forward").unwrap(), "0", "the global switch is not ours");
+        assert_eq!(sysctl::get("ipv6/conf/all/forwarding").unwrap(), "0", "nor is this");
+    });
+}
+
+#[test]
+fn a_link_without_ipv6_has_none() {
+    on_a_host(|world| {
+        let plan = LinkPlan { v6: None, ..LinkPlan::new(&world.settings, (5, 2), None, &[]).unwrap() };
+        let netns = NetNs::create().unwrap();
+        link::create(&mut world.socket, &netns, &plan).unwrap();
+        assert_eq!(json(&netns, "ip -j -6 addr show dev eth0").as_array().unwrap().len(), 0);
+        assert_eq!(sysctl::get(&format!("ipv6/conf/{}/disable_ipv6", plan.host_if)).unwrap(), "1");
+        // One that a host's settings have switched off is on where it is wanted.
+        sysctl::set("ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let plan = LinkPlan::new(&world.settings, (6, 2), None, &[]).unwrap();
+        assert!(matches!(plan.v6, Some(Pair6 { .. })));
+        let netns = NetNs::create().unwrap();
+        link::create(&mut world.socket, &netns, &plan).unwrap();
+        assert_eq!(sysctl::get(&format!("ipv6/conf/{}/disable_ipv6", plan.host_if)).unwrap(), "0");
     });
 }
 
@@ -161,7 +198,7 @@ fn links_go_one_by_one_or_by_group_and_going_twice_is_no_error() {
 fn elements_come_and_go_all_or_none_and_twice_is_once() {
     on_a_host(|world| {
         let mut table = world.table();
-        let to = Ipv4Addr::new(10, 83, 0, 2);
+        let to = IpAddr::from([10, 83, 0, 2]);
         let all = [
             Element::Publish(publish("127.0.0.1:8080:80/tcp"), to),
             Element::Publish(publish("0.0.0.0:53:5353/udp"), to),
@@ -171,9 +208,35 @@ fn elements_come_and_go_all_or_none_and_twice_is_once() {
             Element::Reach(to, destination("192.0.2.1/32", Door::Any)),
             Element::Talk(Talk { from: to, to: GATEWAY, door: Door::One(53, Proto::Udp) }),
             Element::Talk(Talk { from: to, to: GATEWAY, door: Door::Any }),
+            Element::Routed6,
+            Element::Opened6("up0".to_owned()),
+        ];
+        let (to6, beside) = (world.settings.addresses(0)[1], V6.host);
+        let all6 = [
+            Element::Publish(publish("[2001:db8::1]:8080:80/tcp"), to6),
+            Element::Publish(publish("[::]:53:5353/udp"), to6),
+            Element::Egress(to6),
+            Element::Reach(to6, destination("2001:db8::/32", Door::One(443, Proto::Tcp))),
+            Element::Reach(to6, destination("2001:db8::1/128", Door::Any)),
+            Element::Talk(Talk { from: to6, to: beside, door: Door::One(53, Proto::Udp) }),
+            Element::Talk(Talk { from: to6, to: beside, door: Door::Any }),
         ];
         table.add(&all).unwrap();
         table.add(&all).unwrap();
+        table.add(&all6).unwrap();
+        for (set, element) in [
+            ("exact6", r#"[{"concat":["2001:db8::1","tcp",8080]},{"concat":["fd50:5300::2",80]}]"#),
+            ("wildcard6", r#"[{"concat":["udp",53]},{"concat":["fd50:5300::2",5353]}]"#),
+            ("egress6", r#""fd50:5300::2""#),
+            ("reach6", r#"{"concat":["fd50:5300::2",{"prefix":{"addr":"2001:db8::","len":32}},"tcp",443]}"#),
+            ("reach_any6", r#"{"concat":["fd50:5300::2","2001:db8::1"]}"#),
+            ("talk6", r#"{"concat":["fd50:5300::2","2001:db8::1","udp",53]}"#),
+            ("talk_any6", r#"{"concat":["fd50:5300::2","2001:db8::1"]}"#),
+            ("routed6", r#""ipv6""#),
+            ("opened6", r#""up0""#),
+        ] {
+            assert_eq!(elements("palisade", set), [element], "{set}");
+        }
         let exact = r#"[{"concat":["127.0.0.1","tcp",8080]},{"concat":["10.83.0.2",80]}]"#;
         assert_eq!(elements("palisade", "exact"), [exact]);
         assert_eq!(
@@ -188,8 +251,8 @@ fn elements_come_and_go_all_or_none_and_twice_is_once() {
         assert_eq!(elements("palisade", "talk"), [r#"{"concat":["10.83.0.2","10.83.0.1","udp",53]}"#]);
         assert_eq!(elements("palisade", "talk_any"), [r#"{"concat":["10.83.0.2","10.83.0.1"]}"#]);
 
-        let thief = Element::Publish(publish("127.0.0.1:8080:80/tcp"), Ipv4Addr::new(10, 83, 0, 3));
-        let error = table.add(&[Element::Egress(Ipv4Addr::new(10, 83, 0, 3)), thief]).unwrap_err();
+        let thief = Element::Publish(publish("127.0.0.1:8080:80/tcp"), IpAddr::from([10, 83, 0, 3]));
+        let error = table.add(&[Element::Egress(IpAddr::from([10, 83, 0, 3])), thief]).unwrap_err();
         let text = error.to_string();
         assert!(
             text.starts_with("nft(table inet palisade, 127.0.0.1:8080/tcp to 10.83.0.3:80): E"),
@@ -203,7 +266,11 @@ fn elements_come_and_go_all_or_none_and_twice_is_once() {
         table.remove(&all[1..3]).unwrap();
         table.remove(&all).unwrap();
         table.remove(&all).unwrap();
-        for set in ["exact", "wildcard", "egress", "opened", "reach", "reach_any", "talk", "talk_any"] {
+        table.remove(&all6).unwrap();
+        let pairs = ["exact", "wildcard", "egress", "opened", "reach", "reach_any", "talk", "talk_any"];
+        let sets = pairs.iter().flat_map(|set| [(*set).to_owned(), format!("{set}6")]);
+        for set in sets.chain(["routed6".to_owned()]) {
+            let set = set.as_str();
             assert_eq!(elements("palisade", set), Vec::<String>::new(), "{set}");
         }
     });
@@ -213,7 +280,7 @@ fn elements_come_and_go_all_or_none_and_twice_is_once() {
 fn replacing_states_what_holds_whatever_held_before() {
     on_a_host(|world| {
         let mut table = world.table();
-        let address = |n: u32| world.settings.prefix4.address(n).unwrap();
+        let address = |n: u32| IpAddr::from(world.settings.prefix4.address(n).unwrap());
         let port = publish("127.0.0.1:80:80/tcp");
         table.add(&[Element::Publish(port, address(0)), Element::Egress(address(0))]).unwrap();
         table.replace(&[Element::Publish(port, address(1))]).unwrap();
@@ -237,10 +304,11 @@ fn two_tables_live_side_by_side_and_each_goes_without_a_trace() {
         let staging = NetworkSettings {
             name: "staging".to_owned(),
             prefix4: "10.84.0.0/16".parse::<Prefix4>().unwrap(),
+            prefix6: None,
         };
         let (mut one, mut two) = (world.table(), Table::open(&staging).unwrap());
         let port = publish("127.0.0.1:80:80/tcp");
-        let (a, b) = (world.settings.prefix4.address(0).unwrap(), staging.prefix4.address(0).unwrap());
+        let (a, b) = (world.settings.addresses(0)[0], staging.addresses(0)[0]);
         one.add(&[Element::Publish(port, a)]).unwrap();
         two.add(&[Element::Publish(port, b)]).unwrap();
         assert_ne!(elements("palisade", "exact"), elements("staging", "exact"));
@@ -270,7 +338,7 @@ fn a_table_that_nft_refuses_is_an_error_with_its_words() {
 }
 
 /// A server as many are: without SO_REUSEADDR, which std always sets.
-fn plain_listener(netns: &NetNs, at: SocketAddrV4) -> Result<TcpListener, rustix::io::Errno> {
+fn plain_listener(netns: &NetNs, at: SocketAddr) -> Result<TcpListener, rustix::io::Errno> {
     netns
         .within(|| {
             let fd = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -285,9 +353,9 @@ fn plain_listener(netns: &NetNs, at: SocketAddrV4) -> Result<TcpListener, rustix
 fn a_server_without_reuseaddr_binds_again_while_a_client_holds_its_connection() {
     on_a_host(|world| {
         let guest = world.guest(0, &[]);
-        let at = SocketAddrV4::new(guest.address, 5432);
+        let at = SocketAddr::new(guest.address, 5432);
         let server = plain_listener(&guest.netns, at).unwrap();
-        let connect = || TcpStream::connect_timeout(&SocketAddr::from(at), PATIENCE).unwrap();
+        let connect = || TcpStream::connect_timeout(&at, PATIENCE).unwrap();
         let mut held = connect();
         let (accepted, _) = server.accept().unwrap();
         // Another that the server has closed first and the client has answered: TIME_WAIT.
@@ -367,7 +435,7 @@ fn a_reserved_port_is_nobody_elses_until_it_is_let_go() {
             let error = reserve(&port).unwrap_err().to_string();
             assert_eq!(error, format!("{}:8080/{} is taken{by}", port.address, port.proto));
             // std sets SO_REUSEADDR, which helps nobody past us.
-            let at = SocketAddrV4::new(port.address, port.host_port);
+            let at = SocketAddr::new(port.address, port.host_port);
             match port.proto {
                 Proto::Tcp => assert!(TcpListener::bind(at).is_err()),
                 Proto::Udp => assert!(UdpSocket::bind(at).is_err()),
@@ -379,7 +447,7 @@ fn a_reserved_port_is_nobody_elses_until_it_is_let_go() {
         let error = reserve(&publish("203.0.113.1:80:80/tcp")).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EADDRNOTAVAIL));
         assert!(error.to_string().starts_with("bind(\"203.0.113.1:80/tcp\"): EADDRNOTAVAIL"), "{error}");
-        drop(tcp(&world.host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080)));
+        drop(tcp(&world.host, SocketAddr::new(LOCALHOST, 8080)));
     });
 }
 
@@ -391,8 +459,8 @@ fn a_reserved_port_does_not_stand_in_the_way_of_its_own_clients() {
         let _held = ports.map(|port| reserve(&port).unwrap());
         world.table().add(&ports.map(|port| Element::Publish(port, guest.address))).unwrap();
         let (web, dns) = (guest.tcp(80), guest.udp(53));
-        assert_eq!(talk(&web, &world.host, (Ipv4Addr::LOCALHOST, 8080)), GATEWAY);
-        assert_eq!(ask(&dns, &world.host, (Ipv4Addr::LOCALHOST, 5353)), GATEWAY);
+        assert_eq!(talk(&web, &world.host, (LOCALHOST, 8080)), GATEWAY);
+        assert_eq!(ask(&dns, &world.host, (LOCALHOST, 5353)), GATEWAY);
     });
 }
 
@@ -407,7 +475,7 @@ fn a_host_that_comes_and_goes_leaves_nothing() {
             let netns = NetNs::create().unwrap();
             // At once: the link and the route of the generation before are still there.
             link::create(&mut world.socket, &netns, &plan).unwrap();
-            let all = [Element::Publish(port, plan.address), Element::Egress(plan.address)];
+            let all = [Element::Publish(port, plan.address.into()), Element::Egress(plan.address.into())];
             table.add(&all).unwrap();
             table.remove(&all).unwrap();
             drop(netns);

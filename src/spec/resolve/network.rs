@@ -77,6 +77,9 @@ fn parse_address(text: &str) -> Result<Ipv4Addr, Refusal> {
 fn publish(reader: &mut Reader<'_>, text: &Text, claims: &mut Claims, ports: &mut Ports) {
     let Some(written) = reader.text(text) else { return };
     let Some(publish) = reader.take(text.span(), value::parse_publish(&written)) else { return };
+    if publish.address.is_ipv6() && !has_ipv6(reader, text) {
+        return;
+    }
     let same_port = ports.entry((publish.proto, publish.host_port)).or_default();
     if let Some((_, first)) = same_port.iter().find(|(other, _)| clash(other, &publish)) {
         let message = format!("host port {}/{} is published twice", publish.host_port, publish.proto);
@@ -91,9 +94,20 @@ fn publish(reader: &mut Reader<'_>, text: &Text, claims: &mut Claims, ports: &mu
     claims.publish.push((publish, text.span()));
 }
 
+/// Refuses what cannot be had in a kernel without IPv6.
+fn has_ipv6(reader: &mut Reader<'_>, text: &Text) -> bool {
+    if !reader.host.ipv6 {
+        let refusal = Refusal::new(format!("{:?} needs IPv6, which is off in this kernel", text.get_ref()));
+        reader.refuse(text.span(), refusal.hint("boot without ipv6.disable=1, or leave it out"));
+    }
+    reader.host.ipv6
+}
+
 /// Whether two published ports cannot both be had.
 pub(crate) fn clash(a: &Publish, b: &Publish) -> bool {
-    let addresses = a.address == b.address || a.address.is_unspecified() || b.address.is_unspecified();
+    let is_family = a.address.is_ipv6() == b.address.is_ipv6();
+    let addresses =
+        is_family && (a.address == b.address || a.address.is_unspecified() || b.address.is_unspecified());
     addresses && a.host_port == b.host_port && a.proto == b.proto
 }
 
@@ -113,6 +127,9 @@ fn egress(reader: &mut Reader<'_>) -> Egress {
     for text in list {
         let Some(written) = reader.text(text) else { continue };
         let Some(one) = reader.take(text.span(), value::parse_destination(&written)) else { continue };
+        if one.net.addr().is_ipv6() && !has_ipv6(reader, text) {
+            continue;
+        }
         // What is within another says nothing, and the kernel takes no ranges that overlap.
         if !all.iter().any(|other| one.is_within(other)) {
             all.retain(|other| !other.is_within(&one));

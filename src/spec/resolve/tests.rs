@@ -10,6 +10,7 @@ fn host() -> HostFacts {
     let user =
         |uid, gid, home: &str| HostUser { uid, gid, home: home.to_owned(), shell: "/bin/sh".to_owned() };
     HostFacts {
+        ipv6: true,
         resolv_conf: Vec::new(),
         users: BTreeMap::from([
             ("root".to_owned(), user(0, 0, "/root")),
