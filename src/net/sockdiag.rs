@@ -22,6 +22,9 @@ const IPPROTO_TCP: u8 = 6;
 /// AF_INET and AF_INET6.
 const FAMILIES: [u8; 2] = [2, 10];
 
+/// A connection changes its state a few times before it is gone.
+const ROUNDS: u32 = 8;
+
 /// What became of the sockets that nobody owned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -41,13 +44,20 @@ pub fn sweep(netns: &NetNs) -> Result<Swept, NetError> {
     let mut socket = netns.within(|| Netlink::open(netlink_sys::protocols::NETLINK_SOCK_DIAG))??;
     let mut swept = Swept::default();
     for family in FAMILIES {
-        for id in orphans(&mut socket, family)? {
-            match destroy(&mut socket, family, &id) {
-                Ok(()) => swept.destroyed += 1,
-                // It ended by itself meanwhile.
-                Err(error) if error.errno() == Some(libc::ENOENT) => swept.destroyed += 1,
-                Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => swept.left += 1,
-                Err(error) => return Err(error),
+        for _ in 0..ROUNDS {
+            let (mut is_settled, mut left) = (true, 0);
+            for id in orphans(&mut socket, family)? {
+                match destroy(&mut socket, family, &id) {
+                    Ok(()) => swept.destroyed += 1,
+                    // It has ended meanwhile, or become what the kernel keeps for TIME_WAIT: the next dump tells.
+                    Err(error) if error.errno() == Some(libc::ENOENT) => is_settled = false,
+                    Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => left += 1,
+                    Err(error) => return Err(error),
+                }
+            }
+            if is_settled {
+                swept.left += left;
+                break;
             }
         }
     }
