@@ -477,6 +477,12 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         libc::EACCES,
         "palisade itself may not give a niceness below its own: it takes CAP_SYS_NICE",
     ),
+    (
+        "veth.create",
+        "",
+        libc::EPROTONOSUPPORT,
+        "the kernel has no nf_tables (CONFIG_NF_TABLES_INET, NFT_NAT, NFT_MASQ, NFT_FIB_INET, as modules or built in): without it nothing keeps services apart, and network.mode = \"none\" is what there is",
+    ),
     ("selinux", "", libc::EINVAL, "the loaded policy knows no such label"),
     (
         "user_namespaces",

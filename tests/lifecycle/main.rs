@@ -17,6 +17,7 @@ mod faults;
 mod hooks;
 mod ids;
 mod ipv6;
+mod many;
 mod modes;
 mod owners;
 mod probes;
@@ -57,6 +58,8 @@ fn everywhere() -> Vec<support::Test> {
         ipv6::a_service_has_it_where_its_file_says_and_nowhere_else: Root CgroupV2 UserNs Nft Program("curl");
         ipv6::who_may_talk_does_so_by_either_address: Root CgroupV2 UserNs Nft Program("curl");
         ipv6::a_kernel_without_it_is_no_trouble_until_somebody_asks_for_it: Root CgroupV2 UserNs Nft;
+        many::two_hundred_start_at_once_and_leave_nothing: Root CgroupV2 UserNs Nft;
+        refuse::a_kernel_without_nft_is_an_error_that_says_so: Root CgroupV2 UserNs Program("python3");
         talk::what_either_file_allows_is_reached_and_nothing_else: Root CgroupV2 UserNs Nft Program("curl");
         talk::it_holds_over_restarts_takeovers_and_other_files: Root CgroupV2 UserNs Nft;
         talk::a_conversation_ends_with_what_allowed_it: Root CgroupV2 UserNs Nft Program("python3");

@@ -1,6 +1,6 @@
 //! What is wrong is said: which file, which line, which step, which object.
 
-use std::{net::TcpListener, time::Duration};
+use std::{net::TcpListener, process::Command, time::Duration};
 
 use crate::support::{
     World, wait_until,
@@ -130,4 +130,31 @@ pub fn unknown_names_and_absent_supervisors_have_their_exit_codes(world: &mut Wo
     world.start();
     assert_eq!(world.palisade(&["status", "web"]).status.code(), Some(4), "no such service");
     assert_eq!(world.palisade(&["no-such-verb"]).status.code(), Some(2), "usage");
+}
+
+pub fn a_kernel_without_nft_is_an_error_that_says_so(world: &mut World) {
+    // What such a kernel answers, by a filter around the supervisor: socket(AF_NETLINK, _, NETLINK_NETFILTER) has no protocol.
+    let script = format!(
+        "import ctypes, os, struct, sys\n\
+         rules = [(0x20, 0, 0, 0), (0x15, 0, 5, {}), (0x20, 0, 0, 16), (0x15, 0, 3, 16), (0x20, 0, 0, 32), (0x15, 0, 1, 12),\n\
+                  (0x06, 0, 0, 0x00050000 | 93), (0x06, 0, 0, 0x7fff0000)]\n\
+         code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *rule) for rule in rules))\n\
+         program = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', len(rules), ctypes.addressof(code)))\n\
+         assert ctypes.CDLL(None).prctl(22, 2, program, 0, 0) == 0\n\
+         os.execv(sys.argv[1], sys.argv[1:])",
+        nix::libc::SYS_socket
+    );
+    world.write_service("web", &world.probe_toml(&["wait"], "restart.policy = \"never\""));
+    world.write_service("alone", &world.probe_toml(&["wait"], "network.mode = \"none\""));
+    let supervise = world.supervise();
+    let mut filtered = Command::new("python3");
+    filtered.args(["-c", &script]).arg(supervise.get_program()).args(supervise.get_args());
+    world.join_supervisor_log(&mut filtered);
+    world.start_by(filtered);
+    world.wait_state("alone", "active");
+    let said = fault(world, "web");
+    assert!(said.contains("veth.create"), "{said}");
+    assert!(said.contains("the kernel has no nf_tables"), "{said}");
+    let links = Command::new("ip").args(["-br", "link"]).output().expect("iproute2");
+    assert_eq!(String::from_utf8_lossy(&links.stdout).lines().count(), 1, "nothing half done");
 }
