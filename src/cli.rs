@@ -3,6 +3,7 @@
 //! Parsing is clap's; everything that prints is in `output`. A verb is one call to the supervisor of `--run DIR`, or
 //! one function of another module.
 
+mod ingress;
 mod output;
 mod score;
 mod session;
@@ -16,6 +17,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     plan::FailAt,
+    spec::{Format, Tls},
     supervisor::{DieAt, Inherit, Place, points},
 };
 
@@ -179,6 +181,18 @@ pub enum Verb {
         /// Read the service files of this directory alone
         #[arg(long, value_name = "DIR")]
         services: Option<PathBuf>,
+    },
+    /// Print what a proxy of HTTP has to be told: which host is whose; with `--json` for any program
+    Ingress {
+        /// Whose configuration
+        #[arg(long, value_name = "nginx|caddy", required_unless_present = "json", value_parser = ingress::format)]
+        format: Option<Format>,
+        /// `off`, `auto` (caddy alone), or the directory of the certificates, as `ingress.tls` of a service file
+        #[arg(long, value_name = "off|auto|DIR", default_value = "off", value_parser = ingress::tls)]
+        tls: Tls,
+        /// Write it to this file, in one piece, where it has changed
+        #[arg(long, value_name = "FILE", conflicts_with = "json")]
+        out: Option<PathBuf>,
     },
     /// Show the version
     Version,

@@ -101,10 +101,10 @@ snapshots! { file:
     oneshot timer user_off walls nested_off schedule hooks readiness
     credentials relations condition watch
     limits sockets rollout connections connection
-    health probes
+    health probes http ingress
 }
 snapshots! { house: ceiling profile }
-snapshots! { directory: cycle cycle_mixed address_clash port_clash socket_clash unknown_service drop_in }
+snapshots! { directory: cycle cycle_mixed address_clash port_clash socket_clash host_clash unknown_service drop_in }
 
 #[test]
 fn every_bad_file_has_its_snapshot() {

@@ -37,8 +37,9 @@ fn host() -> HostFacts {
 fn unit(path: &Path) -> (Unit, Assigned) {
     let name = path.file_stem().unwrap().to_str().unwrap();
     let facts = host();
-    let unit = config::parse_str(name, &fs::read_to_string(path).unwrap(), &facts)
+    let mut unit = config::parse_str(name, &fs::read_to_string(path).unwrap(), &facts)
         .unwrap_or_else(|found| panic!("{}: {found:?}", path.display()));
+    unit.show_ingress(Path::new("/run/palisade"));
     let network = NetworkSettings::default();
     let position = unit.network.address.map_or(0, |address| network.prefix4.slot(address).unwrap());
     let link = (unit.network.mode == NetworkMode::Veth)
@@ -96,7 +97,7 @@ fn an_ordinary_users_plans_are_as_they_were_reviewed() {
 fn every_plan_is_as_it_was_reviewed() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut seen = 0;
-    for dir in ["tests/data/plans", "examples", "services.d"] {
+    for dir in ["tests/data/plans", "examples", "examples/ingress", "services.d"] {
         let mut files: Vec<_> = fs::read_dir(here.join(dir)).unwrap().map(|e| e.unwrap().path()).collect();
         files.sort();
         for file in files.into_iter().filter(|file| file.extension().is_some_and(|e| e == "toml")) {
@@ -129,7 +130,7 @@ fn the_json_form_has_the_same_steps() {
 #[test]
 fn every_file_that_we_hand_out_is_all_but_closed() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for dir in ["examples", "services.d"] {
+    for dir in ["examples", "examples/ingress", "services.d"] {
         for file in fs::read_dir(here.join(dir)).unwrap().map(|e| e.unwrap().path()) {
             if file.extension().is_some_and(|e| e == "toml") {
                 let score = palisade::spec::exposure::score_of(&build(&file).0);

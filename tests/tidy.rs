@@ -10,12 +10,13 @@ use std::{
 };
 
 /// The modules that decide, and whom they may use of this crate. All others act.
-const PURE: [(&str, &[&str]); 13] = [
+const PURE: [(&str, &[&str]); 14] = [
     ("calendar", &[]),
     ("config::schema", &["spec"]),
     ("config::value", &["config::diagnostic", "config::schema", "spec"]),
     ("control::proto", &["control::types"]),
-    ("control::types", &["machine", "spec"]),
+    ("control::types", &["ingress", "machine", "spec"]),
+    ("ingress", &["spec"]),
     // The layout of the init's plans is constants and structures alone.
     ("init::wire", &[]),
     ("machine", &["calendar", "spec"]),

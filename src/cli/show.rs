@@ -120,6 +120,9 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
     for published in &service.ports {
         line("Port", &port(published));
     }
+    for host in &service.hosts {
+        line("Host", &escape(host));
+    }
     for socket in &service.sockets {
         line("Socket", &escape(socket));
     }

@@ -30,6 +30,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         attested: Vec::new(),
         addresses: vec![],
         ports: vec![],
+        hosts: Vec::new(),
         sockets: vec![],
         health: None,
         since: None,

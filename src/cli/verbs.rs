@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Exit, Global, Verb, output, session, show};
+use super::{Exit, Global, Verb, ingress, output, session, show};
 use crate::control::{
     client::{CallError, Client},
     proto::{Apply, Error, Kill, Logs, Method, Names, Upgrade},
@@ -88,6 +88,9 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         }
         Verb::Events => events(&mut client, json),
         Verb::Plan { .. } => plan(&mut client, json),
+        Verb::Ingress { format, tls, out } => {
+            ingress::ingress(&mut client, &ingress::Wanted { format, tls, out })
+        }
         Verb::Apply { confirm } => apply(&mut client, confirm, json),
         Verb::Upgrade { binary } => upgrade(client, binary, json),
         Verb::Confirm => {
@@ -246,7 +249,7 @@ fn go_on(shown: &io::Result<()>) -> ControlFlow<()> {
     }
 }
 
-fn done(shown: io::Result<()>) -> Exit {
+pub(super) fn done(shown: io::Result<()>) -> Exit {
     match shown {
         Ok(()) => Exit::Done,
         // `palisade list | head -1`: who asked has seen enough.

@@ -230,7 +230,8 @@ pub(super) fn plan(options: &PlanOptions) -> Exit {
         }
     };
     match unit {
-        Ok(unit) => {
+        Ok(mut unit) => {
+            unit.show_ingress(&options.global.run);
             let mut assigned = assumed(&unit, &settings, &facts);
             // What a user runs is a file of his own; the services by name are those of root's supervisor.
             if is_path(&options.target) && unprivileged::is_unprivileged().unwrap_or_default() {

@@ -12,7 +12,8 @@ use super::{
     value::nearest,
 };
 use crate::spec::{
-    self, Listen, MOST, Namespace, Namespaces, Proto, Publish, Socket, SocketKind, UnitName, UserNamespace,
+    self, Host, Listen, MOST, Namespace, Namespaces, Proto, Publish, Socket, SocketKind, UnitName,
+    UserNamespace,
 };
 
 /// The services of all files.
@@ -37,6 +38,8 @@ struct Taken<'a> {
     addresses: BTreeMap<Ipv4Addr, (&'a UnitName, &'a Range<usize>)>,
     ports: BTreeMap<(Proto, u16), Vec<Port<'a>>>,
     sockets: Vec<(&'a Socket, &'a UnitName, &'a Range<usize>)>,
+    /// In small letters: some who pass requests on tell paths apart by those alone.
+    sites: BTreeMap<(&'a Host, String), (&'a UnitName, &'a Range<usize>)>,
 }
 
 /// A published port, whose it is, and the span there that says so.
@@ -52,6 +55,7 @@ pub(super) fn check(known: &Known<'_>) -> BTreeMap<UnitName, Vec<Diagnostic>> {
         mistakes.extend(cycle(known, &edges, name));
         mistakes.extend(clashes(known, name, checked, &mut taken));
         mistakes.extend(listens_twice(known, name, checked, &mut taken));
+        mistakes.extend(asked_twice(known, name, checked, &mut taken));
         if !mistakes.is_empty() {
             found.insert(name.clone(), mistakes);
         }
@@ -256,6 +260,34 @@ fn listens_twice<'a>(
         }
     }
     taken.sockets.extend(checked.claims.sockets.iter().map(|(socket, span)| (socket, name, span)));
+    found
+}
+
+/// Host names by which somebody else is asked. Instances of one template may have one together.
+fn asked_twice<'a>(
+    known: &Known<'_>,
+    name: &'a UnitName,
+    checked: &'a Checked,
+    taken: &mut Taken<'a>,
+) -> Vec<Diagnostic> {
+    let Some(http) = &checked.unit.http else { return Vec::new() };
+    let template = |name: &UnitName| name.as_str().split_once('@').map(|(prefix, _)| prefix.to_owned());
+    let mut found = Vec::new();
+    for (host, span) in checked.claims.hosts.iter().take(MOST) {
+        let site = (host, http.path.as_str().to_lowercase());
+        let (other, there) = *taken.sites.entry(site).or_insert((name, span));
+        let together = template(name).is_some_and(|prefix| template(other) == Some(prefix));
+        if other != name && !together {
+            let what = match http.path.is_whole() {
+                true => format!("the host {host}"),
+                false => format!("the path {} of the host {host}", http.path),
+            };
+            let message = format!("{}{what} is already that of {other}", who(name));
+            let hint = "give it another name, or a `path` of its own below that host".to_owned();
+            let clash = Diagnostic::at(known.at(name, span), message).hint(hint);
+            found.push(clash.note(known.at(other, there), "taken here"));
+        }
+    }
     found
 }
 

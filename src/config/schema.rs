@@ -74,6 +74,10 @@ pub struct Tables {
     pub log: LogTable,
     /// When it is started by the clock.
     pub timer: Option<Spanned<TimerTable>>,
+    /// By which host names it is asked.
+    pub http: Option<Spanned<HttpTable>>,
+    /// How it passes such requests on.
+    pub ingress: Option<Spanned<IngressTable>>,
 }
 
 /// `[unit]`
@@ -827,6 +831,37 @@ pub struct TimerTable {
     /// When its moment comes while it still runs (or waits, or is to be restarted): `skip` it, `queue` it, which starts it
     /// again as soon as that run has ended, or `restart` it. Default: `skip`.
     pub overlap: Option<Text>,
+}
+
+/// `[http]`; requests for these hosts are the service's: whoever has `[ingress]` passes them on to it, and may begin to talk
+/// to it for that, on that port. Without such a service `palisade ingress` prints the same for any proxy.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct HttpTable {
+    /// A host name, or a list of them, in lower case; `*.example.org` is every name with one label before that, where no
+    /// other file has the name itself. Each is one service's, or that of all instances of a template, which take turns.
+    /// Required.
+    pub host: Option<Spanned<WordOrList>>,
+    /// The service's own port, which answers HTTP. Default: 80.
+    pub port: Option<Spanned<i64>>,
+    /// What the paths of its requests begin with, such as `/blog`, which is `/blog` itself and all below `/blog/`; they are
+    /// passed on as they are. The longest one that fits counts. Default: `/`.
+    pub path: Option<Text>,
+}
+
+/// `[ingress]`; the service passes HTTP requests on by host name: Palisade makes the part of its configuration that says which
+/// host is whose, `/run/ingress/nginx.conf` or `/run/ingress/Caddyfile` inside, makes it anew when files change, and has
+/// the service reload then. It may begin to talk to every service with `[http]`, on the port that is named there. `run`
+/// passes this table over.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct IngressTable {
+    /// What it is: `nginx`, to be included in the block `http`, or `caddy`, to be imported by its Caddyfile. Required.
+    pub format: Option<Text>,
+    /// `off`: HTTP on port 80. `auto`: HTTPS on 443 and a redirection on 80, with certificates that Caddy gets by itself. Or a
+    /// directory inside that has `HOST/fullchain.pem` and `HOST/privkey.pem` (of `*.example.org` in `example.org`), for
+    /// the same. Default: `off`.
+    pub tls: Option<Text>,
 }
 
 /// `unit.instances`

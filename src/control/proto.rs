@@ -166,6 +166,8 @@ pub enum Method {
     DaemonReload,
     /// What that would do.
     Plan,
+    /// Whose host is which.
+    Sites,
     /// As `DaemonReload`, and back again by itself unless somebody confirms.
     Apply(Apply),
     /// What was applied is right.
@@ -193,6 +195,7 @@ impl Method {
             Method::Exec(_) => "Exec",
             Method::DaemonReload => "DaemonReload",
             Method::Plan => "Plan",
+            Method::Sites => "Sites",
             Method::Apply(_) => "Apply",
             Method::Confirm => "Confirm",
             Method::Revert => "Revert",
@@ -228,7 +231,7 @@ impl Method {
             | Method::Reload(_)
             | Method::Kill(_)
             | Method::Exec(_) => access.owns,
-            Method::Plan => access.looks,
+            Method::Plan | Method::Sites => access.looks,
             Method::DaemonReload
             | Method::Apply(_)
             | Method::Confirm
@@ -245,6 +248,7 @@ impl Method {
             | Method::Events
             | Method::DaemonReload
             | Method::Plan
+            | Method::Sites
             | Method::Confirm
             | Method::Revert => Ok(json!({})),
             Method::Apply(apply) => serde_json::to_value(apply),
@@ -278,6 +282,7 @@ impl Method {
             "Events" => nothing(Method::Events)?,
             "DaemonReload" => nothing(Method::DaemonReload)?,
             "Plan" => nothing(Method::Plan)?,
+            "Sites" => nothing(Method::Sites)?,
             "Confirm" => nothing(Method::Confirm)?,
             "Revert" => nothing(Method::Revert)?,
             "Apply" => Method::Apply(from_parameters(parameters)?),
@@ -304,6 +309,7 @@ impl Method {
             | Method::Events
             | Method::DaemonReload
             | Method::Plan
+            | Method::Sites
             | Method::Confirm
             | Method::Revert => Ok(()),
             Method::Apply(Apply { confirm }) => match confirm {

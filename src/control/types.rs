@@ -5,6 +5,7 @@ use std::{fmt, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    ingress::Site,
     machine::{Cause, ExitKind, Usage, fleet::How, health::HealthState},
     spec::Proto,
 };
@@ -248,6 +249,9 @@ pub struct ServiceStatus {
     pub addresses: Vec<IpAddr>,
     /// What of it is published on the host.
     pub ports: Vec<Port>,
+    /// By which names it is asked over HTTP.
+    #[serde(default)]
+    pub hosts: Vec<String>,
     /// Where Palisade listens for it.
     #[serde(default)]
     pub sockets: Vec<String>,
@@ -394,6 +398,13 @@ pub struct Pong {
 pub struct Services {
     /// In the order of their names.
     pub services: Vec<ServiceStatus>,
+}
+
+/// Reply of `Sites`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sites {
+    /// By host, and of each the longer path first.
+    pub sites: Vec<Site>,
 }
 
 /// Reply of every verb that changes something.

@@ -8,9 +8,9 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Allowed, Base, Capability, Credential, Denial, Destination, Dev, Egress, Families, Hook, IdSpec, IoPrio,
-    Landlock, Listen, Mount, Namespace, NetworkMode, Publish, Seccomp, Socket, Stdin, Unit, UserNamespace,
-    UserSpec, Writable, credential::Source, limits::Rlimit,
+    Allowed, Base, Capability, Credential, Denial, Destination, Dev, Egress, Families, Format, Hook, Host,
+    IdSpec, IoPrio, Landlock, Listen, Mount, Namespace, NetworkMode, Publish, Seccomp, Socket, Stdin, Unit,
+    UserNamespace, UserSpec, Writable, credential::Source, limits::Rlimit,
 };
 use crate::seccomp;
 
@@ -355,6 +355,34 @@ pub const TABLE: &[Row] = &[
         closed: "no other service begins a conversation with it",
         opens: "an intruder in those services can try what it answers",
         find: |unit| talks("network.allow_from", &unit.network.allow_from),
+    },
+    Row {
+        name: "http.host",
+        most: 3,
+        closed: "nobody passes requests of others on to it",
+        opens: "whoever reaches a service with [ingress] asks it by that name",
+        find: |unit| {
+            let hosts = unit.http.iter().flat_map(|http| &http.hosts);
+            let each = |host: &Host| {
+                opening(&format!("http.host[{:?}]", host.as_str()), host.as_str(), Standing::Use, 1)
+            };
+            hosts.map(each).collect()
+        },
+    },
+    Row {
+        name: "ingress.format",
+        most: 3,
+        closed: "it begins no conversation with those who have [http]",
+        opens: "an intruder in it can try what they answer, and reads and changes what passes through",
+        find: |unit| {
+            let all = unit.ingress.iter();
+            all.map(|ingress| {
+                let (name, _) =
+                    Format::ALL.iter().find(|(_, one)| *one == ingress.format).expect("each has a name");
+                opening("ingress.format", name, Standing::Use, 3)
+            })
+            .collect()
+        },
     },
     Row {
         name: "security.no_new_privs",

@@ -8,6 +8,7 @@ pub mod credential;
 pub mod defaults;
 pub mod exposure;
 mod hook;
+mod http;
 pub mod limits;
 mod network;
 mod owner;
@@ -18,7 +19,12 @@ pub mod security;
 pub mod socket;
 mod timer;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +34,7 @@ pub(crate) use self::resolve::{MOST, clash, parse_owner};
 pub use self::{
     credential::Credential,
     hook::{Hook, HookUser, Hooks, Stage, later},
+    http::{CertDir, Format, Host, Http, INGRESS_DIR, Ingress, Tls, WebPath},
     limits::Limits,
     network::{Allowed, Destination, Door, Egress, Network, NetworkMode, Proto, Publish},
     probe::{HealthCheck, HttpTarget, OnFail, Ready, Test},
@@ -236,6 +243,12 @@ pub struct Unit {
     /// What becomes of output for which there is no room while nobody supervises.
     #[serde(default)]
     pub log_full: Full,
+    /// By which names it is asked over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
+    /// It passes such requests on to those who have `http`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Ingress>,
 }
 
 impl Unit {
@@ -245,6 +258,14 @@ impl Unit {
         let power = [Capability::NET_ADMIN, Capability::NET_RAW];
         self.network.mode != NetworkMode::Host
             && power.iter().any(|capability| self.security.capabilities.contains(capability))
+    }
+
+    /// Shows an ingress what a supervisor makes for it in its run-time directory, and has it reload when that changes.
+    pub fn show_ingress(&mut self, run: &Path) {
+        if let Some(ingress) = &self.ingress {
+            self.service.reload_watch.push(ingress.file(run, &self.name));
+            self.rootfs.mounts.push(Ingress::mount(run, &self.name));
+        }
     }
 
     /// Whether it is a run for each connection, and itself only listens (`socket.accept`).

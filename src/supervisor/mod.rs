@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `runs` | a live run: its channel, its end |
 //! | `fetch` | programs that credentials come from |
+//! | `ingress` | who passes HTTP requests on to whom |
 //! | `hooks` | commands around the main program |
 //! | `output` | what services write, into their logs |
 //! | `limits` | what a run takes, and what it may |
@@ -34,6 +35,7 @@ mod conditions;
 mod connections;
 mod fetch;
 mod hooks;
+mod ingress;
 mod keeper;
 mod limits;
 mod output;
@@ -477,6 +479,7 @@ impl Supervisor {
             }
             if is_reload {
                 self.settle_all_talk();
+                self.settle_ingress();
             }
             for notice in &outcome.notices {
                 self.tell(notice);
@@ -865,6 +868,7 @@ impl Supervisor {
     fn read_files(&mut self) -> config::Loaded {
         self.facts = crate::sys::facts::gather(self.settings.cgroup.as_deref());
         let mut loaded = config::load_with(&self.options.sources, &self.facts, &self.instances());
+        self.show_ingress(&mut loaded);
         // What runs goes on as it was: nothing is lost by a mistake in a file.
         for name in loaded.broken.keys() {
             if let Some(entry) = self.fleet.entry(name) {
@@ -978,6 +982,7 @@ impl Supervisor {
             tree.remove_base();
         }
         self.store.clear();
+        self.clear_ingress();
         self.launcher.clear();
         tracing::info!("stopped");
     }

@@ -22,7 +22,7 @@ use crate::{
         fleet::{Demand, Entry, Input, News, Notice, Past, Taken},
         health::HealthState,
     },
-    spec::UnitName,
+    spec::{Http, UnitName},
 };
 
 /// Bytes that a follower of logs may have unread before it is given more.
@@ -109,6 +109,7 @@ impl Supervisor {
             // Only who may do everything comes so far.
             Method::DaemonReload => self.daemon_reload(client),
             Method::Plan => self.tell_plan(client),
+            Method::Sites => self.tell_sites(client),
             Method::Apply(apply) => self.apply(client, apply),
             Method::Confirm => self.confirm(client),
             Method::Revert => self.revert(client),
@@ -273,6 +274,7 @@ impl Supervisor {
             },
             addresses: link.map_or(Vec::new(), |link| link.addresses().collect()),
             ports: unit.map_or(Vec::new(), |unit| unit.network.publish.iter().map(|p| (*p).into()).collect()),
+            hosts: unit.and_then(|unit| unit.http.as_ref()).map(Http::shown).unwrap_or_default(),
             sockets: self.holdings.get(name).map(Holdings::shown).unwrap_or_default(),
             health: entry.and_then(health),
             since: entry.map(|entry| moment(entry.since)),

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use super::Supervisor;
 use crate::{
     net::addr::Talk,
-    spec::{Allowed, Door, NetworkMode, Unit, UnitName},
+    spec::{Allowed, Door, NetworkMode, Proto, Unit, UnitName},
 };
 
 /// What a file lets services talk, and the names and addresses of those that its service may talk to.
@@ -19,7 +19,8 @@ impl Supervisor {
     pub(super) fn talks(&mut self, unit: &Unit) -> Talks {
         let (mut talk, mut peers) = Talks::default();
         let (allow_to, allow_from) = (&unit.network.allow_to, &unit.network.allow_from);
-        if unit.network.mode != NetworkMode::Veth || allow_to.is_empty() && allow_from.is_empty() {
+        let says_nothing = allow_to.is_empty() && allow_from.is_empty() && unit.ingress.is_none();
+        if unit.network.mode != NetworkMode::Veth || says_nothing {
             return (talk, peers);
         }
         let own = self.addresses_of(&unit.name);
@@ -38,6 +39,13 @@ impl Supervisor {
                 talk.extend(between(&from, &own, peer.door));
             }
         }
+        if unit.ingress.is_some() {
+            // They have said so in their own files.
+            for (to, port) in self.http_doors() {
+                let from = own.iter().filter(|from| from.is_ipv4() == to.is_ipv4() && **from != to);
+                talk.extend(from.map(|from| Talk { from: *from, to, door: Door::One(port, Proto::Tcp) }));
+            }
+        }
         peers.sort();
         peers.dedup();
         (talk, peers)
@@ -54,7 +62,7 @@ impl Supervisor {
     }
 
     /// The addresses of a service of the files, IPv4 first; it has them from now on. None for who has no link.
-    fn addresses_of(&mut self, name: &UnitName) -> Vec<IpAddr> {
+    pub(super) fn addresses_of(&mut self, name: &UnitName) -> Vec<IpAddr> {
         let slot = self.position_of(name);
         slot.map(|slot| self.launcher.network.settings.addresses(slot)).unwrap_or_default()
     }

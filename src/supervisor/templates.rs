@@ -39,7 +39,8 @@ impl Supervisor {
             return Ok(());
         }
         let all = new.iter().cloned().chain(self.instances()).collect();
-        let loaded = config::load_with(&self.options.sources, &self.facts, &all);
+        let mut loaded = config::load_with(&self.options.sources, &self.facts, &all);
+        self.show_ingress(&mut loaded);
         for name in &new {
             if let Some(mistakes) = loaded.broken.get(name) {
                 let first = mistakes.first().map(ToString::to_string).unwrap_or_default();

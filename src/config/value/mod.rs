@@ -3,6 +3,7 @@
 mod amount;
 mod command;
 mod env_file;
+mod http;
 mod listen;
 mod publish;
 mod signal;
@@ -15,6 +16,7 @@ use std::fmt;
 pub use amount::{parse_decimal, parse_duration, parse_rate, parse_size};
 pub use command::{MAX_ARG, expand, split};
 pub use env_file::parse_env_file;
+pub use http::{parse_host, parse_tls, parse_web_path};
 pub use listen::parse_listen;
 pub use publish::{parse_allowed, parse_destination, parse_publish};
 pub use signal::{parse_exit, parse_signal};

@@ -37,6 +37,7 @@ fn all_methods() -> Vec<Method> {
         Method::Exec(exec),
         Method::DaemonReload,
         Method::Plan,
+        Method::Sites,
         Method::Apply(Apply { confirm: Some(60_000) }),
         Method::Confirm,
         Method::Revert,
@@ -147,6 +148,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         attested: vec!["root".to_owned()],
         addresses: vec![],
         ports: vec![port.clone()],
+        hosts: Vec::new(),
         sockets: vec!["127.0.0.1:80/tcp".to_owned()],
         health: Some(health.clone()),
         since: Some(moment),
@@ -277,9 +279,12 @@ fn those_who_may_look_may_not_touch() {
     };
     let none = Access::default();
     assert_eq!(allowed(none), [""; 0]);
-    assert_eq!(allowed(Access { looks: true, ..none }), ["Ping", "List", "Status", "Logs", "Events", "Plan"]);
+    assert_eq!(
+        allowed(Access { looks: true, ..none }),
+        ["Ping", "List", "Status", "Logs", "Events", "Plan", "Sites"]
+    );
     assert!(!allowed(Access { looks: true, owns: true, ..none }).contains(&"DaemonReload"));
-    assert_eq!(allowed(Access { owns: true, ..none }).len(), all_methods().len() - 6);
+    assert_eq!(allowed(Access { owns: true, ..none }).len(), all_methods().len() - 7);
     assert_eq!(allowed(Access { all: true, ..none }).len(), all_methods().len());
 }
 

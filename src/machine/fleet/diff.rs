@@ -52,7 +52,7 @@ macro_rules! compare {
 /// What `new` changes about a service that was started from `old`.
 pub fn diff(old: &Unit, new: &Unit) -> Diff {
     let mut diff = Diff { change: Change::None, keys: Vec::new() };
-    compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network, sockets, security, limits] {
+    compare!(&mut diff, old, new, Unit but for [name, service, namespaces, rootfs, network, sockets, security, limits, ingress] {
         Live: description => "unit.description", documentation => "unit.documentation",
             profile => "unit.profile", owners => "unit.owners",
             enabled => "unit.enabled", requires => "unit.requires", wants => "unit.wants",
@@ -60,9 +60,15 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             conflicts => "unit.conflicts", after => "unit.after", before => "unit.before",
             on_failure => "unit.on_failure", on_success => "unit.on_success",
             condition => "unit.condition", assert => "unit.assert", timer => "timer",
-            restart => "restart", health => "health", log => "log", activation => "socket.activation";
+            restart => "restart", health => "health", log => "log", activation => "socket.activation",
+            http => "http";
         Restart: log_full => "log.full";
     });
+    // What is made for it is shown to its runs from their start; what stands there is not.
+    if old.ingress != new.ingress {
+        let is_shown = old.ingress.is_some() && new.ingress.is_some();
+        diff.note(if is_shown { Change::Live } else { Change::Restart }, "ingress");
+    }
     // What a run was given stays as it is; what else there is to a socket is the supervisor's to change.
     let given = |unit: &Unit| -> Vec<_> {
         let all = unit.sockets.iter();

@@ -134,6 +134,8 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
         log: LogPolicy { max_size: 10 << 20, files: 5 },
         timer: None,
         log_full: Full::Drop,
+        http: None,
+        ingress: None,
     }
 }
 

@@ -701,3 +701,31 @@ fn no_more_are_started_at_a_time_than_may_be() {
         "a oneshot at work counts not"
     );
 }
+
+/// What the proxy needs to know is made anew; only what a run is shown from its start needs another run.
+#[test]
+fn another_host_restarts_nobody() {
+    use crate::spec::{Format, Host, Http, Ingress, Tls, WebPath};
+    let http = |host: &str| Http {
+        hosts: vec![Host::new(host).expect("a host")],
+        port: 80,
+        path: WebPath::new("/").expect("a path"),
+    };
+    let with = |http: Option<Http>, ingress: Option<Ingress>| {
+        let mut unit = unit("web", &[]);
+        (unit.http, unit.ingress) = (http, ingress);
+        unit
+    };
+    let of = |old: &Unit, new: &Unit| {
+        let diff = diff(old, new);
+        (diff.change, diff.keys)
+    };
+    let ingress = |format| Some(Ingress { format, tls: Tls::Off });
+    let plain = with(None, None);
+    let asked = with(Some(http("a.example")), None);
+    assert_eq!(of(&plain, &asked), (Change::Live, vec!["http"]));
+    assert_eq!(of(&asked, &with(Some(http("b.example")), None)), (Change::Live, vec!["http"]));
+    let nginx = with(None, ingress(Format::Nginx));
+    assert_eq!(of(&plain, &nginx), (Change::Restart, vec!["ingress"]));
+    assert_eq!(of(&nginx, &with(None, ingress(Format::Caddy))), (Change::Live, vec!["ingress"]));
+}

@@ -6,6 +6,7 @@
 mod condition;
 mod credentials;
 mod hooks;
+mod http;
 mod limits;
 mod namespaces;
 mod network;
@@ -37,7 +38,7 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    ExitMatch, Full, HostFacts, LogPolicy, Namespace, Publish, Socket, Unit, UnitName, UserNamespace,
+    ExitMatch, Full, Host, HostFacts, LogPolicy, Namespace, Publish, Socket, Unit, UnitName, UserNamespace,
     defaults,
 };
 use crate::{
@@ -73,6 +74,8 @@ pub struct Claims {
     pub publish: Vec<(Publish, Range<usize>)>,
     /// `[[socket]]`.
     pub sockets: Vec<(Socket, Range<usize>)>,
+    /// `http.host`.
+    pub hosts: Vec<(Host, Range<usize>)>,
 }
 
 impl Claims {
@@ -122,10 +125,13 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let log_full = reader.word("log.full", &tables.log.full, FULL).unwrap_or_default();
     let log = log(reader, &tables.log);
     let timer = timer::timer(reader);
+    let (http, hosts) = http::http(reader, network.mode).unzip();
+    let ingress = http::ingress(reader, &service, network.mode);
     let mut claims = Claims {
         joins: joined(&namespaces, reader),
         shares: shared(&namespaces.user, reader),
         sockets: sockets.clone(),
+        hosts: hosts.unwrap_or_default(),
         ..claims
     };
     let mut unit = Unit {
@@ -161,6 +167,8 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         log,
         timer,
         log_full,
+        http,
+        ingress,
     };
     relations.tell(&mut unit, &mut claims);
     sockets::two_runs(reader, &unit);
