@@ -246,6 +246,7 @@ fn everywhere() -> Vec<support::Test> {
         programs::nginx_reloads_when_its_configuration_changes: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");
         programs::nginx_that_leaves_its_starter_answers: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");
         programs::redis_answers: Root CgroupV2 UserNs Nft Program("redis-server") Program("redis-cli");
+        programs::a_web_program_counts_in_a_database_that_only_it_may_ask: Root CgroupV2 UserNs Nft Program("redis-server") Program("gunicorn") Program("curl");
         programs::postgresql_answers: Root CgroupV2 UserNs Nft Program("psql");
         programs::gunicorn_answers: Root CgroupV2 UserNs Program("gunicorn");
         programs::node_answers: Root CgroupV2 UserNs Nft Program("node");

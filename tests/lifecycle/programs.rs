@@ -11,13 +11,17 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// Starts the example `name` as it is, but for where its files are: below the world's directory.
 fn example(world: &mut World, name: &str) {
+    lay_out(world, name);
+    world.start();
+}
+
+fn lay_out(world: &World, name: &str) {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let data = world.dir().join("data");
     let output = Command::new(examples.join("prepare")).arg(&data).output().expect("a script of ours");
     assert!(output.status.success(), "{}", describe(&output));
     let toml = std::fs::read_to_string(examples.join(format!("{name}.toml"))).expect("an example");
     world.write_service(name, &toml.replace("/srv/palisade-examples", &data.display().to_string()));
-    world.start();
 }
 
 /// Asks a client of the host's again and again until it succeeds. Returns what it printed.
@@ -117,6 +121,30 @@ pub fn redis_answers(world: &mut World) {
     behind_walls(world, "redis");
     world.ok(&["restart", "redis"]);
     assert_eq!(client("redis-cli", &["-e", "-p", "16379", "get", "key"]), "value", "it was written down");
+}
+
+pub fn a_web_program_counts_in_a_database_that_only_it_may_ask(world: &mut World) {
+    lay_out(world, "redis");
+    lay_out(world, "visits");
+    lay_out(world, "gunicorn");
+    world.start();
+    world.wait_state("visits", "active");
+    assert_eq!(wait_http("127.0.0.1:8088", "/").trim(), "visitor 1");
+    assert_eq!(wait_http("127.0.0.1:8088", "/").trim(), "visitor 2");
+    world.ok(&["restart", "redis"]);
+    wait_until("it goes on counting", LONG, || {
+        http_get("127.0.0.1:8088", "/").is_ok_and(|said| said.trim() == "visitor 3")
+    });
+    behind_walls(world, "visits");
+    world.wait_state("gunicorn", "active");
+    let address = world.address("redis").split('/').next().unwrap_or_default().to_owned();
+    let ask = |name: &str| {
+        let url = format!("telnet://{address}:6379");
+        let args = ["exec", name, "--", "/usr/bin/curl", "-s", "-m", "1", &url];
+        world.palisade(&args).status.code()
+    };
+    // 7 is "could not connect": the one without a link has no way, whoever may be there.
+    assert_eq!((ask("visits"), ask("gunicorn")), (Some(28), Some(7)));
 }
 
 pub fn postgresql_answers(world: &mut World) {
