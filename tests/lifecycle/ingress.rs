@@ -14,7 +14,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    spoof::furnish_host,
+    ipv6::furnish,
     support::{World, wait_until, world::describe},
 };
 
@@ -110,21 +110,23 @@ pub fn nginx_passes_on_by_host_name_and_takes_others_in_without_a_restart(world:
 }
 
 pub fn the_real_client_is_told_and_cannot_say_that_he_is_another(world: &mut World) {
-    let outside = furnish_host();
-    outside.sh("ip link set eth0 address 02:00:00:00:00:fe; ip addr add 192.0.2.254/24 dev eth0");
-    let toml = example(world, "ingress").replace("\"8090:80\"", "\"0.0.0.0:8090:80\"");
-    world.write_service("ingress", &toml);
+    let outside = furnish();
+    let published = "\"0.0.0.0:8090:80\", \"[::]:8090:80\"";
+    world.write_service("ingress", &example(world, "ingress").replace("\"8090:80\"", published));
     world.write_service("shop", &example(world, "shop"));
     world.start();
     world.wait_state("ingress", "active");
     world.wait_state("shop", "active");
     let netns = format!("--net={}", outside.path());
-    let args =
-        ["curl", "-s", "-m", "5", "-H", "Host: shop.example.org", "-H", "X-Forwarded-For: 203.0.113.9"];
-    let output = Command::new("nsenter").arg(netns).args(args).arg("http://192.0.2.1:8090/").output();
-    let output = output.expect("util-linux is installed");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said.trim(), "hello from shop, node for 192.0.2.254", "{}", describe(&output));
+    for (host, client) in [("192.0.2.1", "192.0.2.254"), ("[2001:db8::1]", "2001:db8::fe")] {
+        let output = Command::new("nsenter")
+            .args([&netns, "curl", "-s", "-m", "5", "-H", "Host: shop.example.org"])
+            .args(["-H", "X-Forwarded-For: 203.0.113.9", &format!("http://{host}:8090/")])
+            .output()
+            .expect("util-linux is installed");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said.trim(), format!("hello from shop, node for {client}"), "{}", describe(&output));
+    }
     assert_eq!(world.stop(), Ok(()));
     drop(outside);
 }
@@ -189,8 +191,6 @@ pub fn a_change_while_nobody_supervises_is_taken_in_by_the_next(world: &mut Worl
     let path = out.display().to_string();
     let args = ["ingress", "--format", "nginx", "--out", &path];
     assert!(world.ok(&args).ends_with(": written\n") && world.ok(&args).ends_with(": unchanged\n"));
-    let without =
-        |text: &str| text.lines().filter(|line| !line.contains("[::]")).collect::<Vec<_>>().join("\n");
     assert_eq!(fs::read_to_string(&out).expect("it was written"), after, "as for the service");
     let sites = world.json(&["ingress"]);
     assert_eq!(sites["sites"][0]["host"], "late.example.org", "{sites}");

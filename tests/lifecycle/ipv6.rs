@@ -16,9 +16,9 @@ const OUTSIDE: &str = "2001:db8::fe";
 const HOST: &str = "2001:db8::1";
 
 /// An uplink with IPv6, and a neighbour there who knows no way to a service.
-fn furnish() -> Place {
+pub fn furnish() -> Place {
     let outside = furnish_host();
-    outside.sh("ip link set eth0 address 02:00:00:00:00:fe; ip addr add 2001:db8::fe/64 dev eth0 nodad");
+    outside.sh("ip link set eth0 address 02:00:00:00:00:fe; ip addr add 192.0.2.254/24 dev eth0; ip addr add 2001:db8::fe/64 dev eth0 nodad");
     let line = format!(
         "ip addr add {HOST}/64 dev up0 nodad; ip -6 route add default via {OUTSIDE}
          ip neigh add {OUTSIDE} lladdr 02:00:00:00:00:fe dev up0 nud permanent"
