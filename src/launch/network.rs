@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 use crate::{
@@ -15,8 +15,9 @@ use crate::{
         link::{self, LinkPlan},
         netlink::Netlink,
         netns::NetNs,
-        nft::{Element, Table},
+        nft::{Damage, Element, Table},
         sysctl,
+        watch::{Heard, Watch},
     },
     spec::{Destination, Egress, Publish},
 };
@@ -87,6 +88,9 @@ pub struct NetworkHost {
     /// `[network]` of palisade.toml.
     pub settings: NetworkSettings,
     table: Option<Table>,
+    /// Opened before the table, by whom somebody asks what others do to it.
+    watch: Option<Watch>,
+    watches: bool,
     route: Option<Netlink>,
     /// Kept open: closing such a socket waits for the kernel, some 20 ms each time.
     conntrack: Option<Conntrack>,
@@ -102,11 +106,55 @@ impl NetworkHost {
         Self {
             settings,
             table: None,
+            watch: None,
+            watches: false,
             route: None,
             conntrack: None,
             changed: Changed::new(),
             talk: BTreeMap::new(),
         }
+    }
+
+    /// As [`NetworkHost::new`], for one who asks [`NetworkHost::hear`] what others do to the packet filter.
+    pub fn watching(settings: NetworkSettings) -> Self {
+        Self { watches: true, ..Self::new(settings) }
+    }
+
+    /// Readable when somebody has changed the packet filter; none: there is nothing of ours in it.
+    pub fn watch(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(Watch::fd)
+    }
+
+    /// What others have done to the packet filter since.
+    ///
+    /// # Errors
+    /// Of netlink.
+    pub fn hear(&mut self) -> Result<Heard, NetError> {
+        match (&mut self.watch, &mut self.table) {
+            (Some(watch), Some(table)) => watch.hear(table),
+            _ => Ok(Heard::default()),
+        }
+    }
+
+    /// Makes the table again what it is to be, with what holds for the networks of `live`.
+    ///
+    /// # Errors
+    /// Of netlink and nft.
+    pub fn mend(&mut self, damage: Damage, live: &[&Net]) -> Result<(), NetError> {
+        let elements = self.all_elements(live);
+        self.table()?.mend(damage, &elements)
+    }
+
+    /// Everything that is to be in the table when these are the networks that there are.
+    fn all_elements(&mut self, live: &[&Net]) -> Vec<Element> {
+        self.talk.clear();
+        for one in live.iter().flat_map(|net| &net.talk) {
+            *self.talk.entry(*one).or_default() += 1;
+        }
+        let mut elements: Vec<Element> = live.iter().flat_map(|net| net.elements()).collect();
+        elements.extend(self.talk.keys().copied().map(Element::Talk));
+        elements.extend(self.changed.keys().filter_map(|key| forwarding::element(key)));
+        elements
     }
 
     fn route(&mut self) -> Result<&mut Netlink, NetError> {
@@ -125,6 +173,9 @@ impl NetworkHost {
 
     fn table(&mut self) -> Result<&mut Table, NetError> {
         if self.table.is_none() {
+            if self.watches {
+                self.watch = Some(Watch::open(&self.settings.name)?);
+            }
             self.table = Some(Table::open(&self.settings)?);
         }
         Ok(self.table.as_mut().expect("just opened"))
@@ -282,15 +333,14 @@ impl NetworkHost {
             // A predecessor may have died between the table and the first link. A kernel without nf_tables has none.
             return Table::attach(&self.settings).map_or(Ok(()), Table::delete);
         }
-        self.talk.clear();
-        for one in live.iter().flat_map(|net| &net.talk) {
-            *self.talk.entry(*one).or_default() += 1;
-        }
-        let mut elements: Vec<Element> = live.iter().flat_map(|net| net.elements()).collect();
-        elements.extend(self.talk.keys().copied().map(Element::Talk));
-        elements.extend(changed.keys().filter_map(|key| forwarding::element(key)));
         self.changed = changed;
-        self.table()?.replace(&elements)
+        let elements = self.all_elements(live);
+        let table = self.table()?;
+        // Somebody may have changed it while nobody supervised: its rules are ours again, but not what else is in it.
+        match table.has_foreign()? {
+            true => table.mend(Damage::Foreign, &elements),
+            false => table.replace(&elements),
+        }
     }
 
     /// Takes away what a predecessor of this name left that is gone for good: its links went with their namespaces.
@@ -310,6 +360,7 @@ impl NetworkHost {
     pub fn close(&mut self) -> Result<(), NetError> {
         // With the table goes what could not be taken out of it one by one: the next table has none of it.
         self.talk.clear();
+        self.watch = None;
         let result = forwarding::put_back(&std::mem::take(&mut self.changed)).map_err(NetError::from);
         match self.table.take() {
             Some(table) => result.and(table.delete()),

@@ -33,6 +33,7 @@ const DUMP_TRIES: u32 = 8;
 #[derive(Debug)]
 pub struct Netlink {
     socket: Socket,
+    port: u32,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -91,11 +92,11 @@ impl Netlink {
     pub fn open(family: isize) -> Result<Self, NetError> {
         let failed = |error| SysError::new("socket", format!("AF_NETLINK, {family}"), error);
         let mut socket = Socket::new(family).map_err(failed)?;
-        socket.bind_auto().map_err(failed)?;
+        let port = socket.bind_auto().map_err(failed)?.port_number();
         // Errors come with text, and do not repeat the message that they are about.
         socket.set_ext_ack(true).map_err(failed)?;
         socket.set_cap_ack(true).map_err(failed)?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; DATAGRAM] })
+        Ok(Self { socket, port, sequence: 0, buffer: vec![0; DATAGRAM] })
     }
 
     /// Opens an rtnetlink socket, for links, addresses, routes and neighbours.
@@ -104,6 +105,20 @@ impl Netlink {
     /// As [`Netlink::open`].
     pub fn route() -> Result<Self, NetError> {
         Self::open(netlink_sys::protocols::NETLINK_ROUTE)
+    }
+
+    /// The kernel's name for this socket: what is caused through it bears it.
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Has the kernel send what it tells everybody in a group.
+    ///
+    /// # Errors
+    /// From setsockopt(2), NETLINK_ADD_MEMBERSHIP.
+    pub fn join(&self, group: u32) -> Result<(), SysError> {
+        let failed = |error| SysError::new("setsockopt", format!("NETLINK_ADD_MEMBERSHIP, {group}"), error);
+        self.socket.add_membership(group).map_err(failed)
     }
 
     /// Lets messages of up to `bytes` be sent at once (needs CAP_NET_ADMIN; the default is about 200 KiB).
@@ -265,6 +280,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// `nlmsg_seq`.
     pub sequence: u32,
+    /// `nlmsg_pid`: of the socket that caused it, where somebody did.
+    pub port: u32,
     /// What follows the header.
     pub body: &'a [u8],
     /// Header and body.
@@ -298,8 +315,8 @@ pub fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
             |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let len = usize::try_from(u32_at(0)).ok().filter(|len| *len >= HEADER)?;
         let bytes = datagram.get(..len)?;
-        let message =
-            Message { kind: u16_at(4), flags: u16_at(6), sequence: u32_at(8), body: &bytes[HEADER..], bytes };
+        let (kind, flags, sequence, port) = (u16_at(4), u16_at(6), u32_at(8), u32_at(12));
+        let message = Message { kind, flags, sequence, port, body: &bytes[HEADER..], bytes };
         datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
         Some(message)
     })

@@ -16,13 +16,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
 
 use super::{
     NetError,
     addr::{GROUP_BASE, Mac, NetworkSettings, Talk},
     link::LinkPlan,
-    netlink::{Encoder, NLA_F_NESTED, Netlink, messages},
+    netlink::{Encoder, NLA_F_NESTED, Netlink, attributes, messages},
 };
 use crate::{
     spec::{Destination, Door, Proto, Publish},
@@ -30,13 +30,21 @@ use crate::{
 };
 
 // linux/netfilter/nfnetlink.h and nf_tables.h
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFT_MSG_DELTABLE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 2;
 const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
 const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
+const NFT_MSG_GETCHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 4;
+const NFT_MSG_GETSET: u16 = NFNL_SUBSYS_NFTABLES << 8 | 10;
+const NFT_MSG_GETGEN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 16;
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_SET_TABLE: u16 = 1;
+const NFTA_SET_NAME: u16 = 2;
+pub(super) const NFTA_GEN_ID: u16 = 1;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3 | NLA_F_NESTED;
@@ -45,7 +53,7 @@ const NFTA_SET_ELEM_KEY: u16 = 1 | NLA_F_NESTED;
 const NFTA_SET_ELEM_DATA: u16 = 2 | NLA_F_NESTED;
 const NFTA_SET_ELEM_KEY_END: u16 = 10 | NLA_F_NESTED;
 const NFTA_DATA_VALUE: u16 = 1;
-const NFPROTO_INET: u8 = 1;
+pub(super) const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV6: u8 = 10;
 
 /// A thousand services with a handful of ports each in one batch.
@@ -393,6 +401,21 @@ fn door_bytes(door: Door) -> Vec<u8> {
     }
 }
 
+/// The number of a generation of the ruleset, in a message about one.
+pub(super) fn generation(body: &[u8]) -> Option<u32> {
+    let (_, value) = attributes(body.get(4..)?).find(|(kind, _)| *kind == NFTA_GEN_ID)?;
+    value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+/// What somebody else has done to our table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Damage {
+    /// Something of it is gone, or there are rules or elements more.
+    Part,
+    /// There may be chains, sets or whatever else in it that we do not know.
+    Foreign,
+}
+
 /// One message of a batch: what it says, and what is called so in an error.
 struct Part {
     kind: u16,
@@ -405,7 +428,9 @@ struct Part {
 #[derive(Debug)]
 pub struct Table {
     socket: Netlink,
-    name: String,
+    settings: NetworkSettings,
+    /// The generations of the ruleset that our loading of text has begun.
+    loads: Vec<u32>,
 }
 
 impl Table {
@@ -415,8 +440,8 @@ impl Table {
     /// [`NetError::NftMissing`], [`NetError::NftText`] with what nft says, or from opening the socket.
     pub fn open(settings: &NetworkSettings) -> Result<Self, NetError> {
         // The socket first: a table that was loaded for who then has none would stay behind.
-        let table = Self::attach(settings)?;
-        load(&settings.name, &text(settings))?;
+        let mut table = Self::attach(settings)?;
+        table.load(&text(settings))?;
         Ok(table)
     }
 
@@ -427,7 +452,109 @@ impl Table {
     pub fn attach(settings: &NetworkSettings) -> Result<Self, NetError> {
         let socket = Netlink::open(netlink_sys::protocols::NETLINK_NETFILTER)?;
         socket.set_send_buffer(SEND_BUFFER)?;
-        Ok(Self { socket, name: settings.name.clone() })
+        Ok(Self { socket, settings: settings.clone(), loads: Vec::new() })
+    }
+
+    /// Makes the table again what it is to be, with these elements, after somebody has changed or removed it.
+    /// [`Damage::Foreign`]: there may be things in it that we do not know, and it begins anew. Until its elements are in it,
+    /// it then lets nothing through that is not let through already.
+    ///
+    /// # Errors
+    /// As [`Table::open`] and [`Table::replace`].
+    pub fn mend(&mut self, damage: Damage, elements: &[Element]) -> Result<(), NetError> {
+        let whole = text(&self.settings);
+        let anew = format!("table inet {0} {{ }}\ndelete table inet {0}\n{whole}", self.settings.name);
+        match damage {
+            Damage::Foreign => self.load(&anew)?,
+            // A set of the same name and another kind, for one.
+            Damage::Part => self.load(&whole).or_else(|_| self.load(&anew))?,
+        }
+        self.replace(elements)
+    }
+
+    /// Whether the table has chains or sets that are none of ours.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn has_foreign(&mut self) -> Result<bool, NetError> {
+        let declared = |line: &str, words: &[&str]| {
+            words.iter().any(|word| line.trim().strip_prefix(word).is_some_and(|rest| rest.starts_with(' ')))
+        };
+        let known = |words: &[&str]| -> BTreeSet<String> {
+            let lines = OBJECTS.lines().filter(|line| declared(line, words));
+            lines.filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect()
+        };
+        let chains = self.names(NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME)?;
+        let sets = self.names(NFT_MSG_GETSET, NFTA_SET_TABLE, NFTA_SET_NAME)?;
+        // Sets without a name are parts of rules.
+        let is_named = |name: &&String| !name.starts_with("__");
+        let chains_known = known(&["chain"]);
+        let sets_known = known(&["set", "map"]);
+        Ok(!chains.is_subset(&chains_known)
+            || sets.iter().filter(is_named).any(|name| !sets_known.contains(name)))
+    }
+
+    /// The names of what there is of one kind in our table.
+    fn names(&mut self, kind: u16, table: u16, name: u16) -> Result<BTreeSet<String>, NetError> {
+        let own = self.settings.name.clone();
+        let sequence = self.socket.take_sequence(1);
+        let mut request = Encoder::default();
+        request.message(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, |m| {
+            m.raw(&[NFPROTO_INET, 0, 0, 0]);
+            m.text(table, &own);
+        });
+        let mut names = BTreeSet::new();
+        self.socket.exchange(request.bytes(), sequence, "nft", |message| {
+            let find = |wanted: u16| {
+                let value = attributes(message.body.get(4..)?).find(|(kind, _)| *kind == wanted)?.1;
+                Some(String::from_utf8_lossy(value.strip_suffix(b"\0").unwrap_or(value)).into_owned())
+            };
+            if find(table).is_some_and(|found| found == own) {
+                names.extend(find(name));
+            }
+        })?;
+        Ok(names)
+    }
+
+    /// The kernel's name for the socket through which elements are changed.
+    pub(super) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    /// The generations of the ruleset that are of our making, beside those of our socket.
+    pub(super) fn loads(&self) -> &[u32] {
+        &self.loads
+    }
+
+    /// They have been told of.
+    pub(super) fn forget_loads(&mut self) {
+        self.loads.clear();
+    }
+
+    /// Loads text, and notes which generation of the ruleset has come of it.
+    fn load(&mut self, text: &str) -> Result<(), NetError> {
+        let before = self.generation()?;
+        load(&self.settings.name, text)?;
+        let after = self.generation()?;
+        // With somebody else's in between nobody knows which of them is ours: then none is.
+        if after == before.wrapping_add(1) {
+            self.loads.push(after);
+        }
+        Ok(())
+    }
+
+    /// How often the ruleset has changed.
+    fn generation(&mut self) -> Result<u32, NetError> {
+        let sequence = self.socket.take_sequence(1);
+        let mut request = Encoder::default();
+        request.message(NFT_MSG_GETGEN, NLM_F_REQUEST, sequence, |m| m.raw(&[0, 0, 0, 0]));
+        self.socket.send(request.bytes())?;
+        let mut found = None;
+        while let Some(datagram) = self.socket.receive()? {
+            let answers = messages(datagram).filter(|message| message.sequence == sequence);
+            found = answers.filter_map(|message| generation(message.body)).next().or(found);
+        }
+        found.ok_or_else(|| SysError::new("nft", "generation", libc::EPROTO).into())
     }
 
     /// Adds elements, all or none. Those that are there already stay.
@@ -467,7 +594,7 @@ impl Table {
     pub fn replace(&mut self, elements: &[Element]) -> Result<(), NetError> {
         let flush = |set: &str| {
             let mut body = Encoder::default();
-            body.text(NFTA_SET_ELEM_LIST_TABLE, &self.name);
+            body.text(NFTA_SET_ELEM_LIST_TABLE, &self.settings.name);
             body.text(NFTA_SET_ELEM_LIST_SET, set);
             Part { kind: NFT_MSG_DELSETELEM, flags: 0, body, name: format!("all of {set}") }
         };
@@ -482,7 +609,7 @@ impl Table {
     /// The kernel's answer; that it is gone already is none.
     pub fn delete(mut self) -> Result<(), NetError> {
         let mut body = Encoder::default();
-        body.text(NFTA_TABLE_NAME, &self.name);
+        body.text(NFTA_TABLE_NAME, &self.settings.name);
         let part = Part { kind: NFT_MSG_DELTABLE, flags: 0, body, name: "the table".to_owned() };
         match self.commit(&[part]) {
             Err((_, error)) if error.errno() != Some(libc::ENOENT) => Err(error),
@@ -493,7 +620,7 @@ impl Table {
     fn element(&self, kind: u16, element: &Element) -> Part {
         let Bytes { key, end, data } = element.bytes();
         let mut body = Encoder::default();
-        body.text(NFTA_SET_ELEM_LIST_TABLE, &self.name);
+        body.text(NFTA_SET_ELEM_LIST_TABLE, &self.settings.name);
         body.text(NFTA_SET_ELEM_LIST_SET, element.set());
         body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
             list.nest(NFTA_LIST_ELEM, |one| {
@@ -522,7 +649,7 @@ impl Table {
         let last = begin.wrapping_add(count);
         let mut first: Option<(Option<usize>, NetError)> = None;
         let mut is_done = false;
-        let args = |part: &str| format!("table inet {}, {part}", self.name);
+        let args = |part: &str| format!("table inet {}, {part}", self.settings.name);
         while let Some(datagram) = self.socket.receive().map_err(|error| (None, error.into()))? {
             for ack in messages(datagram).filter_map(|message| message.ack()) {
                 let offset = ack.sequence.wrapping_sub(begin);

@@ -24,6 +24,7 @@
 //! | `timers` | the clock on the wall |
 //! | `sessions` | further processes in a sandbox |
 //! | `points` | where the tests have it die |
+//! | `wall` | the packet filter, when others change it |
 //! | `upgrade` | another program in the supervisor's place |
 //! | `probes`, `watch` | whether services are ready, and whether they are well |
 //! | `state`, `keeper` | what outlives the supervisor: words, and descriptors |
@@ -52,6 +53,7 @@ mod templates;
 mod timers;
 mod upgrade;
 mod voice;
+mod wall;
 mod watch;
 
 use std::{
@@ -155,6 +157,8 @@ enum Wake {
     Probe(UnitName),
     /// Files that services have read.
     Changes,
+    /// Somebody has changed the packet filter.
+    Wall,
 }
 
 /// One supervisor.
@@ -194,6 +198,7 @@ struct Supervisor {
     probes: probes::Probes,
     reloads: voice::Reloads,
     changes: changes::Changes,
+    wall: wall::Wall,
     copier: output::Copier,
     signals: Signals,
     /// Files that were applied and are not confirmed, or were taken back.
@@ -271,7 +276,7 @@ impl Supervisor {
         }
         let network = settings.network.clone();
         let tree = cgroup::Tree::find(settings.cgroup.as_deref())?;
-        let launcher = Launcher::open(&options.run, tree, NetworkHost::new(network), false)?;
+        let launcher = Launcher::open(&options.run, tree, NetworkHost::watching(network), false)?;
         // After the launcher has seen what services are to have.
         raise_descriptor_limit();
         let keeper = Keeper::new(&options.run.join("init"));
@@ -303,6 +308,7 @@ impl Supervisor {
             probes: probes::Probes::default(),
             reloads: voice::Reloads::default(),
             changes: changes::Changes::default(),
+            wall: wall::Wall::default(),
             copier: output::Copier::open()?,
             signals: Signals::open()?,
             trial: None,
@@ -336,6 +342,7 @@ impl Supervisor {
                 self.voice_deadline(),
                 self.doors.deadline(),
                 self.changes.deadline(),
+                self.wall.deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
@@ -353,6 +360,7 @@ impl Supervisor {
             self.voices_overdue();
             self.open_doors();
             self.changes_overdue();
+            self.wall_overdue();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -364,6 +372,7 @@ impl Supervisor {
         let mut all = vec![(Wake::Signals, self.signals.pipe.as_fd(), PollFlags::IN)];
         all.push((Wake::Clock, self.alarm.fd(), PollFlags::IN));
         all.extend(self.changes.interest().map(|fd| (Wake::Changes, fd, PollFlags::IN)));
+        all.extend(self.wall_interest().map(|fd| (Wake::Wall, fd, PollFlags::IN)));
         all.extend(self.keeper.channel().map(|fd| (Wake::Keeper, fd, PollFlags::IN)));
         all.extend(self.server.interests().map(|interest| {
             let mut flags = PollFlags::empty();
@@ -455,6 +464,7 @@ impl Supervisor {
             Wake::Hook(name) => self.hook_ready(&name),
             Wake::Probe(name) => self.probe_ready(&name),
             Wake::Changes => self.changes_ready(),
+            Wake::Wall => self.wall_stirred(),
         }
     }
 
@@ -478,6 +488,7 @@ impl Supervisor {
                 self.change_limits(&name, &before);
             }
             if is_reload {
+                self.mend_first();
                 self.settle_all_talk();
                 self.settle_ingress();
             }
@@ -594,6 +605,7 @@ impl Supervisor {
         let Some(unit) = self.unit_of(name) else { return };
         self.faults.remove(name);
         self.mark_for_start(name);
+        self.mend_first();
         let admitted = self.admit(&unit).and_then(|()| self.hold_sockets_for(name));
         let mut net = self.kept_net(name, &unit);
         let was_kept = net.is_some();

@@ -511,6 +511,22 @@ impl Supervisor {
         }
     }
 
+    /// Tells those who listen of something that has happened to a service and changes nothing about its state.
+    pub(super) fn tell_aside(&mut self, name: &UnitName, kind: &str, text: &str) {
+        let event = Event {
+            time: moment(now()),
+            name: name.to_string(),
+            kind: kind.to_owned(),
+            state: self.service_state(name),
+            run: self.fleet.entry(name).map_or(0, |entry| entry.life.last.0),
+            failures: 0,
+            until: None,
+            exit: None,
+            text: text.to_owned(),
+        };
+        self.send_event(name, &event);
+    }
+
     /// Writes a notice to the log, and to those who listen to events.
     pub(super) fn tell(&mut self, notice: &Notice) {
         let base = notice.name.base();
@@ -604,8 +620,13 @@ impl Supervisor {
         };
         let fault = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
         tracing::info!(unit = %name, run = event.run, "{} {}{fault}", event.kind, event.text);
+        self.send_event(&base, &event);
+    }
+
+    /// Tells those who listen to events and may know of the service.
+    fn send_event(&mut self, base: &UnitName, event: &Event) {
         let listeners = self.clients.events.iter();
-        let told = listeners.filter(|(_, caller)| self.may(caller, &base, Right::Status));
+        let told = listeners.filter(|(_, caller)| self.may(caller, base, Right::Status));
         let told: Vec<ClientId> = told.map(|(client, _)| *client).collect();
         for client in told {
             self.server.reply(client, &Events { events: vec![event.clone()] }, true);

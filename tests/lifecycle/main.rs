@@ -37,6 +37,7 @@ mod takeover;
 mod talk;
 mod timers;
 mod verbs;
+mod wall;
 
 use std::process::ExitCode;
 
@@ -72,6 +73,9 @@ fn everywhere() -> Vec<support::Test> {
         ingress::caddy_passes_on_by_host_name: Root CgroupV2 UserNs Nft Program("caddy") Program("curl");
         ingress::a_change_while_nobody_supervises_is_taken_in_by_the_next: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");
         ingress::the_programs_accept_what_is_made_for_them: Root CgroupV2 UserNs Program("nginx") Program("caddy") Program("openssl");
+        wall::rules_that_somebody_flushes_come_back_as_they_were: Root CgroupV2 UserNs Nft;
+        wall::what_was_flushed_while_nobody_supervised_is_there_again: Root CgroupV2 UserNs Nft;
+        wall::a_loop_that_flushes_keeps_nobody_busy_and_a_start_meets_its_rules: Root CgroupV2 UserNs Nft;
         reach::exec_and_shell_run_inside: Root CgroupV2 UserNs Nft;
         ends::a_killed_service_comes_back_with_the_same_address: Root CgroupV2 UserNs Nft;
         ends::a_server_without_reuseaddr_comes_back_while_a_client_holds_on: Root CgroupV2 UserNs Nft;
