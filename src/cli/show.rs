@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::output::{Colour, escape};
 use crate::{
     control::types::{
-        EndKind, Event, ExitRecord, Limit, LogEntry, Moment, Port, ServiceState, ServiceStatus, TimerStatus,
+        EndKind, Event, ExitRecord, Limit, LogEntry, Moment, Obstacle, Port, ServiceState, ServiceStatus,
+        TimerStatus,
     },
     machine::{Usage, health::HealthState},
 };
@@ -125,6 +126,13 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
     }
     for socket in &service.sockets {
         line("Socket", &escape(socket));
+    }
+    for Obstacle { table, chain, why, allow } in &service.firewall {
+        let what = format!("table {table}, chain {chain} drops what none of its rules accepts ({why})");
+        line("Firewall", &Colour::Yellow.paint(&escape(&what)));
+        for command in allow {
+            line("Allow by", &escape(command));
+        }
     }
     let optional = [("File", &service.config), ("Log", &service.log), ("Cgroup", &service.cgroup)];
     for (title, value) in optional {

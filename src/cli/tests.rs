@@ -32,6 +32,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         ports: vec![],
         hosts: Vec::new(),
         sockets: vec![],
+        firewall: vec![],
         health: None,
         since: None,
         until: None,

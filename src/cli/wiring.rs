@@ -15,9 +15,13 @@ use crate::{
         run::{self, Ended},
         unprivileged,
     },
-    net::{link::LinkPlan, sysctl},
+    net::{
+        link::LinkPlan,
+        others::{Obstacle, Others},
+        sysctl,
+    },
     plan, report,
-    spec::{HostFacts, NetworkMode, Unit, UnitName},
+    spec::{HostFacts, NetworkMode, Unit, UnitName, exposure::Standing},
     supervisor, sys,
 };
 
@@ -139,7 +143,10 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         found.dedup_by(|a, b| a == b);
         return refuse(&found, json);
     }
-    let notes = score::notes(&opened);
+    let mut notes = score::notes(&opened);
+    if let Ok(settings) = settings(&options.global.config) {
+        notes.extend(in_the_way(&settings, &opened));
+    }
     printed(match json {
         true => output::json(&report::to_json(&notes)),
         false => {
@@ -147,6 +154,21 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
             output::print(&format!("{lines}{checked} service files are good\n"))
         }
     })
+}
+
+/// What of the host's other tables drops what these services send or receive, at the first key that needs it. Root alone
+/// can read them.
+fn in_the_way(settings: &Settings, opened: &[(UnitName, Vec<Opened>)]) -> Vec<Diagnostic> {
+    let is_forwarded = |opened: &&Opened| match opened.row.name {
+        "network.publish" => opened.opening.standing == Standing::Loosening,
+        name => ["network.egress", "network.allow_to", "network.allow_from"].contains(&name),
+    };
+    let asks = |(_, all): &&(UnitName, Vec<Opened>)| !all.iter().any(|o| o.row.name == "network.firewall");
+    let concerned = opened.iter().filter(asks).flat_map(|(_, all)| all.iter().find(is_forwarded));
+    let Some(at) = concerned.filter_map(|opened| opened.at.clone()).next() else { return Vec::new() };
+    let read = Others::open(&settings.network).and_then(|mut others| others.obstacles());
+    let note = |obstacle: Obstacle| Diagnostic::at(at.clone(), obstacle.to_string()).noted();
+    read.unwrap_or_default().into_iter().map(note).collect()
 }
 
 /// Those of the names that a template may stand behind.

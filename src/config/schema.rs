@@ -438,6 +438,11 @@ pub struct NetworkTable {
     pub allow_to: Option<Vec<Text>>,
     /// Services that may begin to talk to it, in the same way; the port is its own. Default: none.
     pub allow_from: Option<Vec<Text>>,
+    /// What is done where another table of the host drops what is forwarded (firewalld, ufw, Docker): `detect` (the service
+    /// starts; `status` and `check` name the chain and the command that lets it through) or `insert` (two rules at the head
+    /// of such a chain accept the links of all services, which our own table judges all the same; they go with the last
+    /// service that asks for it). Default: `detect`.
+    pub firewall: Option<Text>,
     /// Which sockets may be made: a list of `unix`, `inet`, `inet6`, `netlink`, `packet`, `vsock` and the kernel's other
     /// families, or `any`; others fail with EAFNOSUPPORT. With inet or inet6 comes what lists addresses (rtnetlink).
     /// Default: unix inet inet6, with CAP_NET_ADMIN netlink, with CAP_NET_RAW packet.

@@ -194,6 +194,19 @@ pub struct Limit {
     pub why: Option<String>,
 }
 
+/// A chain of others that drops what a service sends or receives, unless one of its rules accepts it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Obstacle {
+    /// Family and name of its table.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+    /// What in it does so.
+    pub why: String,
+    /// The commands that let the service through.
+    pub allow: Vec<String>,
+}
+
 /// The timer of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimerStatus {
@@ -255,6 +268,9 @@ pub struct ServiceStatus {
     /// Where Palisade listens for it.
     #[serde(default)]
     pub sockets: Vec<String>,
+    /// What of the host's other tables stands in its way; told by `Status` alone.
+    #[serde(default)]
+    pub firewall: Vec<Obstacle>,
     /// How it is, where it is checked and up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,

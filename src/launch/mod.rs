@@ -363,6 +363,10 @@ impl Launcher {
                 let all = net.talk.iter().chain([talk]).copied().collect();
                 self.network.allow(net, &all)?;
             }
+            HostStep::Firewall(_) => {
+                let net = launch.net.as_mut().expect("the link comes before");
+                self.network.let_pass(net)?;
+            }
             HostStep::IdMap(_) => {
                 self.workshop.id_map(range, range).map_err(|error| no_namespace(error, true))?;
             }

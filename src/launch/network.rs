@@ -16,10 +16,11 @@ use crate::{
         netlink::Netlink,
         netns::NetNs,
         nft::{Damage, Element, Table},
+        others::{Obstacle, Others},
         sysctl,
         watch::{Heard, Watch},
     },
-    spec::{Destination, Egress, Publish},
+    spec::{Destination, Egress, Firewall, Publish},
 };
 
 /// What a service has of the network.
@@ -37,6 +38,8 @@ pub struct Net {
     pub talk: BTreeSet<Talk>,
     /// It goes with its run, because the service may have changed anything in it.
     pub is_fleeting: bool,
+    /// What was done about tables of others for it.
+    pub firewall: Firewall,
 }
 
 impl Net {
@@ -49,6 +52,7 @@ impl Net {
             egress: Egress::None,
             talk: BTreeSet::new(),
             is_fleeting: false,
+            firewall: Firewall::Detect,
         }
     }
 
@@ -94,6 +98,12 @@ pub struct NetworkHost {
     route: Option<Netlink>,
     /// Kept open: closing such a socket waits for the kernel, some 20 ms each time.
     conntrack: Option<Conntrack>,
+    /// As with the one above.
+    others: Option<Others>,
+    /// The links for which chains of others are to be opened.
+    passing: BTreeSet<String>,
+    /// The chains of others that stand in the way, as they were looked at last; none: they have changed since.
+    obstacles: Option<Vec<Obstacle>>,
     /// Settings of the host that we changed, so that packets are forwarded.
     changed: Changed,
     /// How many services' files say so: two of them may say the same.
@@ -110,6 +120,9 @@ impl NetworkHost {
             watches: false,
             route: None,
             conntrack: None,
+            others: None,
+            passing: BTreeSet::new(),
+            obstacles: None,
             changed: Changed::new(),
             talk: BTreeMap::new(),
         }
@@ -130,10 +143,78 @@ impl NetworkHost {
     /// # Errors
     /// Of netlink.
     pub fn hear(&mut self) -> Result<Heard, NetError> {
-        match (&mut self.watch, &mut self.table) {
-            (Some(watch), Some(table)) => watch.hear(table),
-            _ => Ok(Heard::default()),
+        let heard = match (&mut self.watch, &mut self.table) {
+            (Some(watch), Some(table)) => watch.hear(table)?,
+            _ => Heard::default(),
+        };
+        if heard.others {
+            self.obstacles = None;
         }
+        Ok(heard)
+    }
+
+    /// The chains of others that stand in services' way, none of which is opened for them.
+    ///
+    /// # Errors
+    /// Of netlink: they cannot be read, or one of them cannot be opened.
+    pub fn obstacles(&mut self) -> Result<&[Obstacle], NetError> {
+        if self.obstacles.is_none() {
+            let is_passing = !self.passing.is_empty();
+            let others = self.others()?;
+            self.obstacles = Some(if is_passing { others.insert()? } else { others.obstacles()? });
+        }
+        Ok(self.obstacles.as_deref().unwrap_or_default())
+    }
+
+    /// Whether what others change is to be looked at without anybody asking.
+    pub fn is_passing(&self) -> bool {
+        !self.passing.is_empty()
+    }
+
+    /// Opens chains of others for links, on behalf of this one.
+    ///
+    /// # Errors
+    /// Of netlink: EPERM, a table has an owner who alone may change it.
+    pub fn let_pass(&mut self, net: &mut Net) -> Result<(), NetError> {
+        net.firewall = Firewall::Insert;
+        self.passing.extend(net.link.as_ref().map(|link| link.host_if.clone()));
+        self.obstacles = None;
+        self.obstacles().map(drop)
+    }
+
+    /// Does not ask for it any more. With the last one who did, what we have put into chains of others goes.
+    ///
+    /// # Errors
+    /// Of netlink.
+    pub fn let_stand(&mut self, net: &mut Net) -> Result<(), NetError> {
+        net.firewall = Firewall::Detect;
+        let was_passing = net.link.as_ref().is_some_and(|link| self.passing.remove(&link.host_if));
+        if !was_passing || self.is_passing() {
+            return Ok(());
+        }
+        self.obstacles = None;
+        self.others()?.remove().map(drop)
+    }
+
+    fn others(&mut self) -> Result<&mut Others, NetError> {
+        if self.others.is_none() {
+            self.others = Some(Others::open(&self.settings)?);
+        }
+        Ok(self.others.as_mut().expect("just opened"))
+    }
+
+    /// What a predecessor has put into chains of others goes, unless it is to be there. Nobody knows of it but the rules
+    /// themselves. A kernel without nf_tables has none.
+    fn settle_others(&mut self) -> Result<(), NetError> {
+        self.obstacles = None;
+        if self.is_passing() {
+            return self.obstacles().map(drop);
+        }
+        let others = self.others()?;
+        others.remove().map(drop).or_else(|error| match others.obstacles() {
+            Err(_) => Ok(()),
+            Ok(_) => Err(error),
+        })
     }
 
     /// Makes the table again what it is to be, with what holds for the networks of `live`.
@@ -308,7 +389,7 @@ impl NetworkHost {
             }
         }
         // The kernel takes the link away with the namespace, some time after this; nobody waits for it.
-        result
+        result.and(self.let_stand(&mut net))
     }
 
     /// What is to be put back.
@@ -329,9 +410,12 @@ impl NetworkHost {
                 link::remove(self.route()?, &name)?;
             }
         }
+        let passing = live.iter().filter(|net| net.firewall == Firewall::Insert);
+        self.passing = passing.filter_map(|net| net.link.as_ref()).map(|link| link.host_if.clone()).collect();
+        let others = self.settle_others();
         if kept.is_empty() && changed.is_empty() {
             // A predecessor may have died between the table and the first link. A kernel without nf_tables has none.
-            return Table::attach(&self.settings).map_or(Ok(()), Table::delete);
+            return Table::attach(&self.settings).map_or(Ok(()), Table::delete).and(others);
         }
         self.changed = changed;
         let elements = self.all_elements(live);
@@ -340,7 +424,8 @@ impl NetworkHost {
         match table.has_foreign()? {
             true => table.mend(Damage::Foreign, &elements),
             false => table.replace(&elements),
-        }
+        }?;
+        others
     }
 
     /// Takes away what a predecessor of this name left that is gone for good: its links went with their namespaces.
@@ -350,7 +435,8 @@ impl NetworkHost {
     pub fn clear_left(&mut self, changed: Changed) -> Result<(), NetError> {
         self.changed = changed;
         self.table()?;
-        self.close()
+        let others = self.settle_others();
+        self.close().and(others)
     }
 
     /// Takes the table away and puts forwarding back: the last service has been released.

@@ -69,13 +69,18 @@ impl NetworkSettings {
         [v4.into()].into_iter().chain(v6).collect()
     }
 
+    /// What the names of all this supervisor's links begin with: `ps1a2b-`.
+    pub fn link_prefix(&self) -> String {
+        format!("ps{:04x}-", self.tag())
+    }
+
     /// Name of the host's end of a link, at most 15 bytes: `ps1a2b-7c`.
     ///
     /// `generation` counts the namespaces that this slot has had. The kernel frees a name some 20 ms after its
     /// namespace was closed, so two in a row must differ; the letter comes round after 26.
     pub fn host_if(&self, slot: u32, generation: u32) -> String {
         let letter = char::from(b'a' + (generation % 26) as u8);
-        format!("ps{:04x}-{slot}{letter}", self.tag())
+        format!("{}{slot}{letter}", self.link_prefix())
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`netns`] | network namespace | |
 //! | [`link`] | veth, address, route, neighbour | `NETLINK_ROUTE` |
 //! | [`nft`] | our table and its elements | `NETLINK_NETFILTER` |
+//! | [`others`] | tables of others that drop what services send | `NETLINK_NETFILTER` |
 //! | [`watch`] | what others do to the packet filter | `NETLINK_NETFILTER` |
 //! | [`conntrack`] | connections that outlive what they were translated for | `NETLINK_NETFILTER` |
 //! | [`sockdiag`] | TCP sockets that nobody owns | `NETLINK_SOCK_DIAG` |
@@ -28,6 +29,7 @@ pub mod listen;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod others;
 pub mod probe;
 pub mod reserve;
 pub mod sockdiag;
@@ -110,6 +112,7 @@ pub fn read_datagram(datagram: &[u8]) -> usize {
     for message in netlink::messages(datagram) {
         found += message.ack().map_or(0, |ack| 1 + ack.text.len());
         found += usize::from(conntrack::is_entry(message.body));
+        found += usize::from(others::is_rule(message.body));
         found += usize::from(watch::is_damage(&message));
         found += usize::from(nft::generation(message.body).is_some());
         found += usize::from(sockdiag::orphan(message.body).is_some());

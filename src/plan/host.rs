@@ -9,8 +9,9 @@ use super::{
 use crate::{
     net::{addr::Talk, link::LinkPlan},
     spec::{
-        Base, Credential, Dev, Device, Egress, HostFacts, IdRange, IoPrio, Mount, Namespace, Namespaces,
-        NetworkMode, Publish, Sched, Service, Socket, Stdin, Tmpfs, Unit, UnitName, Writable, credential,
+        Base, Credential, Dev, Device, Egress, Firewall, HostFacts, IdRange, IoPrio, Mount, Namespace,
+        Namespaces, NetworkMode, Publish, Sched, Service, Socket, Stdin, Tmpfs, Unit, UnitName, Writable,
+        credential,
         limits::{Bounds, Knob, Rlimit},
     },
 };
@@ -83,6 +84,8 @@ pub enum HostStep {
     Egress(Egress),
     /// Lets one service talk to another.
     Talk(Talk),
+    /// Has chains of others accept links whose names begin so, where they would drop them.
+    Firewall(String),
     /// Makes the user namespace that shifts file ownership into the service's range.
     IdMap(u32),
     /// An empty root in memory.
@@ -250,6 +253,10 @@ fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
             steps.push(HostStep::Egress(unit.network.egress.clone()));
         }
         steps.extend(assigned.talk.iter().copied().map(HostStep::Talk));
+        if unit.network.firewall == Firewall::Insert {
+            let prefix = link.host_if.split_inclusive('-').next().unwrap_or_default();
+            steps.push(HostStep::Firewall(prefix.to_owned()));
+        }
     }
 }
 

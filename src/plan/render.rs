@@ -79,6 +79,9 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         HostStep::Publish(publish) => ("publish", publish.to_string()),
         HostStep::Egress(egress) => ("egress", egress.to_string()),
         HostStep::Talk(talk) => ("talk", talk.to_string()),
+        HostStep::Firewall(prefix) => {
+            ("firewall.insert", format!("{prefix}* accepted by other tables that drop it"))
+        }
         HostStep::IdMap(base) => ("idmap.create", format!("0..65536 -> {base}")),
         HostStep::RootMemory => ("root.memory", "/".into()),
         HostStep::RootDir { src, idmap, writable, upper } => {

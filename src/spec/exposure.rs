@@ -8,9 +8,9 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Allowed, Base, Capability, Credential, Denial, Destination, Dev, Egress, Families, Format, Hook, Host,
-    IdSpec, IoPrio, Landlock, Listen, Mount, Namespace, NetworkMode, Publish, Seccomp, Socket, Stdin, Unit,
-    UserNamespace, UserSpec, Writable, credential::Source, limits::Rlimit,
+    Allowed, Base, Capability, Credential, Denial, Destination, Dev, Egress, Families, Firewall, Format,
+    Hook, Host, IdSpec, IoPrio, Landlock, Listen, Mount, Namespace, NetworkMode, Publish, Seccomp, Socket,
+    Stdin, Unit, UserNamespace, UserSpec, Writable, credential::Source, limits::Rlimit,
 };
 use crate::seccomp;
 
@@ -383,6 +383,13 @@ pub const TABLE: &[Row] = &[
             })
             .collect()
         },
+    },
+    Row {
+        name: "network.firewall",
+        most: 1,
+        closed: "no table of others is changed for it",
+        opens: "the host's other tables accept what goes through services' links, which ours alone judges then",
+        find: |unit| loosening_if(unit.network.firewall == Firewall::Insert, "network.firewall", "insert", 1),
     },
     Row {
         name: "security.no_new_privs",

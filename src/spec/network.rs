@@ -31,6 +31,20 @@ pub struct Network {
     pub allow_from: Vec<Allowed>,
     /// Which sockets may be made.
     pub address_families: Families,
+    /// What is done about other tables that drop what it sends and receives.
+    #[serde(default)]
+    pub firewall: Firewall,
+}
+
+/// `network.firewall`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Firewall {
+    /// They are named.
+    #[default]
+    Detect,
+    /// Two rules at their head accept our links.
+    Insert,
 }
 
 /// `network.mode`.

@@ -207,6 +207,7 @@ impl Supervisor {
             list => Egress::Only(list.to_vec()),
         };
         net.is_fleeting = known.is_fleeting;
+        net.firewall = known.firewall;
         for publish in &known.publish {
             let reserved = match held.remove(&self.label(name, &publish.to_string())) {
                 Some(fd) => Ok(fd),

@@ -491,6 +491,7 @@ impl Supervisor {
                 self.mend_first();
                 self.settle_all_talk();
                 self.settle_ingress();
+                self.settle_firewall();
             }
             for notice in &outcome.notices {
                 self.tell(notice);
@@ -557,6 +558,7 @@ impl Supervisor {
             egress: net.egress == Egress::Any,
             reach: net.reach().to_vec(),
             is_fleeting: net.is_fleeting,
+            firewall: net.firewall,
         });
         record.holdings = self.holdings.get(&base).map(sockets::Holdings::record).unwrap_or_default();
         let twin = base.twin();
@@ -648,6 +650,7 @@ impl Supervisor {
         if let Some(net) = net {
             self.nets.insert(unit.name.clone(), net);
             self.introduce(&unit.name);
+            self.note_obstacles();
         }
         match launched {
             Ok((launched, plan)) => {

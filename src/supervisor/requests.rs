@@ -210,11 +210,15 @@ impl Supervisor {
         };
         match names {
             Ok(names) => {
-                let detailed = |name: &UnitName| match is_detailed {
-                    true => self.with_limits(name, self.status(name)),
-                    false => self.status(name),
-                };
-                let services = names.iter().map(detailed).collect();
+                let mut services: Vec<ServiceStatus> = Vec::new();
+                for name in &names {
+                    let mut status = self.status(name);
+                    if is_detailed {
+                        status.firewall = self.in_the_way(name);
+                        status = self.with_limits(name, status);
+                    }
+                    services.push(status);
+                }
                 self.server.reply(client, &Services { services }, false);
             }
             Err(error) => self.server.error(client, &error),
@@ -276,6 +280,7 @@ impl Supervisor {
             ports: unit.map_or(Vec::new(), |unit| unit.network.publish.iter().map(|p| (*p).into()).collect()),
             hosts: unit.and_then(|unit| unit.http.as_ref()).map(Http::shown).unwrap_or_default(),
             sockets: self.holdings.get(name).map(Holdings::shown).unwrap_or_default(),
+            firewall: Vec::new(),
             health: entry.and_then(health),
             since: entry.map(|entry| moment(entry.since)),
             until,

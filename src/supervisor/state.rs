@@ -27,7 +27,7 @@ use crate::{
     launch::{LaunchFault, Traces},
     machine::{Usage, fleet::Entry, timer::Stamp},
     net::{addr::Assignments, forwarding::Changed, link::LinkPlan},
-    spec::{Destination, Publish, UnitName},
+    spec::{Destination, Firewall, Publish, UnitName},
     sys::SysError,
 };
 
@@ -106,6 +106,9 @@ pub(super) struct NetRecord {
     pub(super) reach: Vec<Destination>,
     /// It goes with its run.
     pub(super) is_fleeting: bool,
+    /// What was done about tables of others.
+    #[serde(default)]
+    pub(super) firewall: Firewall,
 }
 
 /// What was given to services for good.

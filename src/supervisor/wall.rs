@@ -6,12 +6,21 @@
 use std::{os::fd::BorrowedFd, time::Duration};
 
 use super::{Supervisor, now};
-use crate::{launch::Net, machine::Mono, net::nft::Damage, spec::UnitName};
+use crate::{
+    control::types,
+    launch::Net,
+    machine::Mono,
+    net::{self, nft::Damage},
+    spec::{Egress, Firewall, UnitName},
+};
 
 /// How long the second mending waits after the first; every further one twice as long.
 const PAUSE: Duration = Duration::from_millis(100);
 /// No mending waits longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long what others do in their own tables has to be over before it is looked at, and how long after the last look.
+const QUIET: Duration = Duration::from_millis(100);
+const SELDOM: Duration = Duration::from_secs(1);
 /// After so long without damage all is forgotten.
 const CALM: Duration = Duration::from_secs(30);
 
@@ -22,6 +31,11 @@ pub(super) struct Wall {
     due: Option<(Mono, Damage)>,
     /// When it was mended last, and how often in a row.
     mended: Option<(Mono, u32)>,
+    /// When tables of others are to be looked at, and when they were.
+    look: Option<Mono>,
+    looked: Option<Mono>,
+    /// The chains in the way that have been named in the log.
+    named: Vec<String>,
 }
 
 impl Wall {
@@ -50,8 +64,16 @@ impl Wall {
         Some((damage, times == 0))
     }
 
+    /// Others have changed something of theirs.
+    fn stirred(&mut self, now: Mono) {
+        let after =
+            |at: Mono, span: Duration| Mono(at.0 + u64::try_from(span.as_millis()).unwrap_or_default());
+        let soon = after(now, QUIET);
+        self.look = self.look.or_else(|| Some(self.looked.map_or(soon, |at| soon.max(after(at, SELDOM)))));
+    }
+
     pub(super) fn deadline(&self) -> Option<Mono> {
-        self.due.map(|(at, _)| at)
+        self.due.map(|(at, _)| at).into_iter().chain(self.look).min()
     }
 }
 
@@ -69,6 +91,10 @@ impl Supervisor {
                 if let Some(damage) = heard.damage {
                     self.wall.damaged(damage, now());
                 }
+                // Without one who asks for rules there, it is enough to look when somebody wants to know.
+                if heard.others && self.launcher.network.is_passing() {
+                    self.wall.stirred(now());
+                }
             }
             Err(error) => tracing::error!("what others do to the packet filter is not known: {error}"),
         }
@@ -85,6 +111,9 @@ impl Supervisor {
     }
 
     pub(super) fn wall_overdue(&mut self) {
+        if self.wall.look.is_some_and(|at| at <= now()) {
+            self.note_obstacles();
+        }
         let Some((damage, is_first)) = self.wall.take_due(now()) else { return };
         let live: Vec<&Net> = self.nets.values().collect();
         let table = self.launcher.network.settings.name.clone();
@@ -112,6 +141,53 @@ impl Supervisor {
         for name in names {
             self.tell_aside(&name, "rules_restored", &format!("somebody had changed table inet {table}"));
         }
+    }
+}
+
+impl Supervisor {
+    /// Looks at the tables of others where that is due, and names in the log what has come to stand in the way.
+    pub(super) fn note_obstacles(&mut self) {
+        (self.wall.look, self.wall.looked) = (None, Some(now()));
+        let found: Vec<String> = match self.launcher.network.obstacles() {
+            Ok(found) => found.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![format!("what other tables drop cannot be read or changed: {error}")],
+        };
+        for text in found.iter().filter(|text| !self.wall.named.contains(text)) {
+            tracing::warn!("{text}");
+        }
+        self.wall.named = found;
+    }
+
+    /// The files have been read anew.
+    pub(super) fn settle_firewall(&mut self) {
+        for (name, net) in &mut self.nets {
+            let wanted = self.fleet.entry(name).map(|entry| entry.unit.network.firewall);
+            let done = match wanted.filter(|wanted| net.link.is_some() && *wanted != net.firewall) {
+                Some(Firewall::Insert) => self.launcher.network.let_pass(net),
+                Some(Firewall::Detect) => self.launcher.network.let_stand(net),
+                None => continue,
+            };
+            if let Err(error) = done {
+                tracing::error!(unit = %name, "network.firewall is not as its file says: {error}");
+            }
+        }
+    }
+
+    /// The chains of others that drop what this service sends or receives.
+    pub(super) fn in_the_way(&mut self, name: &UnitName) -> Vec<types::Obstacle> {
+        let Some(net) = self.nets.get(&name.base()).filter(|net| net.link.is_some()) else {
+            return Vec::new();
+        };
+        let is_reached = net.reserved.iter().any(|(publish, _)| !publish.address.is_loopback());
+        if !is_reached && net.egress == Egress::None && net.talk.is_empty() {
+            return Vec::new();
+        }
+        // What there is has been read and told.
+        self.wall_stirred();
+        let found = self.launcher.network.obstacles().map(<[_]>::to_vec).unwrap_or_default();
+        let told =
+            |net::others::Obstacle { table, chain, why, allow }| types::Obstacle { table, chain, why, allow };
+        found.into_iter().map(told).collect()
     }
 }
 

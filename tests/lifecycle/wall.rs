@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     reach::connect,
+    spoof::{Place, furnish_host},
     support::{
         World, wait_until,
         world::{describe, http_get, wait_http},
@@ -176,4 +177,101 @@ pub fn a_loop_that_flushes_keeps_nobody_busy_and_a_start_meets_its_rules(world: 
     }
     is_again(&before);
     holds(world);
+}
+
+fn sh(command: &str) {
+    let output = Command::new("sh").args(["-ec", command]).output().expect("a shell");
+    assert!(output.status.success(), "{command}: {}", describe(&output));
+}
+
+/// What somebody on the uplink hears of the port that is published there.
+fn heard_outside(outside: &Place) -> Option<String> {
+    let netns = format!("--net={}", outside.path());
+    let ask = ["curl", "-s", "-m", "1", "http://192.0.2.1:8081/"];
+    let output = Command::new("nsenter").arg(netns).args(ask).output().expect("declared as a need");
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// As with Docker's and ufw's.
+fn close_forward() {
+    sh("nft add table ip filter
+        nft 'add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }'
+        nft 'add rule ip filter FORWARD iifname \"docker0\" counter accept'");
+}
+
+pub fn a_chain_that_drops_is_named_and_opened_for_who_asks(world: &mut World) {
+    let outside = furnish_host();
+    outside.sh("ip link set eth0 address 02:00:00:00:00:fe; ip addr add 192.0.2.254/24 dev eth0");
+    close_forward();
+    let theirs = || nft("list table ip filter");
+    let before = theirs();
+    let write = |world: &World, firewall: &str| {
+        let keys = format!("network.publish = [\"0.0.0.0:8081:80\"]\nnetwork.firewall = \"{firewall}\"");
+        world.write_service("web", &world.probe_toml(&["http", "80"], &keys));
+    };
+    write(world, "detect");
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    assert_eq!(heard_outside(&outside), None);
+    let obstacles = |world: &World| world.json(&["status", "web"])["services"][0]["firewall"].clone();
+    let found = obstacles(world);
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    let known = ["table", "chain", "why"].map(|key| found[0][key].as_str().unwrap_or_default());
+    assert_eq!(known, ["ip filter", "FORWARD", "policy drop"]);
+    let commands: Vec<&str> =
+        found[0]["allow"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    for place in [
+        world.ok(&["status", "web"]),
+        world.supervisor_log(),
+        world.ok(&["check", "--services", &world.services_dir().display().to_string()]),
+    ] {
+        assert!(commands.iter().all(|command| place.contains(command)), "{commands:?} in {place}");
+    }
+    // They do it, as they stand there.
+    commands.iter().for_each(|command| sh(command));
+    assert_eq!(heard_outside(&outside).as_deref(), Some("web"));
+    assert_eq!(obstacles(world), serde_json::json!([]));
+    nft("delete table ip filter");
+    close_forward();
+    assert_eq!(heard_outside(&outside), None);
+    assert_eq!(theirs(), before, "nobody has asked for more");
+    // For who asks it is done, without a restart, and again when it was undone.
+    write(world, "insert");
+    world.ok(&["daemon-reload"]);
+    let is_open = || heard_outside(&outside).as_deref() == Some("web");
+    wait_until("it is open", LONG, is_open);
+    assert_eq!(world.run_id("web"), 1);
+    nft("flush chain ip filter FORWARD");
+    wait_until("it is open again", LONG, is_open);
+    nft("flush ruleset");
+    close_forward();
+    wait_until("it is open once more", LONG, is_open);
+    nft("insert rule ip filter FORWARD drop");
+    wait_until("it stands before what drops", LONG, is_open);
+    let ours = || theirs().matches("palisade: ptest").count();
+    assert_eq!(ours(), 2);
+    world.kill_supervisor();
+    nft("delete table ip filter");
+    close_forward();
+    world.start();
+    assert!(is_open(), "a successor looks by itself");
+    assert_eq!(ours(), 2);
+    // Nobody asks any more while nobody supervises, and then the last one who does goes.
+    world.kill_supervisor();
+    write(world, "detect");
+    world.start();
+    assert_eq!(theirs(), before);
+    write(world, "insert");
+    world.ok(&["daemon-reload"]);
+    wait_until("they are there", LONG, || ours() == 2);
+    world.ok(&["restart", "web"]);
+    wait_until("it is open in the next run", LONG, is_open);
+    world.ok(&["stop", "web"]);
+    assert_eq!(theirs(), before);
+    world.ok(&["start", "web"]);
+    wait_until("it is open when it starts", LONG, is_open);
+    assert_eq!(world.stop(), Ok(()));
+    assert_eq!(theirs(), before);
+    nft("delete table ip filter");
+    drop(outside);
 }

@@ -132,6 +132,12 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     let fault = Fault { step: "s".into(), object: "o".into(), error: "e".into(), hint: Some("h".into()) };
     let timer =
         TimerStatus { next: Some(moment), last: Some(moment), late_ms: 0, queued: false, in_force: true };
+    let obstacle = Obstacle {
+        table: "ip filter".into(),
+        chain: "FORWARD".into(),
+        why: "policy drop".into(),
+        allow: vec!["nft".into()],
+    };
     let status = ServiceStatus {
         name: "web".into(),
         state: ServiceState::Active,
@@ -150,6 +156,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         ports: vec![port.clone()],
         hosts: Vec::new(),
         sockets: vec!["127.0.0.1:80/tcp".to_owned()],
+        firewall: vec![obstacle.clone()],
         health: Some(health.clone()),
         since: Some(moment),
         until: Some(moment),
@@ -189,6 +196,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     assert_eq!(keys(limit), fields_of("type Limit ("));
     assert_eq!(keys(health), fields_of("type Health ("));
     assert_eq!(keys(fault), fields_of("type Fault ("));
+    assert_eq!(keys(obstacle), fields_of("type Obstacle ("));
     assert_eq!(keys(timer), fields_of("type Timer ("));
     assert_eq!(keys(status), fields_of("type ServiceStatus ("));
     assert_eq!(keys(event), fields_of("type Event ("));

@@ -120,7 +120,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
         Restart: mode => "network.mode", address => "network.address", mtu => "network.mtu",
             publish => "network.publish", egress => "network.egress",
             address_families => "network.address_families";
-        Live: allow_to => "network.allow_to", allow_from => "network.allow_from";
+        Live: allow_to => "network.allow_to", allow_from => "network.allow_from",
+            firewall => "network.firewall";
     });
     compare!(&mut diff, &old.security, &new.security, Security but for [] {
         Restart: no_new_privs => "security.no_new_privs", capabilities => "security.capabilities",

@@ -9,8 +9,8 @@ use std::{
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
-        Activation, After, Base, Denial, Dev, Egress, Families, Full, Hooks, Kind, Landlock, Limits,
-        LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rollout, Rootfs, Seccomp,
+        Activation, After, Base, Denial, Dev, Egress, Families, Firewall, Full, Hooks, Kind, Landlock,
+        Limits, LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rollout, Rootfs, Seccomp,
         Security, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
         limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
     },
@@ -95,6 +95,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             allow_to: Vec::new(),
             allow_from: Vec::new(),
             address_families: Families::Default,
+            firewall: Firewall::Detect,
         },
         sockets: Vec::new(),
         activation: Activation::Boot,

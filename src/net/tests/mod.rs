@@ -3,6 +3,7 @@
 //!
 //! What was dropped is read from the table's counters and from sockets that stay empty, never from a time that passed.
 
+mod others;
 mod packets;
 mod parts;
 

@@ -11,12 +11,15 @@ use crate::{
     },
     seccomp::FAMILIES,
     spec::{
-        Allowed, Destination, Egress, Families, Network, NetworkMode, Proto, Publish, UnitName, defaults,
+        Allowed, Destination, Egress, Families, Firewall, Network, NetworkMode, Proto, Publish, UnitName,
+        defaults,
     },
 };
 
 const MODES: &[(&str, NetworkMode)] =
     &[("veth", NetworkMode::Veth), ("none", NetworkMode::None), ("host", NetworkMode::Host)];
+
+const FIREWALLS: &[(&str, Firewall)] = &[("detect", Firewall::Detect), ("insert", Firewall::Insert)];
 
 /// The published ports so far, by what two of them can clash in.
 type Ports = BTreeMap<(Proto, u16), Vec<(Publish, Range<usize>)>>;
@@ -40,10 +43,14 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     let allow_to = peers(reader, table.allow_to.as_deref(), &mut claims);
     let allow_from = peers(reader, table.allow_from.as_deref(), &mut claims);
     let address_families = address_families(reader);
+    let firewall = reader.word("network.firewall", &table.firewall, FIREWALLS).unwrap_or_default();
     only_with_a_link(reader, mode);
     let publish = claims.publish.iter().map(|(publish, _)| *publish).collect();
     let mtu = mtu.and_then(|mtu| u32::try_from(mtu).ok());
-    (Network { mode, address, mtu, publish, egress, allow_to, allow_from, address_families }, claims)
+    (
+        Network { mode, address, mtu, publish, egress, allow_to, allow_from, address_families, firewall },
+        claims,
+    )
 }
 
 fn mode(reader: &mut Reader<'_>) -> NetworkMode {
@@ -204,6 +211,7 @@ fn only_with_a_link(reader: &mut Reader<'_>, mode: NetworkMode) {
         ("publish", publish.map(Text::span)),
         ("egress", egress.map(toml::Spanned::span)),
         ("allow_to", table.allow_to.iter().flatten().next().map(Text::span)),
+        ("firewall", table.firewall.as_ref().map(Text::span)),
         ("allow_from", table.allow_from.iter().flatten().next().map(Text::span)),
     ];
     for (key, span) in spans {
