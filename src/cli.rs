@@ -205,6 +205,9 @@ pub enum Verb {
         #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Show what has gone wrong with services: failed launches and runs, chains of the host's other firewalls in their way,
+    /// and packets that were refused, with the key and the line that decide it
+    Why(Names),
     /// Start services
     Start(Names),
     /// Stop services

@@ -1,16 +1,18 @@
 //! How services look in a terminal. Pure: the time is given.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use super::output::{Colour, escape};
 use crate::{
     control::types::{
-        EndKind, Event, ExitRecord, Limit, LogEntry, Moment, Obstacle, Port, ServiceState, ServiceStatus,
-        TimerStatus,
+        Denial, EndKind, Event, ExitRecord, Fault, Limit, LogEntry, Moment, Obstacle, Port, ServiceState,
+        ServiceStatus, TimerStatus,
     },
     machine::{Usage, health::HealthState},
 };
 
+/// How many refusals `status` shows.
+const DENIALS_SHOWN: usize = 5;
 /// How many of the runs that have ended `status` shows.
 const EXITS_SHOWN: usize = 5;
 
@@ -134,6 +136,9 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
             line("Allow by", &escape(command));
         }
     }
+    for denial in service.denials.iter().take(DENIALS_SHOWN) {
+        line("Denied", &escape(&denied(denial, now)));
+    }
     let optional = [("File", &service.config), ("Log", &service.log), ("Cgroup", &service.cgroup)];
     for (title, value) in optional {
         if let Some(value) = value {
@@ -169,6 +174,49 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
         line("Ended", &format!("run {} {}, {} ago", exit.run, ended(exit), span(now - exit.ended.unix)));
     }
     text
+}
+
+/// What stands in a service's way and has gone wrong with it: the block of `why`.
+pub(super) fn why(service: &ServiceStatus, now: i64) -> String {
+    let mut text = format!("{}: {}", escape(&service.name), service.state);
+    if !service.reason.is_empty() {
+        text += &format!(" ({})", escape(&service.reason));
+    }
+    text.push('\n');
+    let mut line = |what: &str| text += &format!("  {}\n", escape(what));
+    if let Some(Fault { step, object, error, hint }) = &service.fault {
+        line(&format!("its last launch failed in {step} {object}: {error}"));
+        hint.iter().for_each(|hint| line(hint));
+    }
+    let is_failure = |exit: &&ExitRecord| exit.code != Some(0);
+    for exit in service.exits.iter().rev().filter(is_failure).take(EXITS_SHOWN) {
+        line(&format!("run {} {}, {} ago", exit.run, ended(exit), span(now - exit.ended.unix)));
+    }
+    for Obstacle { table, chain, why, allow } in &service.firewall {
+        line(&format!("table {table}, chain {chain} drops what none of its rules accepts ({why}):"));
+        allow.iter().for_each(|command| line(&format!("  {command}")));
+    }
+    for denial in &service.denials {
+        line(&format!("{}: {}", denied(denial, now), denial.why));
+    }
+    if service.denials.is_empty() {
+        line(
+            "nothing that it has sent, or that was sent to it, has been refused since the supervisor came up",
+        );
+    }
+    text
+}
+
+/// `no_egress: tcp 10.83.0.2 -> 192.0.2.7:443, 12 times, last 3s ago`.
+fn denied(denial: &Denial, now: i64) -> String {
+    let Denial { reason, proto, from, to, port, count, last, .. } = denial;
+    let way = match (from, to, port) {
+        (Some(from), Some(to), Some(port)) => format!("{proto} {from} -> {}", SocketAddr::new(*to, *port)),
+        (Some(from), Some(to), None) => format!("{proto} {from} -> {to}"),
+        (None, _, _) | (_, None, _) => "something that is not IP".to_owned(),
+    };
+    let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+    format!("{reason}: {way}, {times}, last {} ago", span(now - last.unix))
 }
 
 /// Short texts, as many on a line as a terminal shows.

@@ -33,6 +33,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         hosts: Vec::new(),
         sockets: vec![],
         firewall: vec![],
+        denials: vec![],
         health: None,
         since: None,
         until: None,

@@ -16,7 +16,10 @@ use super::{Exit, Global, Verb, ingress, output, session, show};
 use crate::control::{
     client::{CallError, Client},
     proto::{Apply, Error, Kill, Logs, Method, Names, Upgrade},
-    types::{Changes, Confirmed, Events, LogEntries, Planned, PlannedChanges, Pong, ServiceState, Services},
+    types::{
+        Changes, Confirmed, Events, LogEntries, Planned, PlannedChanges, Pong, ServiceState, ServiceStatus,
+        Services,
+    },
 };
 use crate::{
     config::{schema::Scalar, value::parse_duration},
@@ -75,6 +78,7 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
     match verb {
         Verb::List => list(&mut client, json),
         Verb::Status { names } => status(&mut client, names, json),
+        Verb::Why(these) => why(&mut client, names(these), json),
         Verb::Start(these) => change(&mut client, &Method::Start(names(these)), json),
         Verb::Stop(these) => change(&mut client, &Method::Stop(names(these)), json),
         Verb::Restart(these) => change(&mut client, &Method::Restart(names(these)), json),
@@ -135,6 +139,21 @@ fn status(client: &mut Client, names: Vec<String>, json: bool) -> Result<Exit, C
         true => Ok(Exit::NotRunning),
         false => Ok(exit),
     }
+}
+
+fn why(client: &mut Client, names: Names, json: bool) -> Result<Exit, CallError> {
+    let answer: Services = client.call(&Method::Status(names))?;
+    let of = |service: &ServiceStatus| {
+        let ServiceStatus { name, state, reason, fault, exits, firewall, denials, .. } = service;
+        json!({ "name": name, "state": state, "reason": reason, "fault": fault, "exits": exits, "firewall": firewall,
+            "denials": denials })
+    };
+    Ok(done(match json {
+        true => output::json(&json!({ "services": answer.services.iter().map(of).collect::<Vec<_>>() })),
+        false => output::print(
+            &answer.services.iter().map(|service| show::why(service, now())).collect::<String>(),
+        ),
+    }))
 }
 
 fn change(client: &mut Client, method: &Method, json: bool) -> Result<Exit, CallError> {

@@ -81,6 +81,8 @@ pub struct Loaded {
     pub other: Vec<Diagnostic>,
     /// What each of `units` opens, and where its files say so.
     pub opened: BTreeMap<UnitName, Vec<Opened>>,
+    /// Where the files of each of `units` say what decides about a refused packet: `FILE:LINE` of each of [`TALK_KEYS`].
+    pub talk_places: BTreeMap<UnitName, TalkPlaces>,
     /// What no service may go beyond; none: it cannot be read, and everything is refused.
     pub policy: Option<Policy>,
 }
@@ -93,6 +95,13 @@ impl Loaded {
         all.filter(move |found| seen.insert(found.to_string()))
     }
 }
+
+/// The keys that decide who may talk to whom.
+pub const TALK_KEYS: [&str; 4] =
+    ["network.publish", "network.egress", "network.allow_to", "network.allow_from"];
+
+/// Where those of them stand that a service's files have.
+pub type TalkPlaces = BTreeMap<&'static str, String>;
 
 /// Something that a service opens, and where its files say so.
 #[derive(Clone, Debug)]
@@ -142,15 +151,16 @@ pub fn load_with(sources: &Sources, host: &HostFacts, instances: &BTreeSet<UnitN
     let known =
         check::Known { resolved: &resolved, broken: broken.keys().cloned().collect(), masked: &scan.masked };
     broken.extend(check::check(&known));
-    let (mut units, mut opened) = (BTreeMap::new(), BTreeMap::new());
+    let (mut units, mut opened, mut talk_places) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (name, checked) in resolved.into_iter().filter(|(name, _)| !broken.contains_key(name)) {
         opened.insert(name.clone(), checked.opened);
+        talk_places.insert(name.clone(), checked.talk_places);
         units.insert(name, checked.unit);
     }
     let policy = common.policy().cloned();
     let load::Scan { masked, files, templates, other } = scan;
     let templates = templates.into_keys().collect();
-    Loaded { units, opened, masked, files, templates, other, broken, policy }
+    Loaded { units, opened, talk_places, masked, files, templates, other, broken, policy }
 }
 
 /// The instances that templates have by their own word.
@@ -248,6 +258,7 @@ struct Checked {
     /// What the spans of `claims` point into.
     sources: SourceMap,
     opened: Vec<Opened>,
+    talk_places: TalkPlaces,
 }
 
 /// Resolves what could be read; a file with mistakes is resolved too, for the mistakes in its values.
@@ -263,7 +274,10 @@ fn resolve(read: Read, host: &HostFacts, policy: Option<&Policy>) -> Result<Chec
             let at = |key: &str| file.places.find(key).map_or_else(whole, |span| file.sources.locate(span));
             found.extend(policy.into_iter().flat_map(|policy| policy.check(&unit, &opened, at)));
             match found.is_empty() && policy.is_some() {
-                true => Ok(Checked { unit, claims, sources: file.sources, opened }),
+                true => {
+                    let talk_places = talk_places(&file);
+                    Ok(Checked { unit, claims, sources: file.sources, opened, talk_places })
+                }
                 false => Err(in_order(found)),
             }
         }
@@ -282,6 +296,14 @@ fn opened(unit: &Unit, file: &ServiceFile) -> Vec<Opened> {
     let at = |opening: &Opening| place(&opening.at).map(|span| file.sources.locate(span));
     let all = exposure::TABLE.iter().flat_map(|row| (row.find)(unit).into_iter().map(move |o| (row, o)));
     all.map(|(row, opening)| Opened { row, at: at(&opening), opening }).collect()
+}
+
+fn talk_places(file: &ServiceFile) -> TalkPlaces {
+    let at = |key: &'static str| {
+        let Location { file, place } = file.sources.locate(file.places.find(key)?);
+        Some((key, format!("{}:{}", file.display(), place?.line)))
+    };
+    TALK_KEYS.into_iter().filter_map(at).collect()
 }
 
 /// By line; what concerns a file as a whole comes first.

@@ -207,6 +207,39 @@ pub struct Obstacle {
     pub allow: Vec<String>,
 }
 
+/// Packets of a service, or to it, that were refused. Addresses and ports are what stood in the packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// The counter of the packet filter that they are counted in, among others' there: `no_egress`.
+    pub reason: String,
+    /// `tcp`, `udp`, `icmp`, …; empty: it was no packet of IP.
+    pub proto: String,
+    /// Where the last of them came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<IpAddr>,
+    /// Where they were to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<IpAddr>,
+    /// To which port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// How many were told of; beyond ten a second of one reason the kernel tells of none.
+    pub count: u64,
+    /// When the last one was.
+    pub last: Moment,
+    /// What decides it, and what would allow it, for people.
+    pub why: String,
+    /// The key that decides it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// `FILE:LINE` of the key, or the file that does not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// The item to add there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add: Option<String>,
+}
+
 /// The timer of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimerStatus {
@@ -271,6 +304,9 @@ pub struct ServiceStatus {
     /// What of the host's other tables stands in its way; told by `Status` alone.
     #[serde(default)]
     pub firewall: Vec<Obstacle>,
+    /// What of it the packet filter has refused lately, the last one first; told by `Status` alone.
+    #[serde(default)]
+    pub denials: Vec<Denial>,
     /// How it is, where it is checked and up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,

@@ -11,11 +11,12 @@ use crate::{
         NetError,
         addr::{NetworkSettings, Talk},
         conntrack::Conntrack,
+        drops::{Drops, Refused},
         forwarding::{self, Changed},
         link::{self, LinkPlan},
         netlink::Netlink,
         netns::NetNs,
-        nft::{Damage, Element, Table},
+        nft::{Damage, Element, Refusals, Table},
         others::{Obstacle, Others},
         sysctl,
         watch::{Heard, Watch},
@@ -95,6 +96,8 @@ pub struct NetworkHost {
     /// Opened before the table, by whom somebody asks what others do to it.
     watch: Option<Watch>,
     watches: bool,
+    /// What the table refuses; none: nobody asks, or it cannot be heard.
+    drops: Option<Drops>,
     route: Option<Netlink>,
     /// Kept open: closing such a socket waits for the kernel, some 20 ms each time.
     conntrack: Option<Conntrack>,
@@ -118,6 +121,7 @@ impl NetworkHost {
             table: None,
             watch: None,
             watches: false,
+            drops: None,
             route: None,
             conntrack: None,
             others: None,
@@ -136,6 +140,23 @@ impl NetworkHost {
     /// Readable when somebody has changed the packet filter; none: there is nothing of ours in it.
     pub fn watch(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().map(Watch::fd)
+    }
+
+    /// Readable when the table has refused packets.
+    pub fn drops(&self) -> Option<BorrowedFd<'_>> {
+        self.drops.as_ref().map(Drops::fd)
+    }
+
+    /// What the table has refused since, as far as it is told.
+    ///
+    /// # Errors
+    /// Of netlink; nothing is told any more then.
+    pub fn refused(&mut self) -> Result<Vec<Refused>, NetError> {
+        let refused = self.drops.as_mut().map_or(Ok(Vec::new()), Drops::read);
+        if refused.is_err() {
+            self.drops = None;
+        }
+        Ok(refused?)
     }
 
     /// What others have done to the packet filter since.
@@ -257,7 +278,11 @@ impl NetworkHost {
             if self.watches {
                 self.watch = Some(Watch::open(&self.settings.name)?);
             }
-            self.table = Some(Table::open(&self.settings)?);
+            let table = Table::open(&self.settings)?;
+            if self.watches {
+                self.drops = hear_drops(&table, &self.settings);
+            }
+            self.table = Some(table);
         }
         Ok(self.table.as_mut().expect("just opened"))
     }
@@ -446,11 +471,21 @@ impl NetworkHost {
     pub fn close(&mut self) -> Result<(), NetError> {
         // With the table goes what could not be taken out of it one by one: the next table has none of it.
         self.talk.clear();
-        self.watch = None;
+        (self.watch, self.drops) = (None, None);
         let result = forwarding::put_back(&std::mem::take(&mut self.changed)).map_err(NetError::from);
         match self.table.take() {
             Some(table) => result.and(table.delete()),
             None => result,
         }
     }
+}
+
+/// That refusals are not told is no reason to start nobody.
+fn hear_drops(table: &Table, settings: &NetworkSettings) -> Option<Drops> {
+    if table.refusals() == Refusals::Counted {
+        tracing::warn!("the kernel has no nfnetlink_log: `why` and `status` show none of what is refused");
+        return None;
+    }
+    let opened = Drops::open(settings);
+    opened.inspect_err(|error| tracing::warn!("what is refused is not heard of: {error}")).ok()
 }

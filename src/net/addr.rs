@@ -69,6 +69,11 @@ impl NetworkSettings {
         [v4.into()].into_iter().chain(v6).collect()
     }
 
+    /// The group of nflog that hears what our table refuses; the lower numbers are those that other programs take.
+    pub fn log_group(&self) -> u16 {
+        0x8000 | self.tag()
+    }
+
     /// What the names of all this supervisor's links begin with: `ps1a2b-`.
     pub fn link_prefix(&self) -> String {
         format!("ps{:04x}-", self.tag())
@@ -250,6 +255,11 @@ impl Prefix6 {
     /// The address that every service has as its only next hop.
     pub fn gateway(self) -> Ipv6Addr {
         Ipv6Addr::from_bits(self.0.addr().to_bits() + 1)
+    }
+
+    /// Bits of the network part.
+    pub fn bits(self) -> u8 {
+        self.0.prefix_len()
     }
 
     /// The address of a slot.

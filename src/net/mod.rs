@@ -9,6 +9,7 @@
 //! | [`netns`] | network namespace | |
 //! | [`link`] | veth, address, route, neighbour | `NETLINK_ROUTE` |
 //! | [`nft`] | our table and its elements | `NETLINK_NETFILTER` |
+//! | [`drops`] | packets that were refused | `NETLINK_NETFILTER` |
 //! | [`others`] | tables of others that drop what services send | `NETLINK_NETFILTER` |
 //! | [`watch`] | what others do to the packet filter | `NETLINK_NETFILTER` |
 //! | [`conntrack`] | connections that outlive what they were translated for | `NETLINK_NETFILTER` |
@@ -23,6 +24,7 @@
 
 pub mod addr;
 pub mod conntrack;
+pub mod drops;
 pub mod forwarding;
 pub mod link;
 pub mod listen;
@@ -113,6 +115,7 @@ pub fn read_datagram(datagram: &[u8]) -> usize {
         found += message.ack().map_or(0, |ack| 1 + ack.text.len());
         found += usize::from(conntrack::is_entry(message.body));
         found += usize::from(others::is_rule(message.body));
+        found += usize::from(drops::is_refused(&message));
         found += usize::from(watch::is_damage(&message));
         found += usize::from(nft::generation(message.body).is_some());
         found += usize::from(sockdiag::orphan(message.body).is_some());

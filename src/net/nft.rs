@@ -21,6 +21,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
 use super::{
     NetError,
     addr::{GROUP_BASE, Mac, NetworkSettings, Talk},
+    drops::{HEAD, Reason},
     link::LinkPlan,
     netlink::{Encoder, NLA_F_NESTED, Netlink, attributes, messages},
 };
@@ -87,14 +88,47 @@ const SETS: [&str; 21] = [
 ///
 /// Loading it again replaces the rules and keeps the elements, in one transaction: a new supervisor brings the rules
 /// of a table with live services up to date without a moment in which they do not hold.
-pub fn text(settings: &NetworkSettings) -> String {
+pub fn text(settings: &NetworkSettings, refusals: Refusals) -> String {
     let table = &settings.name;
+    let objects = objects();
     let mut flush = String::new();
-    for line in OBJECTS.lines().filter_map(|line| line.trim().strip_prefix("chain ")) {
+    for line in objects.lines().filter_map(|line| line.trim().strip_prefix("chain ")) {
         let chain = line.split(' ').next().unwrap_or_default();
         flush.push_str(&format!("flush chain inet {table} {chain}\n"));
     }
-    format!("table inet {table} {{\n{OBJECTS}}}\n{flush}table inet {table} {{\n{}}}\n", rules(settings))
+    let (rules, refusing) = (rules(settings), refusing(settings, refusals));
+    format!("table inet {table} {{\n{objects}}}\n{flush}table inet {table} {{\n{rules}{refusing}}}\n")
+}
+
+/// What becomes of refused packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusals {
+    /// They are counted, and some of them told to who listens.
+    Told,
+    /// They are counted: the kernel has no nfnetlink_log.
+    Counted,
+}
+
+/// Everything that is declared, and a chain for each reason to refuse.
+fn objects() -> String {
+    let chains = Reason::ALL.map(|reason| format!("\tchain refuse_{} {{ }}\n", reason.name()));
+    format!("{OBJECTS}{}", chains.concat())
+}
+
+/// The chains that drop. A flood costs no more than its packets do.
+fn refusing(settings: &NetworkSettings, refusals: Refusals) -> String {
+    let chain = |reason: Reason| {
+        let name = reason.name();
+        let log = match refusals {
+            Refusals::Told => format!(
+                "\t\tlimit rate 10/second burst 20 packets log prefix \"{name}\" group {} snaplen {HEAD}\n",
+                settings.log_group()
+            ),
+            Refusals::Counted => String::new(),
+        };
+        format!("\tchain refuse_{name} {{\n\t\tcounter name {name}\n{log}\t\tdrop\n\t}}\n")
+    };
+    Reason::ALL.map(chain).concat()
 }
 
 const OBJECTS: &str = "\t# What was refused, and why: nft list counters
@@ -157,32 +191,32 @@ fn rules(settings: &NetworkSettings) -> String {
     if let Some(prefix6) = settings.prefix6 {
         let gateway6 = prefix6.gateway();
         nat6 = format!("\n\t\t{to_outside} ip6 saddr {prefix6} ip6 saddr != {gateway6} masquerade");
-        leave6 = format!("\n\t\t{to_outside} ip6 daddr {prefix6} ct status dnat counter name no_link drop");
-        to_service6 = format!("\n\t\tip6 daddr {prefix6} counter name to_service drop");
+        leave6 = format!("\n\t\t{to_outside} ip6 daddr {prefix6} ct status dnat goto refuse_no_link");
+        to_service6 = format!("\n\t\tip6 daddr {prefix6} goto refuse_to_service");
     }
     format!(
         "\tchain pinned {{
 		# What every kernel says about itself on a link of its own: nobody asks for it.
 		iifgroup {ours} icmpv6 type {{ 130-133, 135, 143 }} drop
 		# Before reassembly, connection tracking and translation, so that nothing later is fooled by a source.
-		iifgroup {ours} icmpv6 type {{ nd-router-advert, nd-neighbor-advert, nd-redirect }} counter name spoofed drop
-		iifgroup {ours} meta nfproto ipv4 iifname . ether saddr . ip saddr != @pins counter name spoofed drop
-		iifgroup {ours} meta nfproto ipv6 iifname . ether saddr . ip6 saddr != @pins6 counter name spoofed drop
+		iifgroup {ours} icmpv6 type {{ nd-router-advert, nd-neighbor-advert, nd-redirect }} goto refuse_spoofed
+		iifgroup {ours} meta nfproto ipv4 iifname . ether saddr . ip saddr != @pins goto refuse_spoofed
+		iifgroup {ours} meta nfproto ipv6 iifname . ether saddr . ip6 saddr != @pins6 goto refuse_spoofed
 		# To one host, by a way that it chooses itself: no source routes, nobody else's ear.
-		iifgroup {ours} meta pkttype != host counter name spoofed drop
-		iifgroup {ours} fib daddr type {{ broadcast, multicast, anycast }} counter name spoofed drop
-		iifgroup {ours} ip hdrlength > 5 counter name spoofed drop
-		iifgroup {ours} exthdr rt exists counter name spoofed drop
-		iifgroup {ours} exthdr hbh exists counter name spoofed drop
-		iifgroup {ours} exthdr dst exists counter name spoofed drop
-		iifgroup {ours} exthdr mh exists counter name spoofed drop
+		iifgroup {ours} meta pkttype != host goto refuse_spoofed
+		iifgroup {ours} fib daddr type {{ broadcast, multicast, anycast }} goto refuse_spoofed
+		iifgroup {ours} ip hdrlength > 5 goto refuse_spoofed
+		iifgroup {ours} exthdr rt exists goto refuse_spoofed
+		iifgroup {ours} exthdr hbh exists goto refuse_spoofed
+		iifgroup {ours} exthdr dst exists goto refuse_spoofed
+		iifgroup {ours} exthdr mh exists goto refuse_spoofed
 		# The links' route_localnet is for answers to local clients alone, and those go to the gateway's address.
-		iifgroup {ours} ip daddr 127.0.0.0/8 counter name to_loopback drop
-		iifgroup {ours} ip6 daddr ::1 counter name to_loopback drop
+		iifgroup {ours} ip daddr 127.0.0.0/8 goto refuse_to_loopback
+		iifgroup {ours} ip6 daddr ::1 goto refuse_to_loopback
 	}}
 	chain to_local {{
 		# Before anybody's translation: a port of the host that leads elsewhere is the host's all the same.
-		iifgroup {ours} fib daddr type local ct state new,invalid,untracked counter name to_host drop
+		iifgroup {ours} fib daddr type local ct state new,invalid,untracked goto refuse_to_host
 	}}
 	chain publish {{
 		# No service reaches another by way of a published port.
@@ -209,55 +243,55 @@ fn rules(settings: &NetworkSettings) -> String {
 		{to_outside} ip saddr {prefix} ip saddr != {gateway} masquerade{nat6}
 	}}
 	chain input {{
-		iifgroup {ours} icmp type redirect counter name spoofed drop
+		iifgroup {ours} icmp type redirect goto refuse_spoofed
 		iifgroup {ours} ct state established accept
 		# An error may speak of connections to this service alone: of others' it would be believed, too.
 		iifgroup {ours} ct state related iifname . ct reply ip saddr @own accept
 		iifgroup {ours} ct state related iifname . ct reply ip6 saddr @own6 accept
-		iifgroup {ours} counter name to_host drop
+		iifgroup {ours} goto refuse_to_host
 	}}
 	chain forward {{
 		iifgroup {ours} jump from_service
 		oifgroup {ours} jump to_service
 		# What was not routed before we switched forwarding on is not routed now.
-		meta nfproto ipv4 iifname @opened ct state new,invalid,untracked ct status ! dnat counter name not_routed drop
-		meta nfproto ipv6 iifname @opened6 ct state new,invalid,untracked ct status ! dnat counter name not_routed drop
-		meta nfproto @routed6 ct state new,invalid,untracked ct status ! dnat counter name not_routed drop
+		meta nfproto ipv4 iifname @opened ct state new,invalid,untracked ct status ! dnat goto refuse_not_routed
+		meta nfproto ipv6 iifname @opened6 ct state new,invalid,untracked ct status ! dnat goto refuse_not_routed
+		meta nfproto @routed6 ct state new,invalid,untracked ct status ! dnat goto refuse_not_routed
 	}}
 	chain leave {{
 		# A service that has taken its link away has no route: what was translated for it goes nowhere instead of out.
-		{to_outside} ip daddr {prefix} ct status dnat counter name no_link drop{leave6}
+		{to_outside} ip daddr {prefix} ct status dnat goto refuse_no_link{leave6}
 	}}
 	chain from_service {{
-		icmp type redirect counter name spoofed drop
+		icmp type redirect goto refuse_spoofed
 		# Nothing is established whose first packet was not allowed below.
 		ct state established accept
 		ct state related iifname . ct reply ip saddr @own accept
 		ct state related iifname . ct original ip saddr @own accept
 		ct state related iifname . ct reply ip6 saddr @own6 accept
 		ct state related iifname . ct original ip6 saddr @own6 accept
-		ct state related,invalid counter name spoofed drop
+		ct state related,invalid goto refuse_spoofed
 		oifgroup {ours} ip saddr . ip daddr . meta l4proto . th dport @talk accept
 		oifgroup {ours} ip saddr . ip daddr @talk_any accept
 		oifgroup {ours} ip6 saddr . ip6 daddr . meta l4proto . th dport @talk6 accept
 		oifgroup {ours} ip6 saddr . ip6 daddr @talk_any6 accept
-		oifgroup & 0xffff0000 == {any} counter name to_service drop
-		ip daddr {prefix} counter name to_service drop{to_service6}
+		oifgroup & 0xffff0000 == {any} goto refuse_to_service
+		ip daddr {prefix} goto refuse_to_service{to_service6}
 		# Link-local, and where clouds have the addresses that tell a machine its secrets.
-		ip daddr 169.254.0.0/16 counter name to_metadata drop
-		ip6 daddr {{ fe80::/10, fd00:ec2::/32, fd20:ce::/32 }} counter name to_metadata drop
+		ip daddr 169.254.0.0/16 goto refuse_to_metadata
+		ip6 daddr {{ fe80::/10, fd00:ec2::/32, fd20:ce::/32 }} goto refuse_to_metadata
 		ip saddr @egress accept
 		ip saddr . ip daddr . meta l4proto . th dport @reach accept
 		ip saddr . ip daddr @reach_any accept
 		ip6 saddr @egress6 accept
 		ip6 saddr . ip6 daddr . meta l4proto . th dport @reach6 accept
 		ip6 saddr . ip6 daddr @reach_any6 accept
-		counter name no_egress drop
+		goto refuse_no_egress
 	}}
 	chain to_service {{
 		ct state established,related accept
 		ct status dnat accept
-		counter name unpublished drop
+		goto refuse_unpublished
 	}}
 "
     )
@@ -429,6 +463,7 @@ struct Part {
 pub struct Table {
     socket: Netlink,
     settings: NetworkSettings,
+    refusals: Refusals,
     /// The generations of the ruleset that our loading of text has begun.
     loads: Vec<u32>,
 }
@@ -441,7 +476,7 @@ impl Table {
     pub fn open(settings: &NetworkSettings) -> Result<Self, NetError> {
         // The socket first: a table that was loaded for who then has none would stay behind.
         let mut table = Self::attach(settings)?;
-        table.load(&text(settings))?;
+        table.load_rules("")?;
         Ok(table)
     }
 
@@ -452,7 +487,7 @@ impl Table {
     pub fn attach(settings: &NetworkSettings) -> Result<Self, NetError> {
         let socket = Netlink::open(netlink_sys::protocols::NETLINK_NETFILTER)?;
         socket.set_send_buffer(SEND_BUFFER)?;
-        Ok(Self { socket, settings: settings.clone(), loads: Vec::new() })
+        Ok(Self { socket, settings: settings.clone(), refusals: Refusals::Told, loads: Vec::new() })
     }
 
     /// Makes the table again what it is to be, with these elements, after somebody has changed or removed it.
@@ -462,14 +497,31 @@ impl Table {
     /// # Errors
     /// As [`Table::open`] and [`Table::replace`].
     pub fn mend(&mut self, damage: Damage, elements: &[Element]) -> Result<(), NetError> {
-        let whole = text(&self.settings);
-        let anew = format!("table inet {0} {{ }}\ndelete table inet {0}\n{whole}", self.settings.name);
+        let anew = format!("table inet {0} {{ }}\ndelete table inet {0}\n", self.settings.name);
         match damage {
-            Damage::Foreign => self.load(&anew)?,
+            Damage::Foreign => self.load_rules(&anew)?,
             // A set of the same name and another kind, for one.
-            Damage::Part => self.load(&whole).or_else(|_| self.load(&anew))?,
+            Damage::Part => self.load_rules("").or_else(|_| self.load_rules(&anew))?,
         }
         self.replace(elements)
+    }
+
+    /// Whether refused packets are told of.
+    pub fn refusals(&self) -> Refusals {
+        self.refusals
+    }
+
+    /// Loads our text behind `before`; without what tells of refusals where the kernel takes it only so.
+    fn load_rules(&mut self, before: &str) -> Result<(), NetError> {
+        let whole = |refusals| format!("{before}{}", text(&self.settings, refusals));
+        let (told, counted) = (whole(self.refusals), whole(Refusals::Counted));
+        let refused = match self.load(&told) {
+            Err(error) if self.refusals == Refusals::Told => error,
+            done => return done,
+        };
+        self.load(&counted).map_err(|_| refused)?;
+        self.refusals = Refusals::Counted;
+        Ok(())
     }
 
     /// Whether the table has chains or sets that are none of ours.
@@ -477,11 +529,12 @@ impl Table {
     /// # Errors
     /// The kernel's answer.
     pub fn has_foreign(&mut self) -> Result<bool, NetError> {
+        let objects = objects();
         let declared = |line: &str, words: &[&str]| {
             words.iter().any(|word| line.trim().strip_prefix(word).is_some_and(|rest| rest.starts_with(' ')))
         };
         let known = |words: &[&str]| -> BTreeSet<String> {
-            let lines = OBJECTS.lines().filter(|line| declared(line, words));
+            let lines = objects.lines().filter(|line| declared(line, words));
             lines.filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect()
         };
         let chains = self.names(NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME)?;

@@ -52,9 +52,6 @@ const NFT_CT_STATUS: u32 = 2;
 const IPS_DST_NAT: u32 = 1 << 5;
 const NFT_REG_1: u32 = 1;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-/// Of an IPv4 header.
-const SOURCE_AT: u32 = 12;
-const DESTINATION_AT: u32 = 16;
 const NF_INET_FORWARD: u32 = 2;
 const NF_DROP: i32 = 0;
 const NF_ACCEPT: i32 = 1;
@@ -63,6 +60,7 @@ const NFT_GOTO: i32 = -4;
 const NFT_RETURN: i32 = -5;
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 /// Kind of the comment in a rule's user data, as nft(8) and iptables-nft write it.
 const COMMENT: u8 = 0;
 
@@ -96,9 +94,42 @@ impl fmt::Display for Obstacle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// From a service.
-    From,
+    From(Version),
     /// To a service, at a published port.
-    To,
+    To(Version),
+}
+
+/// Of the Internet Protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V4,
+    V6,
+}
+
+impl Way {
+    fn version(self) -> Version {
+        match self {
+            Way::From(version) | Way::To(version) => version,
+        }
+    }
+
+    fn is_from(self) -> bool {
+        matches!(self, Way::From(_))
+    }
+
+    /// What of the header holds our address: where it begins, and the bits that all of ours have in common.
+    fn address(self, settings: &NetworkSettings) -> (u32, Vec<u8>, u8) {
+        let is_from = self.is_from();
+        match (self.version(), settings.prefix6) {
+            (Version::V6, Some(prefix)) => {
+                (if is_from { 8 } else { 24 }, prefix.gateway().octets().to_vec(), prefix.bits())
+            }
+            (Version::V4 | Version::V6, _) => {
+                let prefix = settings.prefix4;
+                (if is_from { 12 } else { 16 }, prefix.gateway().octets().to_vec(), prefix.bits())
+            }
+        }
+    }
 }
 
 /// A base chain in the forward hook.
@@ -124,7 +155,7 @@ enum Expr {
     Neutral,
     Meta(u32),
     Ct(u32),
-    /// Offset into the IPv4 header.
+    /// Offset into the header of IP.
     Header(u32),
     Mask(Vec<u8>),
     Compare {
@@ -186,7 +217,8 @@ impl Others {
     pub fn obstacles(&mut self) -> Result<Vec<Obstacle>, NetError> {
         let found = self.closed()?;
         let read = found.into_iter().map(|(_, obstacle)| obstacle);
-        Ok(read.chain(legacy(&self.settings.link_prefix())).collect())
+        let prefix = self.settings.link_prefix();
+        Ok(read.chain(LEGACY.iter().filter_map(|known| legacy(*known, &prefix))).collect())
     }
 
     /// Has every chain that drops them accept them, and returns those that do so all the same.
@@ -228,10 +260,10 @@ impl Others {
         let mut found = Vec::new();
         for base in self.bases()? {
             let mut chains = Chains { others: self, base: &base, known: BTreeMap::new() };
-            let why = match chains.end(Way::From)? {
-                None => chains.end(Way::To)?,
-                why => why,
-            };
+            let mut why = None;
+            for way in ways(base.family, &chains.others.settings) {
+                why = if why.is_none() { chains.end(way)? } else { why };
+            }
             if let Some(why) = why {
                 let allow = chains.allow()?;
                 let (table, chain) = (of(&base), base.name.clone());
@@ -241,12 +273,15 @@ impl Others {
         Ok(found)
     }
 
-    /// The base chains of others that judge IPv4 packets which are forwarded.
+    /// The base chains of others that judge packets which are forwarded.
     fn bases(&mut self) -> Result<Vec<Base>, NetError> {
         let own = self.settings.name.clone();
         let mut found = Vec::new();
         self.dump(NFT_MSG_GETCHAIN, 0, |_| (), |family, body| found.extend(base(family, body)))?;
-        found.retain(|base| base.family == NFPROTO_IPV4 || base.family == NFPROTO_INET && base.table != own);
+        found.retain(|base| match base.family {
+            NFPROTO_IPV4 | NFPROTO_IPV6 => true,
+            family => family == NFPROTO_INET && base.table != own,
+        });
         Ok(found)
     }
 
@@ -451,13 +486,22 @@ impl Chains<'_> {
     }
 }
 
+/// The packets of ours that come to chains of a family.
+fn ways(family: u8, settings: &NetworkSettings) -> Vec<Way> {
+    let v4 = [Way::From(Version::V4), Way::To(Version::V4)].into_iter().filter(|_| family != NFPROTO_IPV6);
+    let has_v6 = settings.prefix6.is_some() && family != NFPROTO_IPV4;
+    let v6 = [Way::From(Version::V6), Way::To(Version::V6)].into_iter().filter(|_| has_v6);
+    v4.chain(v6).collect()
+}
+
 fn allow(base: &Base, chains: &BTreeSet<String>, prefix: &str) -> Vec<String> {
     match () {
         () if chains.contains("DOCKER-USER") => {
-            let command = |side: &str| format!("iptables -I DOCKER-USER {side} {prefix}+ -j ACCEPT");
+            let program = if base.family == NFPROTO_IPV6 { "ip6tables" } else { "iptables" };
+            let command = |side: &str| format!("{program} -I DOCKER-USER {side} {prefix}+ -j ACCEPT");
             ["-i", "-o"].map(command).into()
         }
-        () if chains.contains("ufw-user-forward") => {
+        () if chains.contains("ufw-user-forward") || chains.contains("ufw6-user-forward") => {
             ["in", "out"].map(|side| format!("ufw route allow {side} on {prefix}+")).into()
         }
         () => {
@@ -468,14 +512,18 @@ fn allow(base: &Base, chains: &BTreeSet<String>, prefix: &str) -> Vec<String> {
     }
 }
 
+/// Where the kernel's older packet filter lists its tables: file, family, program.
+const LEGACY: [(&str, &str, &str); 2] =
+    [("ip_tables_names", "ip", "iptables-legacy"), ("ip6_tables_names", "ip6", "ip6tables-legacy")];
+
 /// The filter table of the kernel's older packet filter, which nf_tables does not show: that there is one is all that is
 /// known of it.
-fn legacy(prefix: &str) -> Option<Obstacle> {
-    let names = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").ok()?;
+fn legacy((file, family, program): (&str, &str, &str), prefix: &str) -> Option<Obstacle> {
+    let names = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
     names.lines().any(|name| name == "filter").then_some(())?;
-    let command = |side: &str| format!("iptables-legacy -I FORWARD {side} {prefix}+ -j ACCEPT");
+    let command = |side: &str| format!("{program} -I FORWARD {side} {prefix}+ -j ACCEPT");
     Some(Obstacle {
-        table: "ip filter of iptables-legacy".to_owned(),
+        table: format!("{family} filter of {program}"),
         chain: "FORWARD".to_owned(),
         why: "if it does: it cannot be read from here".to_owned(),
         allow: ["-i", "-o"].map(command).into(),
@@ -483,7 +531,11 @@ fn legacy(prefix: &str) -> Option<Obstacle> {
 }
 
 fn of(base: &Base) -> String {
-    let family = if base.family == NFPROTO_INET { "inet" } else { "ip" };
+    let family = match base.family {
+        NFPROTO_INET => "inet",
+        NFPROTO_IPV6 => "ip6",
+        _ => "ip",
+    };
     format!("{family} {}", base.table)
 }
 
@@ -611,7 +663,8 @@ fn fits(
     way: Way,
     settings: &NetworkSettings,
 ) -> Fit {
-    let side = |from: u32, to: u32| if way == Way::From { from } else { to };
+    let side = |from: u32, to: u32| if way.is_from() { from } else { to };
+    let (address_at, own, bits) = way.address(settings);
     let equal = match loaded {
         Expr::Meta(_) if mask.is_some() => Fit::Maybe,
         Expr::Meta(key) if *key == side(NFT_META_IIFNAME, NFT_META_OIFNAME) => {
@@ -621,10 +674,13 @@ fn fits(
             // In the order of the host's bytes, as a number that the kernel keeps.
             yes(with == settings.group().to_ne_bytes())
         }
-        Expr::Meta(NFT_META_NFPROTO) => yes(with == [NFPROTO_IPV4]),
-        Expr::Header(at) if *at == side(SOURCE_AT, DESTINATION_AT) => holds_prefix(mask, with, settings),
+        Expr::Meta(NFT_META_NFPROTO) => yes(match way.version() {
+            Version::V4 => with == [NFPROTO_IPV4],
+            Version::V6 => with == [NFPROTO_IPV6],
+        }),
+        Expr::Header(at) if *at == address_at => holds_prefix(mask, with, (&own, usize::from(bits))),
         // At a published port its destination was translated.
-        Expr::Ct(NFT_CT_STATUS) if way == Way::To && with.iter().all(|byte| *byte == 0) => {
+        Expr::Ct(NFT_CT_STATUS) if !way.is_from() && with.iter().all(|byte| *byte == 0) => {
             let is_dnat = mask.is_some_and(|mask| mask == IPS_DST_NAT.to_ne_bytes());
             if is_dnat { Fit::No } else { Fit::Maybe }
         }
@@ -661,16 +717,14 @@ fn is_link(with: &[u8], prefix: &str) -> Fit {
 }
 
 /// Whether every address of ours is among those that begin with these bits.
-fn holds_prefix(mask: Option<&[u8]>, with: &[u8], settings: &NetworkSettings) -> Fit {
-    let own = settings.prefix4.gateway().octets();
-    let bits = usize::from(settings.prefix4.bits());
+fn holds_prefix(mask: Option<&[u8]>, with: &[u8], (own, bits): (&[u8], usize)) -> Fit {
     let one = |n: usize| mask.map_or(0xff, |mask| mask.get(n).copied().unwrap_or_default());
     let wanted = |n: usize| with.get(n).copied().unwrap_or_default();
     let fixed = |n: usize| match bits.saturating_sub(n * 8) {
         left @ 0..8 => !(0xff_u16 >> left) as u8,
         _ => 0xff,
     };
-    let len = with.len().min(4);
+    let len = with.len().min(own.len());
     if (0..len).any(|n| own[n] & one(n) & fixed(n) != wanted(n) & fixed(n)) {
         return Fit::No;
     }
@@ -686,6 +740,6 @@ fn holds_prefix(mask: Option<&[u8]>, with: &[u8], settings: &NetworkSettings) ->
 pub(super) fn is_rule(body: &[u8]) -> bool {
     let settings = NetworkSettings::default();
     let Some(body) = body.get(4..) else { return false };
-    let is_judged = judge(&rule(body).exprs, Way::From, &settings).is_some();
+    let is_judged = judge(&rule(body).exprs, Way::From(Version::V6), &settings).is_some();
     base(NFPROTO_INET, body).is_some() || is_judged
 }

@@ -18,6 +18,7 @@
 //! | `connections` | runs for connections, one each |
 //! | `voice` | what services say about themselves |
 //! | `requests` | what the control socket asks for |
+//! | `denials` | packets of services that were refused |
 //! | `rollout` | two runs of one service at a time |
 //! | `sockets` | what is held for services beside their network |
 //! | `talk` | who may talk to whom |
@@ -34,6 +35,7 @@ mod apply;
 mod changes;
 mod conditions;
 mod connections;
+mod denials;
 mod fetch;
 mod hooks;
 mod ingress;
@@ -159,6 +161,8 @@ enum Wake {
     Changes,
     /// Somebody has changed the packet filter.
     Wall,
+    /// It has refused something.
+    Denied,
 }
 
 /// One supervisor.
@@ -199,6 +203,7 @@ struct Supervisor {
     reloads: voice::Reloads,
     changes: changes::Changes,
     wall: wall::Wall,
+    denials: denials::Denials,
     copier: output::Copier,
     signals: Signals,
     /// Files that were applied and are not confirmed, or were taken back.
@@ -309,6 +314,7 @@ impl Supervisor {
             reloads: voice::Reloads::default(),
             changes: changes::Changes::default(),
             wall: wall::Wall::default(),
+            denials: denials::Denials::default(),
             copier: output::Copier::open()?,
             signals: Signals::open()?,
             trial: None,
@@ -373,6 +379,7 @@ impl Supervisor {
         all.push((Wake::Clock, self.alarm.fd(), PollFlags::IN));
         all.extend(self.changes.interest().map(|fd| (Wake::Changes, fd, PollFlags::IN)));
         all.extend(self.wall_interest().map(|fd| (Wake::Wall, fd, PollFlags::IN)));
+        all.extend(self.launcher.network.drops().map(|fd| (Wake::Denied, fd, PollFlags::IN)));
         all.extend(self.keeper.channel().map(|fd| (Wake::Keeper, fd, PollFlags::IN)));
         all.extend(self.server.interests().map(|interest| {
             let mut flags = PollFlags::empty();
@@ -465,6 +472,7 @@ impl Supervisor {
             Wake::Probe(name) => self.probe_ready(&name),
             Wake::Changes => self.changes_ready(),
             Wake::Wall => self.wall_stirred(),
+            Wake::Denied => self.hear_denials(),
         }
     }
 
@@ -914,6 +922,8 @@ impl Supervisor {
             |found: Vec<config::Diagnostic>| found.first().map(ToString::to_string).unwrap_or_default();
         self.broken = loaded.broken.into_iter().map(|(name, found)| (name, first(found))).collect();
         self.masked = loaded.masked;
+        self.denials.places = loaded.talk_places;
+        self.denials.forget_all_but(&units);
         (self.files, self.templates) = (loaded.files, loaded.templates);
         let owners: BTreeSet<Owner> = units.values().flat_map(|unit| unit.owners.iter().cloned()).collect();
         let has_owners = !owners.is_empty();

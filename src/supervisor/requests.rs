@@ -215,6 +215,7 @@ impl Supervisor {
                     let mut status = self.status(name);
                     if is_detailed {
                         status.firewall = self.in_the_way(name);
+                        status.denials = self.denied(name);
                         status = self.with_limits(name, status);
                     }
                     services.push(status);
@@ -281,6 +282,7 @@ impl Supervisor {
             hosts: unit.and_then(|unit| unit.http.as_ref()).map(Http::shown).unwrap_or_default(),
             sockets: self.holdings.get(name).map(Holdings::shown).unwrap_or_default(),
             firewall: Vec::new(),
+            denials: Vec::new(),
             health: entry.and_then(health),
             since: entry.map(|entry| moment(entry.since)),
             until,

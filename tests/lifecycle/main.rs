@@ -77,6 +77,7 @@ fn everywhere() -> Vec<support::Test> {
         wall::what_was_flushed_while_nobody_supervised_is_there_again: Root CgroupV2 UserNs Nft;
         wall::a_loop_that_flushes_keeps_nobody_busy_and_a_start_meets_its_rules: Root CgroupV2 UserNs Nft;
         wall::a_chain_that_drops_is_named_and_opened_for_who_asks: Root CgroupV2 UserNs Nft Program("curl");
+        wall::what_is_refused_is_named_with_the_line_that_decides_it: Root CgroupV2 UserNs Nft Program("curl") Program("python3");
         reach::exec_and_shell_run_inside: Root CgroupV2 UserNs Nft;
         ends::a_killed_service_comes_back_with_the_same_address: Root CgroupV2 UserNs Nft;
         ends::a_server_without_reuseaddr_comes_back_while_a_client_holds_on: Root CgroupV2 UserNs Nft;

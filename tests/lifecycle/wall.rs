@@ -1,6 +1,6 @@
 //! The packet filter when others change it. The judges are nft(8), which lists what the kernel has, and real clients.
 
-use std::{fs, process::Command, time::Duration};
+use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::{
     reach::connect,
     spoof::{Place, furnish_host},
     support::{
-        World, wait_until,
+        World, wait_for, wait_until,
         world::{describe, http_get, wait_http},
     },
 };
@@ -273,5 +273,131 @@ pub fn a_chain_that_drops_is_named_and_opened_for_who_asks(world: &mut World) {
     assert_eq!(world.stop(), Ok(()));
     assert_eq!(theirs(), before);
     nft("delete table ip filter");
+    drop(outside);
+}
+
+/// What a counter of our table has counted.
+fn counted(name: &str) -> u64 {
+    let listed: Value =
+        serde_json::from_str(&nft(&format!("-j list counter inet ptest {name}"))).expect("nft prints JSON");
+    let objects = listed["nftables"].as_array().expect("a list");
+    objects.iter().find_map(|object| object["counter"]["packets"].as_u64()).expect("it is there")
+}
+
+/// Sends datagrams from within a service, from one of its addresses.
+fn send(world: &World, name: &str, from: &str, (to, port): (&str, u16), count: u32) {
+    let script = format!(
+        "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('{from}', 0))\n\
+         for n in range({count}):\n    s.sendto(b'x', ('{to}', {port}))\n"
+    );
+    world.ok(&["exec", name, "--", "/usr/bin/python3", "-c", &script]);
+}
+
+/// What `why` tells of a service, by reason and door: how often, and the whole of it.
+fn denials(world: &World, name: &str) -> BTreeMap<(String, String), (u64, Value)> {
+    let told = world.json(&["why", name]);
+    let all = told["services"][0]["denials"].as_array().expect("a list").clone();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    all.into_iter()
+        .map(|one| {
+            let door = format!("{}:{}", text(&one["to"]), one["port"]);
+            ((text(&one["reason"]), door), (one["count"].as_u64().expect("a number"), one))
+        })
+        .collect()
+}
+
+pub fn what_is_refused_is_named_with_the_line_that_decides_it(world: &mut World) {
+    let outside = furnish_host();
+    outside.sh("ip link set eth0 address 02:00:00:00:00:fe; ip addr add 192.0.2.254/24 dev eth0
+         ip route add 10.83.0.0/16 via 192.0.2.1");
+    let keys = "\n# Where it may go.\nnetwork.egress = [\"192.0.2.254:80\"]\nnetwork.allow_to = [\"db:80\"]";
+    let file = world.write_service("web", &world.probe_toml(&["http", "80"], keys));
+    let text = fs::read_to_string(&file).expect("just written");
+    let line_of = |key: &str| {
+        let line = text.lines().position(|line| line.starts_with(key)).expect("it is there") + 1;
+        format!("{key} of {}:{line} does not list it", file.display())
+    };
+    world.write_service("db", &world.probe_toml(&["http", "80"], ""));
+    let powers = "service.user = \"root\"\nsecurity.capabilities = [\"CAP_NET_ADMIN\"]";
+    world.write_service("liar", &world.probe_toml(&["wait"], powers));
+    world.start();
+    for name in ["web", "db", "liar"] {
+        world.wait_state(name, "active");
+    }
+    let [web, db, liar] = ["web", "db", "liar"].map(|name| address(world, name));
+    world.ok(&["exec", "liar", "--", "/usr/sbin/ip", "addr", "add", "10.83.0.99/32", "dev", "eth0"]);
+    let reasons = ["no_egress", "to_service", "to_host", "to_metadata", "unpublished"];
+    let before = reasons.map(counted);
+    for (service, from, to, port, count) in [
+        ("web", &*web, "192.0.2.254", 81, 3),
+        ("web", &web, "198.51.100.1", 53, 2),
+        ("web", &web, &db, 81, 4),
+        ("web", &web, "10.83.0.1", 9999, 1),
+        ("web", &web, "169.254.1.1", 80, 5),
+        ("liar", "10.83.0.99", "192.0.2.254", 99, 3),
+        // What is allowed is not refused.
+        ("web", &web, "192.0.2.254", 80, 0),
+        ("liar", &liar, &db, 80, 1),
+    ] {
+        send(world, service, from, (to, port), count);
+    }
+    outside.sh(&format!("timeout 1 curl -s -m 1 http://{db}:80/ || true"));
+    let wanted = |world: &World, name: &str, reason: &str, door: &str| {
+        denials(world, name).get(&(reason.to_owned(), door.to_owned())).cloned()
+    };
+    let mut seen = BTreeMap::new();
+    for (name, reason, door, count) in [
+        ("web", "no_egress", "192.0.2.254:81".to_owned(), Some(3)),
+        ("web", "no_egress", "198.51.100.1:53".to_owned(), Some(2)),
+        ("web", "to_service", format!("{db}:81"), Some(4)),
+        ("web", "to_host", "10.83.0.1:9999".to_owned(), Some(1)),
+        ("web", "to_metadata", "169.254.1.1:80".to_owned(), Some(5)),
+        ("liar", "spoofed", "192.0.2.254:99".to_owned(), Some(3)),
+        ("liar", "to_service", format!("{db}:80"), Some(1)),
+        ("db", "unpublished", format!("{db}:80"), None),
+    ] {
+        // The kernel tells of some at a time.
+        let found = wait_for(&format!("{reason} {door} of {name}"), LONG, || {
+            let found = wanted(world, name, reason, &door)?;
+            count.is_none_or(|count| found.0 == count).then_some(found)
+        });
+        *seen.entry(reason).or_insert(0) += found.0;
+    }
+    for (reason, before) in reasons.into_iter().zip(before) {
+        assert_eq!(seen.get(reason), Some(&(counted(reason) - before)), "{reason}: as the table counts");
+    }
+    let why = world.ok(&["why", "web"]);
+    for said in [
+        format!("no_egress: udp {web} -> 192.0.2.254:81, 3 times, last "),
+        format!("{}; add \"192.0.2.254:81/udp\"", line_of("network.egress")),
+        format!("{}; add \"db:81/udp\", or: ", line_of("network.allow_to")),
+        format!("to_host: udp {web} -> 10.83.0.1:9999, once, last "),
+    ] {
+        assert!(why.contains(&said), "{said} in {why}");
+    }
+    assert!(world.ok(&["status", "web"]).contains("Denied: "), "status tells of the latest ones");
+    let of_db = world.ok(&["why", "db"]);
+    let unpublished = "services/db.toml has no network.publish; write network.publish = [\"0.0.0.0:80:80\"]";
+    assert!(of_db.contains(unpublished), "{of_db}");
+    assert!(of_db.contains(&format!("to_service: udp {web} -> {db}:81, 4 times")), "{of_db}");
+    // A flood is counted by the table, and told of now and then.
+    let before = counted("no_egress");
+    send(world, "web", &web, ("192.0.2.254", 7), 5000);
+    wait_until("it is told of", LONG, || wanted(world, "web", "no_egress", "192.0.2.254:7").is_some());
+    assert_eq!(counted("no_egress") - before, 5000);
+    let told = wanted(world, "web", "no_egress", "192.0.2.254:7").map_or(0, |found| found.0);
+    assert!((1..5000).contains(&told), "{told}");
+    // A successor begins anew.
+    world.kill_supervisor();
+    world.start();
+    assert_eq!(denials(world, "web").len(), 0);
+    send(world, "web", &web, ("192.0.2.254", 82), 1);
+    wait_until("it hears", LONG, || wanted(world, "web", "no_egress", "192.0.2.254:82").is_some());
+    // With rules that were flushed, too.
+    nft("flush ruleset");
+    wait_until("they are there again", LONG, || {
+        send(world, "web", &web, ("192.0.2.254", 83), 1);
+        wanted(world, "web", "no_egress", "192.0.2.254:83").is_some()
+    });
     drop(outside);
 }

@@ -132,6 +132,19 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     let fault = Fault { step: "s".into(), object: "o".into(), error: "e".into(), hint: Some("h".into()) };
     let timer =
         TimerStatus { next: Some(moment), last: Some(moment), late_ms: 0, queued: false, in_force: true };
+    let denial = Denial {
+        reason: "no_egress".into(),
+        proto: "tcp".into(),
+        from: Some([10, 83, 0, 2].into()),
+        to: Some([192, 0, 2, 7].into()),
+        port: Some(443),
+        count: 1,
+        last: moment,
+        why: "w".into(),
+        key: Some("network.egress".into()),
+        at: Some("f:1".into()),
+        add: Some("192.0.2.7:443".into()),
+    };
     let obstacle = Obstacle {
         table: "ip filter".into(),
         chain: "FORWARD".into(),
@@ -157,6 +170,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         hosts: Vec::new(),
         sockets: vec!["127.0.0.1:80/tcp".to_owned()],
         firewall: vec![obstacle.clone()],
+        denials: vec![denial.clone()],
         health: Some(health.clone()),
         since: Some(moment),
         until: Some(moment),
@@ -196,6 +210,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     assert_eq!(keys(limit), fields_of("type Limit ("));
     assert_eq!(keys(health), fields_of("type Health ("));
     assert_eq!(keys(fault), fields_of("type Fault ("));
+    assert_eq!(keys(denial), fields_of("type Denial ("));
     assert_eq!(keys(obstacle), fields_of("type Obstacle ("));
     assert_eq!(keys(timer), fields_of("type Timer ("));
     assert_eq!(keys(status), fields_of("type ServiceStatus ("));

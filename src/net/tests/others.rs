@@ -63,13 +63,22 @@ fn a_chain_stands_in_the_way_unless_it_surely_lets_every_packet_of_ours_through(
             why("a rule that rejects")
         );
         assert_eq!(found(world, &firewalld("goto zone")), none);
+        // Of both families, where a chain judges both.
+        let six = |family: &str, rules: &str| {
+            format!(
+                "table {family} filter {{ chain forward {{ type filter hook forward priority 0; policy drop; {rules}\n}}\n}}"
+            )
+        };
+        let prefix6 = world.settings.prefix6.unwrap();
+        let closed = |family: &str| vec![format!("{family} filter forward: policy drop")];
+        assert_eq!(found(world, &six("ip6", "")), closed("ip6"));
         assert_eq!(
-            found(
-                world,
-                "table ip6 filter { chain FORWARD { type filter hook forward priority 0; policy drop; }\n}"
-            ),
+            found(world, &six("ip6", &format!("ip6 saddr {prefix6} accept; ip6 daddr fd00::/8 accept"))),
             none
         );
+        assert_eq!(found(world, &six("inet", "meta nfproto ipv6 accept")), closed("inet"));
+        assert_eq!(found(world, &six("inet", "meta nfproto ipv4 accept")), closed("inet"));
+        assert_eq!(found(world, &six("inet", "meta nfproto ipv4 accept; meta nfproto ipv6 accept")), none);
         assert_eq!(
             found(
                 world,

@@ -7,7 +7,7 @@ use crate::net::{NetError, link::Pair6, nft, reserve::reserve, sockdiag};
 
 #[test]
 fn the_text_of_the_table_is_as_it_was_reviewed() {
-    insta::assert_snapshot!(nft::text(&NetworkSettings::default()));
+    insta::assert_snapshot!(nft::text(&NetworkSettings::default(), nft::Refusals::Told));
 }
 
 #[test]
