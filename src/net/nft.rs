@@ -215,12 +215,17 @@ fn rules(settings: &NetworkSettings) -> String {
 		iifgroup {ours} ip6 daddr ::1 goto refuse_to_loopback
 	}}
 	chain to_local {{
+		# What leads to a service is judged as what it becomes: whoever may talk to it gets there by the host's port, too.
+		iifgroup {ours} ip daddr . meta l4proto . th dport @exact accept
+		iifgroup {ours} ip6 daddr . meta l4proto . th dport @exact6 accept
+		iifgroup {ours} meta nfproto ipv4 fib daddr type local meta l4proto . th dport @wildcard accept
+		iifgroup {ours} meta nfproto ipv6 fib daddr type local meta l4proto . th dport @wildcard6 accept
 		# Before anybody's translation: a port of the host that leads elsewhere is the host's all the same.
 		iifgroup {ours} fib daddr type local ct state new,invalid,untracked goto refuse_to_host
 	}}
 	chain publish {{
-		# No service reaches another by way of a published port.
-		iifgroup & 0xffff0000 == {any} accept
+		# The services of another supervisor are no business of ours.
+		iifgroup & 0xffff0000 == {any} iifgroup != {ours} accept
 		# 127.0.0.1 from outside is a forgery that must not be translated before routing refuses it.
 		ip daddr 127.0.0.0/8 accept
 		fib daddr type local jump translate
@@ -239,6 +244,9 @@ fn rules(settings: &NetworkSettings) -> String {
 	chain source {{
 		# A local client is seen as the gateway: an answer to 127.0.0.1 would never leave the service.
 		oifgroup {ours} ct status dnat fib saddr type local masquerade
+		# Who comes to itself by the host's port would take its own address for a forgery.
+		oifgroup {ours} oifname . ip saddr @own masquerade
+		oifgroup {ours} oifname . ip6 saddr @own6 masquerade
 		# Only what was let out comes this far. (The gateway's address is the host's own.)
 		{to_outside} ip saddr {prefix} ip saddr != {gateway} masquerade{nat6}
 	}}
@@ -271,6 +279,9 @@ fn rules(settings: &NetworkSettings) -> String {
 		ct state related iifname . ct reply ip6 saddr @own6 accept
 		ct state related iifname . ct original ip6 saddr @own6 accept
 		ct state related,invalid goto refuse_spoofed
+		# To itself, by a port of the host.
+		ct status dnat oifname . ip saddr @own accept
+		ct status dnat oifname . ip6 saddr @own6 accept
 		oifgroup {ours} ip saddr . ip daddr . meta l4proto . th dport @talk accept
 		oifgroup {ours} ip saddr . ip daddr @talk_any accept
 		oifgroup {ours} ip6 saddr . ip6 daddr . meta l4proto . th dport @talk6 accept

@@ -75,9 +75,14 @@ fn a_service_reaches_neither_another_service_nor_the_host_nor_the_outside() {
         ];
         shout(&web.netns, (db.address, DB));
         until_counted("to_service", 1);
-        for (n, host) in (1..).zip([(at.host, 53), (at.gateway, 53), (at.host, DB), (at.gateway, DB)]) {
+        for (n, host) in (1..).zip([(at.host, 53), (at.gateway, 53)]) {
             shout(&web.netns, host);
             until_counted("to_host", n);
+        }
+        // By a port of the host it is the other service that is meant.
+        for (n, host) in (2..).zip([(at.host, DB), (at.gateway, DB)]) {
+            shout(&web.netns, host);
+            until_counted("to_service", n);
         }
         shout(&web.netns, (at.outside, 53));
         until_counted("no_egress", 1);
@@ -85,9 +90,9 @@ fn a_service_reaches_neither_another_service_nor_the_host_nor_the_outside() {
         table.add(&[Element::Egress(web.address)]).unwrap();
         shout(&web.netns, (db.address, DB));
         shout(&web.netns, (at.nobody, DB));
-        until_counted("to_service", 3);
+        until_counted("to_service", 5);
         shout(&web.netns, (at.host, DB));
-        until_counted("to_host", 5);
+        until_counted("to_service", 6);
         shout(&web.netns, (at.metadata, 80));
         until_counted("to_metadata", 1);
         guarded.iter().for_each(assert_empty);
@@ -186,6 +191,35 @@ fn who_may_talk_to_a_service_begins_and_the_other_answers() {
         assert_eq!(talk(&sql, &web.netns, (db.address, DB)), web.address, "the rest holds");
         table.add(&[door(&other, Door::Any)]).unwrap();
         assert_eq!(talk(&sql, &other.netns, (db.address, DB)), other.address);
+    });
+}
+
+#[test]
+fn a_published_port_leads_services_to_whom_they_may_talk_and_to_themselves() {
+    in_both(|world, at| {
+        let ports = [at.publish(at.any, "8080:80/tcp"), at.publish(at.host, "5353:53/udp")];
+        let (web, db) = (world.guest(0, &[]), world.guest(1, &ports));
+        let mut table = world.table();
+        table.add(&ports.map(|port| Element::Publish(port, db.address))).unwrap();
+        let (http, dns) = (db.tcp(80), db.udp(53));
+        shout(&web.netns, (at.host, 5353));
+        until_counted("to_service", 1);
+        let talk_to = |door| Element::Talk(Talk { from: web.address, to: db.address, door });
+        table.add(&[talk_to(Door::One(80, Proto::Tcp)), talk_to(Door::One(53, Proto::Udp))]).unwrap();
+        for there in [at.host, at.gateway] {
+            assert_eq!(
+                talk(&http, &web.netns, (there, 8080)),
+                web.address,
+                "seen as itself, not as the host"
+            );
+        }
+        assert_eq!(ask(&dns, &web.netns, (at.host, 5353)), web.address);
+        // Published on one address only.
+        shout(&web.netns, (at.gateway, 5353));
+        until_counted("to_host", 1);
+        assert_eq!(talk(&http, &db.netns, (at.host, 8080)), at.gateway);
+        assert_eq!(ask(&dns, &db.netns, (at.host, 5353)), at.gateway);
+        assert_eq!((counted("to_service"), counted("spoofed")), (1, 0));
     });
 }
 
@@ -326,8 +360,9 @@ fn the_services_of_two_supervisors_are_not_each_others_outside() {
         // Both tables refuse it; which of two chains of one priority goes first is the kernel's affair.
         let refused = || counted("to_service") + counted_in("staging", "unpublished");
         until("one of the tables refuses it", || refused() == 1);
+        // Nor by a port of the host that leads to one of them.
         shout(&web.netns, (at.host, DB));
-        until_counted("to_host", 1);
+        until("it is refused", || counted("to_host") + refused() == 2);
         assert_empty(&server);
     });
 }
