@@ -443,10 +443,28 @@ pub struct NetworkTable {
     /// of such a chain accept the links of all services, which our own table judges all the same; they go with the last
     /// service that asks for it). Default: `detect`.
     pub firewall: Option<Text>,
+    /// How much its link carries. What changes here changes what runs, without a restart. Default: no bound.
+    pub bandwidth: Option<Spanned<BandwidthTable>>,
     /// Which sockets may be made: a list of `unix`, `inet`, `inet6`, `netlink`, `packet`, `vsock` and the kernel's other
     /// families, or `any`; others fail with EAFNOSUPPORT. With inet or inet6 comes what lists addresses (rtnetlink).
     /// Default: unix inet inet6, with CAP_NET_ADMIN netlink, with CAP_NET_RAW packet.
     pub address_families: Option<Spanned<WordOrList>>,
+}
+
+/// `[network.bandwidth]`; rates are `"20Mbit"` (bits a second; K, M, G are powers of 1000) or `"2MB/s"` (bytes), and count whole
+/// Ethernet frames. What is too much waits for a moment, and is dropped when it becomes more. Needs the kernel's token bucket
+/// filter (sch_tbf).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct BandwidthTable {
+    /// A rate towards the service. Default: no bound.
+    pub ingress: Option<Spanned<Scalar>>,
+    /// A rate from the service; refused with CAP_NET_ADMIN and CAP_NET_RAW, which have power over the end that is bounded.
+    /// Default: no bound.
+    pub egress: Option<Spanned<Scalar>>,
+    /// A size that may go at once after a pause, in each direction, one frame at least. Default: a hundredth of a second's
+    /// worth, 16K at least.
+    pub burst: Option<Spanned<Scalar>>,
 }
 
 /// `[[socket]]`; Palisade listens on the host and hands every run of the service the sockets, in the order of the file, as

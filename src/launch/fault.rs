@@ -277,6 +277,12 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         "this kernel cannot filter system calls, or what runs Palisade denies it: nothing is started without a filter",
     ),
     (
+        "bandwidth",
+        "",
+        libc::ENOENT,
+        "this kernel has no token bucket filter (CONFIG_NET_SCH_TBF; `modprobe sch_tbf`): nothing starts without a bound that its file asks for, so provide it or leave network.bandwidth out",
+    ),
+    (
         "cgroup.limit",
         "open",
         libc::ENOENT,
@@ -528,5 +534,16 @@ mod tests {
         // A limit that is reached is not one that is 0, and without a user namespace nobody speaks of one.
         assert_eq!(said(libc::ENOSPC, true, &[]).retry, Retry::Later);
         assert!(!said(libc::EPERM, false, &[]).to_string().contains("off"));
+    }
+
+    #[test]
+    fn a_kernel_without_the_token_bucket_is_named() {
+        let bandwidth = crate::spec::Bandwidth { ingress: Some(1_000), ..Default::default() };
+        let cause = SysError::new("RTM_NEWQDISC", "\"ps0-0a\", tbf", libc::ENOENT);
+        let error = NetError::Netlink { cause, text: "Specified qdisc kind is unknown".to_owned() };
+        let fault = LaunchFault::host(5, &HostStep::Bandwidth(bandwidth), &error.into(), Vec::new());
+        assert!(fault.to_string().contains("qdisc kind is unknown"), "{fault}");
+        assert!(fault.to_string().contains("sch_tbf"), "{fault}");
+        assert_eq!((fault.step.as_str(), fault.retry), ("host step 5 bandwidth", Retry::Never));
     }
 }

@@ -354,6 +354,10 @@ impl Launcher {
                 let net = launch.net.as_mut().expect("the link comes after the namespace");
                 self.network.connect(net, link)?;
             }
+            HostStep::Bandwidth(bandwidth) => {
+                let net = launch.net.as_mut().expect("its bounds come after the link");
+                self.network.shape(net, *bandwidth)?;
+            }
             HostStep::Egress(egress) => {
                 let net = launch.net.as_mut().expect("egress comes after the link");
                 self.network.let_out(net, egress)?;

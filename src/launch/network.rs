@@ -18,10 +18,10 @@ use crate::{
         netns::NetNs,
         nft::{Damage, Element, Refusals, Table},
         others::{Obstacle, Others},
-        sysctl,
+        shape, sysctl,
         watch::{Heard, Watch},
     },
-    spec::{Destination, Egress, Firewall, Publish},
+    spec::{Bandwidth, Destination, Egress, Firewall, Publish},
 };
 
 /// What a service has of the network.
@@ -33,6 +33,8 @@ pub struct Net {
     pub link: Option<LinkPlan>,
     /// The host's ports that lead to it, held so that nobody else takes them.
     pub reserved: Vec<(Publish, OwnedFd)>,
+    /// How much its link carries.
+    pub bandwidth: Bandwidth,
     /// Where outside it may go.
     pub egress: Egress,
     /// What its file lets services talk to one another, it being one of them.
@@ -50,6 +52,7 @@ impl Net {
             netns,
             link: None,
             reserved: Vec::new(),
+            bandwidth: Bandwidth::default(),
             egress: Egress::None,
             talk: BTreeSet::new(),
             is_fleeting: false,
@@ -308,6 +311,18 @@ impl NetworkHost {
         // A client that asked before the port led anywhere is not translated until its connection is forgotten.
         for (publish, _) in &net.reserved {
             self.conntrack()?.forget_clients(publish)?;
+        }
+        Ok(())
+    }
+
+    /// Bounds how much the link of a service carries; without a link there is nothing to bound.
+    ///
+    /// # Errors
+    /// Of netlink. What `net` says of it holds no more, or not yet.
+    pub fn shape(&mut self, net: &mut Net, wanted: Bandwidth) -> Result<(), NetError> {
+        if let Some(link) = &net.link {
+            shape::set(self.route()?, &net.netns, link, &wanted)?;
+            net.bandwidth = wanted;
         }
         Ok(())
     }

@@ -339,8 +339,13 @@ fn set_up(index: u32, name: &str, flags: LinkFlags) -> Request {
     Request::new(RouteNetlinkMessage::SetLink(message), 0, ("RTM_SETLINK", format!("{name:?}, up")))
 }
 
+/// The name of the service's end.
+pub(super) fn guest_if(_: &LinkPlan) -> &str {
+    GUEST_IF
+}
+
 /// The kernel looks in the namespace of the socket; a dump would cost as much as there are services.
-fn index(socket: &Netlink, name: &str) -> Result<u32, NetError> {
+pub(super) fn index(socket: &Netlink, name: &str) -> Result<u32, NetError> {
     rustix::net::netdevice::name_to_index(socket, name)
         .map_err(|errno| SysError::new("ioctl", format!("SIOCGIFINDEX, {name:?}"), errno).into())
 }

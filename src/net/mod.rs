@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`netns`] | network namespace | |
 //! | [`link`] | veth, address, route, neighbour | `NETLINK_ROUTE` |
+//! | [`shape`] | token bucket | `NETLINK_ROUTE` |
 //! | [`nft`] | our table and its elements | `NETLINK_NETFILTER` |
 //! | [`drops`] | packets that were refused | `NETLINK_NETFILTER` |
 //! | [`others`] | tables of others that drop what services send | `NETLINK_NETFILTER` |
@@ -34,6 +35,7 @@ pub mod nft;
 pub mod others;
 pub mod probe;
 pub mod reserve;
+pub mod shape;
 pub mod sockdiag;
 pub mod sysctl;
 pub mod watch;

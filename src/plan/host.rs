@@ -9,9 +9,9 @@ use super::{
 use crate::{
     net::{addr::Talk, link::LinkPlan},
     spec::{
-        Base, Credential, Dev, Device, Egress, Firewall, HostFacts, IdRange, IoPrio, Mount, Namespace,
-        Namespaces, NetworkMode, Publish, Sched, Service, Socket, Stdin, Tmpfs, Unit, UnitName, Writable,
-        credential,
+        Bandwidth, Base, Credential, Dev, Device, Egress, Firewall, HostFacts, IdRange, IoPrio, Mount,
+        Namespace, Namespaces, NetworkMode, Publish, Sched, Service, Socket, Stdin, Tmpfs, Unit, UnitName,
+        Writable, credential,
         limits::{Bounds, Knob, Rlimit},
     },
 };
@@ -80,6 +80,8 @@ pub enum HostStep {
     Veth(LinkPlan),
     /// Takes a port of the host and leads it to the service.
     Publish(Publish),
+    /// Bounds how much the link carries.
+    Bandwidth(Bandwidth),
     /// Lets the service talk to the outside.
     Egress(Egress),
     /// Lets one service talk to another.
@@ -249,6 +251,9 @@ fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
     if let Some(link) = &assigned.link {
         steps.extend(unit.network.publish.iter().copied().map(HostStep::Publish));
         steps.push(HostStep::Veth(link.clone()));
+        if !unit.network.bandwidth.is_unbounded() {
+            steps.push(HostStep::Bandwidth(unit.network.bandwidth));
+        }
         if unit.network.egress != Egress::None {
             steps.push(HostStep::Egress(unit.network.egress.clone()));
         }

@@ -77,6 +77,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
             ("veth.create", format!("{} <-> eth0 {v4}{}{mtu}", link.host_if, v6.unwrap_or_default()))
         }
         HostStep::Publish(publish) => ("publish", publish.to_string()),
+        HostStep::Bandwidth(bandwidth) => ("bandwidth", bandwidth.to_string()),
         HostStep::Egress(egress) => ("egress", egress.to_string()),
         HostStep::Talk(talk) => ("talk", talk.to_string()),
         HostStep::Firewall(prefix) => {

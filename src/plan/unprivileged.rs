@@ -239,6 +239,10 @@ fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Op
         );
         return Err(refused("network.address", reason));
     }
+    if !network.bandwidth.is_unbounded() {
+        let reason = "only a link of root's can be bounded: leave `bandwidth` out, or run this as root";
+        return Err(refused("network.bandwidth", reason));
+    }
     let egress = network.egress == Egress::Any;
     if let Egress::Only(_) = network.egress {
         let reason = "which places a service goes to only root's packet filter can tell: write \"any\" or [], or run this \
@@ -408,6 +412,7 @@ mod tests {
             ("security.capabilities = ['CAP_NET_RAW']", caller(), "security.capabilities"),
             ("limits.memory.max = '1G'", Caller { has_cgroup: false, ..caller() }, "limits"),
             ("network.address = '10.83.0.9'", caller(), "network.address"),
+            ("network.bandwidth.egress = '1Mbit'", caller(), "network.bandwidth"),
             ("network.publish = ['80:80']", caller(), "network.publish"),
             ("network.publish = ['8080:80']", poor.clone(), "network.publish"),
             ("network.egress = 'any'", poor, "network.egress"),

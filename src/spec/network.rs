@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Families, UnitName};
+use super::{Bandwidth, Families, UnitName};
 
 /// `[network]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Network {
     /// Services that may talk to it.
     #[serde(default)]
     pub allow_from: Vec<Allowed>,
+    /// How much the link carries.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
     /// Which sockets may be made.
     pub address_families: Families,
     /// What is done about other tables that drop what it sends and receives.

@@ -68,6 +68,7 @@ impl Supervisor {
         if let Err(error) = self.launcher.network.adopt(&live, self.store.forwarding()) {
             tracing::error!("the network was not taken over: {error}");
         }
+        self.bound_again();
         self.point_of_all("adopt-networks");
         self.sweep();
         self.point_of_all("adopt-swept");
@@ -206,6 +207,7 @@ impl Supervisor {
             [] => Egress::None,
             list => Egress::Only(list.to_vec()),
         };
+        net.bandwidth = known.bandwidth;
         net.is_fleeting = known.is_fleeting;
         net.firewall = known.firewall;
         for publish in &known.publish {

@@ -21,6 +21,7 @@
 //! | `denials` | packets of services that were refused |
 //! | `rollout` | two runs of one service at a time |
 //! | `sockets` | what is held for services beside their network |
+//! | `bandwidth` | how much their links carry |
 //! | `talk` | who may talk to whom |
 //! | `timers` | the clock on the wall |
 //! | `sessions` | further processes in a sandbox |
@@ -32,6 +33,7 @@
 
 mod adopt;
 mod apply;
+mod bandwidth;
 mod changes;
 mod conditions;
 mod connections;
@@ -490,6 +492,7 @@ impl Supervisor {
             let outcome = self.fleet.apply(input, now());
             for name in &outcome.swapped {
                 self.change_places(name);
+                self.settle_bandwidth(name);
                 self.point(name, "places-changed");
             }
             for (name, before) in bounded {
@@ -500,6 +503,7 @@ impl Supervisor {
                 self.settle_all_talk();
                 self.settle_ingress();
                 self.settle_firewall();
+                self.settle_all_bandwidth();
             }
             for notice in &outcome.notices {
                 self.tell(notice);
@@ -565,6 +569,7 @@ impl Supervisor {
             publish: net.reserved.iter().map(|(publish, _)| *publish).collect(),
             egress: net.egress == Egress::Any,
             reach: net.reach().to_vec(),
+            bandwidth: net.bandwidth,
             is_fleeting: net.is_fleeting,
             firewall: net.firewall,
         });

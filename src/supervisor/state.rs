@@ -27,7 +27,7 @@ use crate::{
     launch::{LaunchFault, Traces},
     machine::{Usage, fleet::Entry, timer::Stamp},
     net::{addr::Assignments, forwarding::Changed, link::LinkPlan},
-    spec::{Destination, Firewall, Publish, UnitName},
+    spec::{Bandwidth, Destination, Firewall, Publish, UnitName},
     sys::SysError,
 };
 
@@ -104,6 +104,9 @@ pub(super) struct NetRecord {
     /// Where to, if not anywhere.
     #[serde(default)]
     pub(super) reach: Vec<Destination>,
+    /// How much its link carries.
+    #[serde(default)]
+    pub(super) bandwidth: Bandwidth,
     /// It goes with its run.
     pub(super) is_fleeting: bool,
     /// What was done about tables of others.

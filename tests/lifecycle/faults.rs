@@ -25,7 +25,8 @@ fn rich(world: &World) -> String {
         "service.command = [\"{PROBE}\", \"__probe\", \"http\", \"80\"]\n{mounts}\n\
          rootfs.hide = [\"/usr/share\"]\nrootfs.read_only = [\"/tmp\"]\nservice.oom_score_adj = 500\n\
          security.credentials = [{{ name = \"t\", command = \"/bin/true\" }}]\n\
-         network.publish = [\"8081:80\", \"8082:81/udp\"]\nnetwork.egress = \"any\"\n"
+         network.publish = [\"8081:80\", \"8082:81/udp\"]\nnetwork.egress = \"any\"\n\
+         network.bandwidth.ingress = \"1Gbit\"\n"
     )
 }
 

@@ -121,7 +121,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             publish => "network.publish", egress => "network.egress",
             address_families => "network.address_families";
         Live: allow_to => "network.allow_to", allow_from => "network.allow_from",
-            firewall => "network.firewall";
+            firewall => "network.firewall", bandwidth => "network.bandwidth";
     });
     compare!(&mut diff, &old.security, &new.security, Security but for [] {
         Restart: no_new_privs => "security.no_new_privs", capabilities => "security.capabilities",

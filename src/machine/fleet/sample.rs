@@ -9,9 +9,10 @@ use std::{
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
-        Activation, After, Base, Denial, Dev, Egress, Families, Firewall, Full, Hooks, Kind, Landlock,
-        Limits, LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rollout, Rootfs, Seccomp,
-        Security, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec, Writable,
+        Activation, After, Bandwidth, Base, Denial, Dev, Egress, Families, Firewall, Full, Hooks, Kind,
+        Landlock, Limits, LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rollout, Rootfs,
+        Seccomp, Security, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec,
+        Writable,
         limits::{CpuLimits, IoLimits, MemoryLimits, Oom},
     },
 };
@@ -94,6 +95,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             egress: Egress::None,
             allow_to: Vec::new(),
             allow_from: Vec::new(),
+            bandwidth: Bandwidth::default(),
             address_families: Families::Default,
             firewall: Firewall::Detect,
         },

@@ -8,6 +8,7 @@ mod credentials;
 mod hooks;
 mod http;
 mod limits;
+mod link;
 mod namespaces;
 mod network;
 mod owners;
@@ -173,6 +174,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     relations.tell(&mut unit, &mut claims);
     sockets::two_runs(reader, &unit);
     sockets::many_runs(reader, &unit);
+    link::held_by_power(reader, &unit);
     match std::mem::take(&mut reader.found) {
         found if found.is_empty() => Ok((unit, claims)),
         found => Err(found),

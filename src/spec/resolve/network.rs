@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range};
 
-use super::{Claims, Reader};
+use super::{Claims, Reader, link};
 use crate::{
     config::{
         Diagnostic,
@@ -45,12 +45,22 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     let address_families = address_families(reader);
     let firewall = reader.word("network.firewall", &table.firewall, FIREWALLS).unwrap_or_default();
     only_with_a_link(reader, mode);
-    let publish = claims.publish.iter().map(|(publish, _)| *publish).collect();
     let mtu = mtu.and_then(|mtu| u32::try_from(mtu).ok());
-    (
-        Network { mode, address, mtu, publish, egress, allow_to, allow_from, address_families, firewall },
-        claims,
-    )
+    let bandwidth = link::bandwidth(reader, mtu);
+    let publish = claims.publish.iter().map(|(publish, _)| *publish).collect();
+    let network = Network {
+        mode,
+        address,
+        mtu,
+        publish,
+        egress,
+        allow_to,
+        allow_from,
+        bandwidth,
+        firewall,
+        address_families,
+    };
+    (network, claims)
 }
 
 fn mode(reader: &mut Reader<'_>) -> NetworkMode {
@@ -213,6 +223,7 @@ fn only_with_a_link(reader: &mut Reader<'_>, mode: NetworkMode) {
         ("allow_to", table.allow_to.iter().flatten().next().map(Text::span)),
         ("firewall", table.firewall.as_ref().map(Text::span)),
         ("allow_from", table.allow_from.iter().flatten().next().map(Text::span)),
+        ("bandwidth", table.bandwidth.as_ref().map(toml::Spanned::span)),
     ];
     for (key, span) in spans {
         if let Some(span) = span {

@@ -1,0 +1,148 @@
+//! What a file says about a service's link, as the kernel's own counters and tables tell it.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpStream, UdpSocket},
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::support::{World, wait_until, world::describe};
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn sh(command: &str) -> String {
+    let output = Command::new("sh").args(["-ec", command]).output().expect("a shell");
+    assert!(output.status.success(), "{command}: {}", describe(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn json(command: &str) -> Value {
+    let text = sh(command);
+    serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text }).expect("it prints JSON")
+}
+
+/// As root of the host in the network namespace of a service, whose programs are not asked.
+fn inside(world: &World, name: &str, command: &str) -> Value {
+    json(&format!("nsenter --net=/proc/{}/ns/net {command}", world.pid(name)))
+}
+
+fn address(world: &World, name: &str) -> String {
+    world.address(name).split('/').next().unwrap_or_default().to_owned()
+}
+
+/// The host's end of a service's link: what the host's route to it leads over.
+fn host_end(world: &World, name: &str) -> String {
+    let route = json(&format!("ip -j route get {}", address(world, name)));
+    route[0]["dev"].as_str().expect("a link").to_owned()
+}
+
+/// The first qdisc at the host's end and at the service's, with what they have counted.
+fn qdiscs(world: &World, name: &str) -> [Value; 2] {
+    let host = json(&format!("tc -s -j qdisc show dev {}", host_end(world, name)));
+    [host[0].clone(), inside(world, name, "tc -s -j qdisc show dev eth0")[0].clone()]
+}
+
+fn rates(world: &World, name: &str) -> [Option<u64>; 2] {
+    qdiscs(world, name).map(|qdisc| (qdisc["kind"] == "tbf").then(|| qdisc["options"]["rate"].as_u64())?)
+}
+
+fn count(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_else(|| panic!("no {key} in {value}"))
+}
+
+pub fn what_a_link_carries_is_bounded_in_both_directions(world: &mut World) {
+    let bounds = "network.bandwidth = { ingress = \"20Mbit\", egress = \"1MB/s\", burst = \"32K\" }";
+    world.write_service("tcp", &world.probe_toml(&["echo", "80"], bounds));
+    world.write_service("udp", &world.probe_toml(&["udp", "53"], bounds));
+    world.write_service("free", &world.probe_toml(&["echo", "80"], ""));
+    world.start();
+    for name in ["tcp", "udp", "free"] {
+        world.wait_state(name, "active");
+    }
+    assert_eq!(rates(world, "tcp"), [Some(2_500_000), Some(1_000_000)]);
+    assert_eq!(rates(world, "free"), [None, None]);
+    let at = format!("{}:80", address(world, "tcp"));
+    wait_until("it listens", LONG, || TcpStream::connect(&at).is_ok());
+    // Far more than the buckets hold, there and back.
+    let sent = vec![7; 512 << 10];
+    let mut stream = TcpStream::connect(&at).expect("it listens");
+    stream.set_read_timeout(Some(LONG)).expect("a socket");
+    let mut back = vec![0; sent.len()];
+    std::thread::scope(|scope| {
+        let mut writer = stream.try_clone().expect("dup");
+        scope.spawn(|| writer.write_all(&sent).map(|()| writer));
+        stream.read_exact(&mut back).expect("all of it comes back");
+    });
+    assert!(back == sent, "whole");
+    for qdisc in qdiscs(world, "tcp") {
+        assert!(count(&qdisc, "bytes") > 512 << 10, "{qdisc}");
+        assert!(count(&qdisc, "overlimits") > 0, "it had to wait: {qdisc}");
+    }
+    // A flood of datagrams: what does not fit is dropped before it reaches the service, and counted.
+    let at = format!("{}:53", address(world, "udp"));
+    // What one socket may have on its way fits into the queue; what all of them may does not.
+    let sockets: [UdpSocket; 8] = std::array::from_fn(|_| UdpSocket::bind("0.0.0.0:0").expect("a socket"));
+    sockets.iter().for_each(|socket| socket.set_nonblocking(true).expect("a socket"));
+    let sent = (0..4000).filter(|n| sockets[n % 8].send_to(&[7; 1400], &at).is_ok()).count() as u64;
+    let settled = || {
+        let qdisc = &qdiscs(world, "udp")[0];
+        count(qdisc, "packets") + count(qdisc, "drops") >= sent && count(qdisc, "backlog") == 0
+    };
+    wait_until("the queue has run empty", LONG, settled);
+    let [to, from] = qdiscs(world, "udp");
+    assert!(count(&to, "drops") > 0 && count(&to, "overlimits") > 0, "{to}");
+    let link = inside(world, "udp", "ip -s -j link show dev eth0");
+    let got = count(&link[0]["stats64"]["rx"], "packets");
+    assert!(got < sent, "{got} of {sent}");
+    assert_eq!(got, count(&to, "packets"), "what the qdisc let through, and nothing else: {to}");
+    assert!(count(&from, "overlimits") > 0, "the echo is bounded as well: {from}");
+    let free = inside(world, "free", "tc -j qdisc show dev eth0");
+    assert_eq!(free[0]["kind"], "noqueue");
+}
+
+pub fn its_bounds_follow_the_file_and_stay_over_restarts_and_takeovers(world: &mut World) {
+    let write = |world: &World, keys: &str| {
+        world.write_service("web", &world.probe_toml(&["wait"], keys));
+    };
+    write(world, "network.bandwidth.ingress = \"20Mbit\"");
+    world.start();
+    world.wait_state("web", "active");
+    assert_eq!(rates(world, "web"), [Some(2_500_000), None]);
+    let (run, link) = (world.run_id("web"), host_end(world, "web"));
+    // Another bound, in the other direction as well; no restart.
+    write(world, "network.bandwidth = { ingress = \"4Mbit\", egress = \"2MiB/s\" }");
+    world.ok(&["daemon-reload"]);
+    wait_until("the new bounds hold", LONG, || rates(world, "web") == [Some(500_000), Some(2 << 20)]);
+    assert_eq!(world.run_id("web"), run);
+    // The network is kept over a restart, and so are its bounds.
+    world.ok(&["restart", "web"]);
+    world.wait_state("web", "active");
+    assert_eq!(host_end(world, "web"), link, "the same link");
+    assert_eq!(rates(world, "web"), [Some(500_000), Some(2 << 20)]);
+    // What somebody has taken away while nobody supervised is there again.
+    world.kill_supervisor();
+    sh(&format!("tc qdisc del dev {link} root"));
+    world.start();
+    assert_eq!(rates(world, "web"), [Some(500_000), Some(2 << 20)], "taken over");
+    // A file that changed while nobody supervised.
+    world.kill_supervisor();
+    write(world, "network.bandwidth.egress = \"1Gbit\"");
+    world.start();
+    wait_until("one bound is left", LONG, || rates(world, "web") == [None, Some(125_000_000)]);
+    write(world, "");
+    world.ok(&["daemon-reload"]);
+    wait_until("nothing is bounded", LONG, || rates(world, "web") == [None, None]);
+    // The service cannot do that itself: the namespace that its end is in is the host's.
+    write(world, "network.bandwidth.egress = \"1Gbit\"\nservice.user = \"root\"");
+    world.ok(&["daemon-reload"]);
+    wait_until("it is bounded", LONG, || {
+        world.state("web") == "active" && rates(world, "web") == [None, Some(125_000_000)]
+    });
+    let output =
+        world.palisade(&["exec", "web", "--", "/usr/sbin/tc", "qdisc", "del", "dev", "eth0", "root"]);
+    assert!(!output.status.success(), "{}", describe(&output));
+    assert_eq!(rates(world, "web"), [None, Some(125_000_000)]);
+}
