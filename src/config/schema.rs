@@ -423,6 +423,10 @@ pub struct NetworkTable {
     pub mode: Option<Text>,
     /// A fixed IPv4 address. Default: one is assigned and kept.
     pub address: Option<Text>,
+    /// A fixed hardware address of one host, such as `02:00:00:00:00:07`. Default: one that follows from the address.
+    pub mac: Option<Text>,
+    /// What the link is called inside, at most 15 bytes. Default: `eth0`.
+    pub interface: Option<Text>,
     /// Largest packet of the link in bytes, 68 to 65535. Default: the kernel's.
     pub mtu: Option<Spanned<i64>>,
     /// Ports of the host that lead to the service: `[addr:]hostport:port[/proto]`; `0.0.0.0:` is every IPv4 address of the host,

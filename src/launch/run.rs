@@ -133,7 +133,9 @@ fn within(
                 Some(address) => network.prefix4.slot(address).ok(),
                 None => last.checked_sub(slot.number),
             };
-            position.and_then(|position| LinkPlan::new(&network, (position, generation), mtu, publish))
+            let link =
+                position.and_then(|position| LinkPlan::new(&network, (position, generation), mtu, publish));
+            link.map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac))
         }
         NetworkMode::Veth | NetworkMode::None | NetworkMode::Host => None,
     };

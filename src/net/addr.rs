@@ -407,6 +407,44 @@ impl Mac {
     }
 }
 
+impl FromStr for Mac {
+    type Err = MacError;
+
+    fn from_str(text: &str) -> Result<Self, MacError> {
+        let pairs: Vec<&str> = text.split(':').collect();
+        let pair = |pair: &&str| match pair.as_bytes() {
+            [a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => u8::from_str_radix(pair, 16).ok(),
+            _ => None,
+        };
+        let bytes: Option<Vec<u8>> = pairs.iter().map(pair).collect();
+        let mac = bytes.and_then(|bytes| bytes.try_into().ok()).map(Self);
+        let mac = mac.ok_or_else(|| MacError::Syntax(text.to_owned()))?;
+        match mac.0 {
+            [0, 0, 0, 0, 0, 0] => Err(MacError::Nobodys),
+            [first, ..] if first & 1 != 0 => Err(MacError::Group(mac)),
+            [0x02, 0x51, ..] => Err(MacError::Hosts(mac)),
+            _ => Ok(mac),
+        }
+    }
+}
+
+/// What is wrong with a hardware address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MacError {
+    /// Not six pairs of hexadecimal digits.
+    #[error("{0:?} is not a hardware address")]
+    Syntax(String),
+    /// All zeros.
+    #[error("the hardware address of zeros is nobody's")]
+    Nobodys,
+    /// A multicast address, or that of everybody.
+    #[error("{0} is the hardware address of a group, not of one host")]
+    Group(Mac),
+    /// One of those that the host's ends of links have.
+    #[error("{0} is one of those that the host's ends of the links have")]
+    Hosts(Mac),
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -566,6 +604,27 @@ mod tests {
         let address = Ipv4Addr::new(10, 83, 0, 2);
         assert_eq!(Mac::guest(address).to_string(), "02:50:0a:53:00:02");
         assert_eq!(Mac::host(address).to_string(), "02:51:0a:53:00:02");
+    }
+
+    #[test]
+    fn a_mac_is_that_of_one_host() {
+        let said =
+            |text: &str| text.parse::<Mac>().map(|mac| mac.to_string()).map_err(|error| error.to_string());
+        assert_eq!(said("02:00:00:00:00:07").as_deref(), Ok("02:00:00:00:00:07"));
+        assert_eq!(said("AA:bb:0C:00:00:01").as_deref(), Ok("aa:bb:0c:00:00:01"));
+        for text in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:07:08",
+            "2:0:0:0:0:7",
+            "02-00-00-00-00-07",
+            "+2:00:00:00:00:07",
+        ] {
+            assert_eq!(said(text), Err(format!("{text:?} is not a hardware address")));
+        }
+        for text in ["00:00:00:00:00:00", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "02:51:0a:53:00:02"] {
+            assert!(said(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub struct LinkPlan {
     pub host_mac: Mac,
     /// Hardware address of the service's end.
     pub guest_mac: Mac,
+    /// Name of the service's end.
+    #[serde(default = "usual_name")]
+    pub guest_if: String,
     /// Local clients come from 127.0.0.1 (`route_localnet` on the host's end; the nft table guards it).
     pub route_localnet: bool,
 }
@@ -106,9 +109,24 @@ impl LinkPlan {
             group: settings.group(),
             host_mac: Mac::host(address),
             guest_mac: Mac::guest(address),
+            guest_if: usual_name(),
             route_localnet: addr::published_on_loopback(publish),
         })
     }
+
+    /// The same link with the name and the hardware address that a file gives the service's end.
+    #[must_use]
+    pub fn called(mut self, interface: Option<&str>, mac: Option<Mac>) -> Self {
+        if let Some(interface) = interface {
+            interface.clone_into(&mut self.guest_if);
+        }
+        self.guest_mac = mac.unwrap_or(self.guest_mac);
+        self
+    }
+}
+
+fn usual_name() -> String {
+    GUEST_IF.to_owned()
 }
 
 /// Makes the link of `plan` between the namespace of `host` and `netns`, both ends up.
@@ -116,7 +134,7 @@ impl LinkPlan {
 /// # Errors
 /// The first message that failed; what had been made is gone again. EEXIST on RTM_NEWLINK: the name is taken.
 pub fn create(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), NetError> {
-    let args = format!("{:?}, veth, peer {GUEST_IF:?}", plan.host_if);
+    let args = format!("{:?}, veth, peer {:?}", plan.host_if, plan.guest_if);
     host.request(Request::new(
         RouteNetlinkMessage::NewLink(veth(netns, plan)),
         NLM_F_CREATE | NLM_F_EXCL,
@@ -135,7 +153,7 @@ pub fn create(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), 
 /// the first client's first packet is not lost.
 fn connect(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), NetError> {
     let mut guest = netns.within(Netlink::route)??;
-    let index = index(&guest, GUEST_IF)?;
+    let index = index(&guest, &plan.guest_if)?;
     guest.requests(guest_side(index, plan))?;
     host_settings(plan)?;
     let host_index = self::index(host, &plan.host_if)?;
@@ -144,7 +162,7 @@ fn connect(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), Net
     // Before, its first packet may be early, and that only when it speaks first.
     let mut message = LinkMessage::default();
     message.header.index = index;
-    let what = ("RTM_GETLINK", format!("{GUEST_IF:?}"));
+    let what = ("RTM_GETLINK", format!("{:?}", plan.guest_if));
     guest.request(Request::new(RouteNetlinkMessage::GetLink(message), 0, what))
 }
 
@@ -156,7 +174,7 @@ fn veth(netns: &NetNs, plan: &LinkPlan) -> LinkMessage {
         end.attributes.extend(plan.mtu.map(LinkAttribute::Mtu));
         end
     };
-    let mut peer = end(GUEST_IF, plan.guest_mac);
+    let mut peer = end(&plan.guest_if, plan.guest_mac);
     peer.attributes.push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
     // Both ends stay down: the peer cannot go up before the pair is one (ENOTCONN), and the host's end would make itself
     // an IPv6 address before its settings are written.
@@ -235,7 +253,7 @@ fn host_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
 
 /// The same for the service's end.
 fn guest_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
-    let mut all = vec![set_up(index, GUEST_IF, LinkFlags::Up)];
+    let mut all = vec![set_up(index, &plan.guest_if, LinkFlags::Up)];
     for (address, gateway) in plan.ends() {
         let mut default = route(address);
         // onlink: the gateway is in no network of the link's, there is none.
@@ -248,7 +266,7 @@ fn guest_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
             Request::new(
                 RouteNetlinkMessage::NewRoute(default),
                 NLM_F_CREATE | NLM_F_EXCL,
-                ("RTM_NEWROUTE", format!("default, via {gateway}, {GUEST_IF:?}")),
+                ("RTM_NEWROUTE", format!("default, via {gateway}, {:?}", plan.guest_if)),
             ),
             add_neighbour(index, gateway, plan.host_mac),
         ]);
@@ -337,11 +355,6 @@ fn set_up(index: u32, name: &str, flags: LinkFlags) -> Request {
     message.header.flags = flags;
     message.header.change_mask = flags;
     Request::new(RouteNetlinkMessage::SetLink(message), 0, ("RTM_SETLINK", format!("{name:?}, up")))
-}
-
-/// The name of the service's end.
-pub(super) fn guest_if(_: &LinkPlan) -> &str {
-    GUEST_IF
 }
 
 /// The kernel looks in the namespace of the socket; a dump would cost as much as there are services.

@@ -34,7 +34,7 @@ const HANDLE: TcHandle = TcHandle { major: 1, minor: 0 };
 pub fn set(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan, wanted: &Bandwidth) -> Result<(), NetError> {
     let bucket = |rate: Option<u64>| rate.map(|rate| wanted.bucket(rate, plan.mtu));
     one(host, &plan.host_if, bucket(wanted.ingress))?;
-    one(&mut netns.within(Netlink::route)??, link::guest_if(plan), bucket(wanted.egress))
+    one(&mut netns.within(Netlink::route)??, &plan.guest_if, bucket(wanted.egress))
 }
 
 fn one(socket: &mut Netlink, name: &str, bucket: Option<Bucket>) -> Result<(), NetError> {

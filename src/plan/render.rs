@@ -74,7 +74,8 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
             let mtu = link.mtu.map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();
             let v6 = link.v6.map(|pair| format!(", {}/128 via {}", pair.address, pair.gateway));
             let v4 = format!("{}/32 via {}", link.address, link.gateway);
-            ("veth.create", format!("{} <-> eth0 {v4}{}{mtu}", link.host_if, v6.unwrap_or_default()))
+            let ends = format!("{} <-> {}", link.host_if, link.guest_if);
+            ("veth.create", format!("{ends} {v4}{}{mtu}", v6.unwrap_or_default()))
         }
         HostStep::Publish(publish) => ("publish", publish.to_string()),
         HostStep::Bandwidth(bandwidth) => ("bandwidth", bandwidth.to_string()),

@@ -239,6 +239,15 @@ fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Op
         );
         return Err(refused("network.address", reason));
     }
+    for (key, is_given) in
+        [("network.mac", network.mac.is_some()), ("network.interface", network.interface.is_some())]
+    {
+        if is_given {
+            let reason =
+                "a link of an ordinary user's is made by another program: leave it out, or run this as root";
+            return Err(refused(key, reason));
+        }
+    }
     if !network.bandwidth.is_unbounded() {
         let reason = "only a link of root's can be bounded: leave `bandwidth` out, or run this as root";
         return Err(refused("network.bandwidth", reason));
@@ -412,6 +421,8 @@ mod tests {
             ("security.capabilities = ['CAP_NET_RAW']", caller(), "security.capabilities"),
             ("limits.memory.max = '1G'", Caller { has_cgroup: false, ..caller() }, "limits"),
             ("network.address = '10.83.0.9'", caller(), "network.address"),
+            ("network.mac = '02:00:00:00:00:07'", caller(), "network.mac"),
+            ("network.interface = 'web0'", caller(), "network.interface"),
             ("network.bandwidth.egress = '1Mbit'", caller(), "network.bandwidth"),
             ("network.publish = ['80:80']", caller(), "network.publish"),
             ("network.publish = ['8080:80']", poor.clone(), "network.publish"),

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Bandwidth, Families, UnitName};
+use crate::net::addr::Mac;
 
 /// `[network]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,12 @@ pub struct Network {
     pub mode: NetworkMode,
     /// A fixed address; none: one is assigned and kept.
     pub address: Option<Ipv4Addr>,
+    /// A fixed hardware address; none: it derives from the address.
+    #[serde(default)]
+    pub mac: Option<Mac>,
+    /// What the link is called inside; none: eth0.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// Bytes.
     pub mtu: Option<u32>,
     /// Ports of the host that lead to the service.

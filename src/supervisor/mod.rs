@@ -804,6 +804,7 @@ impl Supervisor {
                 // A new letter for each namespace: the name of the last one is taken for a moment longer.
                 let generation = u32::try_from(run.0 % 26).unwrap_or_default();
                 LinkPlan::new(network, (position, generation), unit.network.mtu, &unit.network.publish)
+                    .map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac))
             }
             NetworkMode::None | NetworkMode::Host => None,
         };

@@ -9,7 +9,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{World, wait_until, world::describe};
+use crate::support::{
+    World, wait_until,
+    world::{describe, wait_http},
+};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -145,4 +148,32 @@ pub fn its_bounds_follow_the_file_and_stay_over_restarts_and_takeovers(world: &m
         world.palisade(&["exec", "web", "--", "/usr/sbin/tc", "qdisc", "del", "dev", "eth0", "root"]);
     assert!(!output.status.success(), "{}", describe(&output));
     assert_eq!(rates(world, "web"), [None, Some(125_000_000)]);
+}
+
+pub fn the_end_of_a_service_has_the_name_and_address_of_its_file(world: &mut World) {
+    let keys = "network.mac = \"02:00:00:00:00:07\"\nnetwork.publish = [\"8081:80\"]\n\
+                network.bandwidth.egress = \"1Gbit\"";
+    let write = |world: &World, keys: &str| {
+        world.write_service("web", &world.probe_toml(&["http", "80"], keys));
+    };
+    write(world, &format!("{keys}\nnetwork.interface = \"web0\""));
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    let link = inside(world, "web", "ip -j link show dev web0");
+    assert_eq!(link[0]["address"], "02:00:00:00:00:07");
+    let neighbours = json(&format!("ip -j neigh show dev {}", host_end(world, "web")));
+    assert_eq!(neighbours[0]["lladdr"], "02:00:00:00:00:07");
+    assert_eq!(inside(world, "web", "tc -j qdisc show dev web0")[0]["kind"], "tbf");
+    // The packet filter lets what comes from this address pass, and nothing that comes from another one.
+    let pins = sh("nft -j list set inet ptest pins");
+    assert!(pins.contains("02:00:00:00:00:07") && !pins.contains("02:50:"), "{pins}");
+    world.kill_supervisor();
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    // Another name is another link, and the kernel's default again.
+    write(world, keys);
+    world.ok(&["daemon-reload"]);
+    wait_until("it has its new name", LONG, || world.state("web") == "active" && world.run_id("web") > 1);
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    assert_eq!(inside(world, "web", "ip -j link show dev eth0")[0]["address"], "02:00:00:00:00:07");
 }

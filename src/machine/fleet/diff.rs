@@ -117,7 +117,8 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             dev => "rootfs.dev", proc => "rootfs.proc", sys => "rootfs.sys";
     });
     compare!(&mut diff, &old.network, &new.network, Network but for [] {
-        Restart: mode => "network.mode", address => "network.address", mtu => "network.mtu",
+        Restart: mode => "network.mode", address => "network.address", mac => "network.mac",
+            interface => "network.interface", mtu => "network.mtu",
             publish => "network.publish", egress => "network.egress",
             address_families => "network.address_families";
         Live: allow_to => "network.allow_to", allow_from => "network.allow_from",

@@ -90,6 +90,8 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
         network: Network {
             mode: NetworkMode::Veth,
             address: None,
+            mac: None,
+            interface: None,
             mtu: None,
             publish: Vec::new(),
             egress: Egress::None,

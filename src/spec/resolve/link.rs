@@ -6,11 +6,47 @@ use crate::{
         schema::Scalar,
         value::{self, Refusal},
     },
+    net::addr::{Mac, MacError},
     spec::{
         Bandwidth, Capability, Unit,
         bandwidth::{LEAST_RATE, MOST_BURST, least_burst},
     },
 };
+
+/// IFNAMSIZ without the NUL.
+const MAX_NAME: usize = 15;
+
+pub(super) fn mac(reader: &mut Reader<'_>) -> Option<Mac> {
+    let text = reader.file.tables.network.mac.as_ref()?;
+    let mac = reader.text(text)?.parse().map_err(|error: MacError| {
+        Refusal::new(error.to_string())
+            .hint("write such as \"02:00:00:00:00:07\": 02 marks it as one of your own")
+    });
+    reader.take(text.span(), mac)
+}
+
+pub(super) fn interface(reader: &mut Reader<'_>) -> Option<String> {
+    let text = reader.file.tables.network.interface.as_ref()?;
+    let name = reader.text(text)?;
+    reader.take(text.span(), interface_name(&name))
+}
+
+/// What the kernel takes as the name of a link, as far as programs cope with it.
+fn interface_name(name: &str) -> Result<String, Refusal> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let refusal = match name {
+        // Links of every namespace, and what /proc/sys/net has beside links.
+        "lo" | "all" | "default" | "." | ".." => Refusal::new(format!("no link can be called {name:?}")),
+        _ if name.len() > MAX_NAME => {
+            Refusal::new(format!("{name:?} is longer than the {MAX_NAME} bytes that a link's name may have"))
+        }
+        _ if name.is_empty() || name.starts_with('-') || !name.bytes().all(good) => {
+            Refusal::new(format!("{name:?} is not the name of a link"))
+        }
+        _ => return Ok(name.to_owned()),
+    };
+    Err(refusal.hint("write such as \"web0\": letters, digits, \".\", \"_\" and \"-\""))
+}
 
 pub(super) fn bandwidth(reader: &mut Reader<'_>, mtu: Option<u32>) -> Bandwidth {
     let Some(table) = &reader.file.tables.network.bandwidth else { return Bandwidth::default() };
