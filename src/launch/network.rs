@@ -10,6 +10,7 @@ use crate::{
     net::{
         NetError,
         addr::{NetworkSettings, Talk},
+        clash,
         conntrack::Conntrack,
         drops::{Drops, Refused},
         forwarding::{self, Changed},
@@ -102,6 +103,8 @@ pub struct NetworkHost {
     /// What the table refuses; none: nobody asks, or it cannot be heard.
     drops: Option<Drops>,
     route: Option<Netlink>,
+    /// That nobody else has our addresses was looked at.
+    is_alone: bool,
     /// Kept open: closing such a socket waits for the kernel, some 20 ms each time.
     conntrack: Option<Conntrack>,
     /// As with the one above.
@@ -126,6 +129,7 @@ impl NetworkHost {
             watches: false,
             drops: None,
             route: None,
+            is_alone: false,
             conntrack: None,
             others: None,
             passing: BTreeSet::new(),
@@ -297,6 +301,11 @@ impl NetworkHost {
     pub fn connect(&mut self, net: &mut Net, plan: &LinkPlan) -> Result<(), NetError> {
         let published = net.reserved.iter().map(|(publish, _)| publish);
         self.check_family(published.filter(|publish| publish.address.is_ipv6()))?;
+        if !self.is_alone {
+            let settings = self.settings.clone();
+            clash::check(self.route()?, &settings)?;
+            self.is_alone = true;
+        }
         // The rules are there before the link: no packet passes in between.
         self.table()?;
         link::create(self.route()?, &net.netns, plan)?;

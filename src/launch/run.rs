@@ -21,7 +21,7 @@ use crate::{
     init::{self, wire},
     machine::Cause,
     net::{
-        addr::NetworkSettings,
+        addr::MOST_RUNS,
         forwarding::Changed,
         link::LinkPlan,
         listen::{self, Held},
@@ -119,10 +119,7 @@ fn within(
         Err(fault) => return Ok(Ended::Fault(fault)),
     };
     // Runs of this kind count from the top of every range, a supervisor counts from the bottom.
-    let network = NetworkSettings {
-        name: format!("{}-run{}", settings.network.name, slot.number),
-        ..settings.network.clone()
-    };
+    let network = settings.network.of_run(slot.number);
     let link = match unit.network.mode {
         NetworkMode::Veth if !is_users => {
             // The name of the link of whoever had the slot before us is taken for a moment longer.
@@ -246,14 +243,12 @@ fn is_same_file(file: &std::fs::File, path: &Path) -> bool {
 }
 
 impl Slot {
-    const MOST: u32 = 1024;
-
     /// The run-time directory stays when everything else goes: a lock in a directory that may vanish locks nothing.
     fn take(dir: &Path) -> Result<Self, SysError> {
         std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o755)
             .create(dir)
             .map_err(|error| SysError::new("mkdir", dir.display().to_string(), error))?;
-        for number in 0..Self::MOST {
+        for number in 0..MOST_RUNS {
             let path = dir.join(format!("run-{number}.lock"));
             let lock = std::fs::OpenOptions::new()
                 .create(true)

@@ -4,14 +4,13 @@
 //! supervisors with different table names and prefixes never meet, and a restarted service is found where it was.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
 };
 
-use ipnet::Ipv6Net;
-
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{Door, Publish, UnitName};
@@ -22,6 +21,11 @@ pub const GROUP_BASE: u32 = 0x5053_0000;
 pub const GROUP_MASK: u32 = 0xffff_0000;
 /// The service's end of its link, under the name that programs expect.
 pub const GUEST_IF: &str = "eth0";
+
+/// Between the name of a supervisor's network and the number of a `palisade run` beside it.
+const RUN: &str = "-run";
+/// How many of those there may be at a time.
+pub const MOST_RUNS: u32 = 1024;
 
 /// What this supervisor's network is called and where its addresses come from (`[network]` of palisade.toml).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +81,29 @@ impl NetworkSettings {
     /// What the names of all this supervisor's links begin with: `ps1a2b-`.
     pub fn link_prefix(&self) -> String {
         format!("ps{:04x}-", self.tag())
+    }
+
+    /// Where services' addresses come from.
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        [self.prefix4.into()].into_iter().chain(self.prefix6.map(|prefix| prefix.0.into()))
+    }
+
+    /// The link groups of those that share the prefixes: this supervisor, and `palisade run` beside it, which counts from
+    /// the other end.
+    pub fn relatives(&self) -> BTreeSet<u32> {
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let base = match self.name.rsplit_once(RUN) {
+            Some((base, last)) if number(last) => base,
+            _ => &self.name,
+        };
+        let group = |name: &str| GROUP_BASE | u32::from(tag(name));
+        (0..MOST_RUNS).map(|n| group(&format!("{base}{RUN}{n}"))).chain([group(base)]).collect()
+    }
+
+    /// What `palisade run` calls its network, as the run with this number.
+    #[must_use]
+    pub fn of_run(&self, number: u32) -> Self {
+        Self { name: format!("{}{RUN}{number}", self.name), ..self.clone() }
     }
 
     /// Name of the host's end of a link, at most 15 bytes: `ps1a2b-7c`.
@@ -229,6 +256,12 @@ impl TryFrom<String> for Prefix4 {
 impl From<Prefix4> for String {
     fn from(prefix: Prefix4) -> String {
         prefix.to_string()
+    }
+}
+
+impl From<Prefix4> for IpNet {
+    fn from(prefix: Prefix4) -> IpNet {
+        IpNet::V4(Ipv4Net::new(prefix.addr, prefix.len).expect("checked when it was read"))
     }
 }
 
@@ -597,6 +630,11 @@ mod tests {
         assert_ne!(one.host_if(1, 0), two.host_if(1, 0));
         assert_ne!(one.group(), two.group());
         assert_eq!(one.group() & GROUP_MASK, GROUP_BASE);
+        // A run and its supervisor know each other, from either side.
+        assert_eq!(one.of_run(3).name, "palisade-run3");
+        assert_eq!(one.of_run(3).relatives(), one.relatives());
+        assert!(one.relatives().contains(&one.of_run(9).group()) && one.relatives().contains(&one.group()));
+        assert!(!one.relatives().contains(&two.group()));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`netns`] | network namespace | |
 //! | [`link`] | veth, address, route, neighbour | `NETLINK_ROUTE` |
+//! | [`clash`] | addresses and routes of others | `NETLINK_ROUTE` |
 //! | [`shape`] | token bucket | `NETLINK_ROUTE` |
 //! | [`nft`] | our table and its elements | `NETLINK_NETFILTER` |
 //! | [`drops`] | packets that were refused | `NETLINK_NETFILTER` |
@@ -24,6 +25,7 @@
 //! Called by the supervisor and by `launch`; knows nothing of files, units' lives or clocks.
 
 pub mod addr;
+pub mod clash;
 pub mod conntrack;
 pub mod drops;
 pub mod forwarding;
@@ -75,6 +77,21 @@ pub enum NetError {
         /// What nft printed on its standard error.
         text: String,
     },
+    /// The addresses that services are to get belong to somebody else.
+    #[error(
+        "services get their addresses from {prefix}, which meets {with}: write {} to [network] of palisade.toml",
+        free.map_or(format!("a free `{key}`"), |free| format!("`{key} = \"{free}\"` or another that is free"))
+    )]
+    Overlap {
+        /// Ours.
+        prefix: ipnet::IpNet,
+        /// What it meets, and where that is.
+        with: String,
+        /// The key of palisade.toml.
+        key: &'static str,
+        /// One that nobody has.
+        free: Option<ipnet::IpNet>,
+    },
     /// A port of the host belongs to somebody else.
     #[error("{}/{proto} is taken{by}", std::net::SocketAddr::new(*address, *port))]
     Taken {
@@ -103,6 +120,7 @@ impl NetError {
         match self {
             NetError::Sys(cause) | NetError::Netlink { cause, .. } => Some(cause.errno),
             NetError::NoIpv6(_) | NetError::NftMissing | NetError::NftText { .. } => None,
+            NetError::Overlap { .. } => Some(libc::EADDRNOTAVAIL),
             NetError::Taken { .. } | NetError::PathTaken { .. } => Some(libc::EADDRINUSE),
         }
     }
@@ -124,6 +142,7 @@ pub fn read_datagram(datagram: &[u8]) -> usize {
         if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) =
             NetlinkMessage::deserialize(message.bytes)
         {
+            found += clash::parts(inner.clone());
             found += link::parts(inner);
         }
     }

@@ -177,3 +177,68 @@ pub fn the_end_of_a_service_has_the_name_and_address_of_its_file(world: &mut Wor
     assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
     assert_eq!(inside(world, "web", "ip -j link show dev eth0")[0]["address"], "02:00:00:00:00:07");
 }
+
+pub fn addresses_that_somebody_has_are_given_to_nobody(world: &mut World) {
+    let web = world.probe_toml(&["http", "80"], "network.publish = [\"8081:80\"]");
+    world.write_service("web", &web);
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    // Another supervisor with the same addresses: it makes nothing, and the first one's service goes on.
+    let inner = world.dir().join("other");
+    std::fs::create_dir(&inner).expect("a new name");
+    let mut other = World::new(inner);
+    let config = |prefix: &str| {
+        format!(
+            "[cgroup]\npath = \"{}-other\"\n[network]\nname = \"pother\"\nprefix4 = \"{prefix}\"\n\
+             [ids]\nbase = 1900019712\ncount = 64\n",
+            world.name()
+        )
+    };
+    other.write("palisade.toml", &config("10.83.0.0/20"));
+    other.write_service("web", &other.probe_toml(&["http", "80"], "network.publish = [\"8082:80\"]"));
+    let links = sh("ip -br link | cut -d' ' -f1");
+    other.start();
+    other.wait_state("web", "failed");
+    let fault = other.status("web")["fault"].clone();
+    let error = fault["error"].as_str().unwrap_or_default().to_owned();
+    assert!(fault["step"].as_str().is_some_and(|step| step.ends_with("veth.create")), "{fault}");
+    assert!(error.contains("another supervisor") && error.contains("`prefix4 = \"10."), "{fault}");
+    assert_eq!(sh("ip -br link | cut -d' ' -f1"), links);
+    assert!(!sh("nft list tables").contains("pother"));
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    assert_eq!(other.stop(), Ok(()));
+    // What it says to write helps.
+    let free = error.split('"').nth(1).expect("a prefix").to_owned();
+    other.write("palisade.toml", &config(&free));
+    other.start();
+    assert_eq!(wait_http("127.0.0.1:8082", "/"), "web");
+    assert_eq!(other.stop(), Ok(()));
+    assert_eq!(world.stop(), Ok(()));
+    // A network that the host reaches, and one that it is in.
+    for (make, named) in [
+        ("ip route add 10.83.7.0/24 dev net0", "the route to 10.83.7.0/24 on net0"),
+        ("ip addr add 10.83.9.9/32 dev net0", "the address 10.83.9.9 on net0"),
+        ("ip -6 route add fd50:5300::/32 dev net0", "the route to fd50:5300::/32 on net0"),
+    ] {
+        sh(&format!("ip link add net0 type veth peer name net1; ip link set net0 up; {make}"));
+        world.start();
+        world.wait_state("web", "failed");
+        let fault = world.status("web")["fault"].to_string();
+        assert!(fault.contains(named), "{fault}");
+        assert!(!sh("nft list tables").contains("ptest"));
+        sh("ip link del net0");
+        world.ok(&["start", "web"]);
+        assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+        assert_eq!(world.stop(), Ok(()));
+    }
+    // A way out in two halves is no network; nor is one that is turned away.
+    sh("ip link add net0 type veth peer name net1; ip link set net0 up
+        ip route add 0.0.0.0/1 dev net0; ip route add unreachable 10.0.0.0/8");
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
+    // A run beside a supervisor has the same prefix, and counts from its end.
+    let once = world.run("service.command = [\"/bin/true\"]");
+    assert!(once.status.success(), "{}", describe(&once));
+    assert_eq!(world.stop(), Ok(()));
+    sh("ip link del net0; ip route del unreachable 10.0.0.0/8");
+}
