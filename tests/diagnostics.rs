@@ -104,7 +104,7 @@ snapshots! { file:
     health probes http ingress bandwidth link
 }
 snapshots! { house: ceiling profile }
-snapshots! { directory: cycle cycle_mixed address_clash port_clash socket_clash host_clash unknown_service drop_in }
+snapshots! { directory: cycle cycle_mixed address_clash port_clash socket_clash host_clash unknown_service drop_in joined_network }
 
 #[test]
 fn every_bad_file_has_its_snapshot() {

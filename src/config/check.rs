@@ -12,8 +12,8 @@ use super::{
     value::nearest,
 };
 use crate::spec::{
-    self, Host, Listen, MOST, Namespace, Namespaces, Proto, Publish, Socket, SocketKind, UnitName,
-    UserNamespace,
+    self, Host, Listen, MOST, Namespace, Namespaces, NetworkMode, Proto, Publish, Socket, SocketKind,
+    UnitName, UserNamespace,
 };
 
 /// The services of all files.
@@ -106,6 +106,7 @@ fn borrowed(known: &Known<'_>, name: &UnitName, checked: &Checked) -> Vec<Diagno
         let message = format!("{of} has no {kind} namespace of its own to join");
         found.push(Diagnostic::at(known.at(name, span), message).hint(hint));
     }
+    found.extend(borrowed_network(known, name, checked));
     for (of, span) in &checked.claims.shares {
         let hint = match known.resolved.get(of).map(|other| &other.unit.namespaces.user) {
             None | Some(UserNamespace::Auto) => continue,
@@ -120,6 +121,29 @@ fn borrowed(known: &Known<'_>, name: &UnitName, checked: &Checked) -> Vec<Diagno
         found.push(Diagnostic::at(known.at(name, span), message).hint(hint));
     }
     found
+}
+
+/// A network namespace is joined where it outlives a run, and is somebody's own.
+fn borrowed_network(known: &Known<'_>, name: &UnitName, checked: &Checked) -> Option<Diagnostic> {
+    let of = checked.unit.network.joined()?;
+    let (_, span) = checked.claims.joins.last()?;
+    let theirs = &known.resolved.get(of)?.unit;
+    let (message, hint) = match &theirs.network.mode {
+        NetworkMode::Join(third) => (
+            format!("{of} has no network of its own to join"),
+            format!("write \"join:{third}\", whose it is"),
+        ),
+        NetworkMode::Host => (
+            format!("{of} has no network of its own to join"),
+            "write \"host\", if the host's is what is meant".to_owned(),
+        ),
+        NetworkMode::Veth | NetworkMode::None if theirs.has_network_power() => (
+            format!("{of} has power over its network, which is therefore another one in every run"),
+            format!("leave CAP_NET_ADMIN and CAP_NET_RAW out of {of}.toml, or do without its network"),
+        ),
+        NetworkMode::Veth | NetworkMode::None => return None,
+    };
+    Some(Diagnostic::at(known.at(name, span), message).hint(hint))
 }
 
 /// The kinds of namespaces that are joined, in the order of `Claims::joins`.

@@ -419,7 +419,9 @@ pub struct TmpfsTable {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct NetworkTable {
-    /// `veth` (a routed point-to-point link), `none` (loopback alone) or `host`. Default: `veth`.
+    /// `veth` (a routed point-to-point link), `none` (loopback alone), `join:NAME` (all that the service of this name has,
+    /// ports included: it is required, and started before; what is said of links, ports and destinations stands in its file)
+    /// or `host`. Default: `veth`.
     pub mode: Option<Text>,
     /// A fixed IPv4 address. Default: one is assigned and kept.
     pub address: Option<Text>,

@@ -315,6 +315,12 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         "a namespace can only be joined while its owner runs under the same supervisor: start that service first",
     ),
     (
+        "netns.join",
+        "",
+        libc::ESRCH,
+        "a network can only be joined while its service is up under the same supervisor: start that service first",
+    ),
+    (
         "exec",
         "",
         libc::ENOENT,

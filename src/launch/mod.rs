@@ -106,6 +106,8 @@ pub struct Given {
     pub stdin: Option<OwnedFd>,
     /// The services whose namespaces may be joined.
     pub peers: Peers,
+    /// The network namespace that is joined.
+    pub joined: Option<NetNs>,
     /// The credentials, where they were read already.
     pub secrets: Option<Vec<credentials::Secret>>,
     /// Copies of the held sockets.
@@ -335,6 +337,12 @@ impl Launcher {
             HostStep::NetNs => {
                 let is_fleeting = launch.unit.has_network_power();
                 *launch.net = Some(Net { is_fleeting, ..Net::new(NetNs::create()?) });
+                launch.undo.push(Undo::Net);
+            }
+            HostStep::NetNsJoin(of) => {
+                let joined = launch.given.joined.take().ok_or_else(|| StepError::NotRunning(of.clone()))?;
+                // Whose it is keeps it.
+                *launch.net = Some(Net { is_fleeting: true, ..Net::new(joined) });
                 launch.undo.push(Undo::Net);
             }
             HostStep::NetNsOwn => {

@@ -120,7 +120,7 @@ fn within(
     };
     // Runs of this kind count from the top of every range, a supervisor counts from the bottom.
     let network = settings.network.of_run(slot.number);
-    let link = match unit.network.mode {
+    let link = match &unit.network.mode {
         NetworkMode::Veth if !is_users => {
             // The name of the link of whoever had the slot before us is taken for a moment longer.
             let generation = std::process::id() % 26;
@@ -134,7 +134,7 @@ fn within(
                 position.and_then(|position| LinkPlan::new(&network, (position, generation), mtu, publish));
             link.map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac))
         }
-        NetworkMode::Veth | NetworkMode::None | NetworkMode::Host => None,
+        NetworkMode::Veth | NetworkMode::None | NetworkMode::Join(_) | NetworkMode::Host => None,
     };
     let mut launcher = match Launcher::open(&slot.dir, tree, NetworkHost::new(network), is_users) {
         Err(error) if is_users => {

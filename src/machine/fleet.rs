@@ -236,7 +236,12 @@ impl Entry {
 
     /// Those without which it is not launched: `requires`, `binds_to`, and the owners of namespaces that it joins.
     fn needs(&self) -> impl Iterator<Item = &UnitName> {
-        self.unit.requires.iter().chain(&self.unit.binds_to).chain(self.joined())
+        self.unit
+            .requires
+            .iter()
+            .chain(&self.unit.binds_to)
+            .chain(self.joined())
+            .chain(self.unit.network.joined())
     }
 
     /// The owners of namespaces that it joins.
@@ -655,14 +660,16 @@ impl Fleet {
         // Of a run that never took the place of another nobody has anything.
         if is_gone && !(name.is_twin() && self.entries.get(name).is_some_and(|twin| twin.role == Role::Next))
         {
-            self.follow(&name.base(), out);
+            let owner = name.base();
+            self.follow(|entry| entry.joined().any(|name| *name == owner), out);
         }
     }
 
-    /// A sandbox is gone: who has joined one of its namespaces shares it with nobody any more, and follows into the next.
-    fn follow(&mut self, owner: &UnitName, out: &mut Outcome) {
+    /// A sandbox, or a network, is gone: who has joined a namespace of it shares that with nobody any more, and follows into
+    /// the next.
+    fn follow(&mut self, has_joined: impl Fn(&Entry) -> bool, out: &mut Outcome) {
         let is_left = |entry: &&Entry| {
-            entry.joined().any(|name| name == owner)
+            has_joined(entry)
                 && entry.goal == Goal::Up
                 && matches!(entry.life.state, State::Starting { .. } | State::Running { .. })
         };
@@ -861,8 +868,13 @@ impl Fleet {
             out.notices.push(Notice { name: name.clone(), at: now, news });
         }
         tell(name, &before.state, entry, out);
+        let is_released = actions.contains(&Action::Release);
         out.effects.extend(actions.into_iter().map(|action| Effect { name: name.clone(), action }));
         self.count_as_one(name, out);
+        if is_released {
+            // A network outlives the runs in it, and is joined for as long.
+            self.follow(|entry| entry.unit.network.joined() == Some(name), out);
+        }
     }
 
     fn aim(&mut self, name: &UnitName, goal: Goal, out: &mut Outcome) {

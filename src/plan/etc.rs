@@ -29,12 +29,12 @@ pub(super) fn files(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
         ("/etc/machine-id".into(), format!("{}\n", assigned.machine_id)),
     ];
     // Who may not go out has nobody to ask; and a root's own file would name servers of wherever it was made.
-    let resolv = match (unit.network.mode, &unit.network.egress) {
+    let resolv = match (&unit.network.mode, &unit.network.egress) {
         (NetworkMode::Host, _) => facts.resolv_conf.first().cloned().filter(|text| !text.is_empty()),
         (NetworkMode::Veth, Egress::Any | Egress::Only(_)) => {
             facts.resolv_conf.iter().find_map(|text| resolv_conf(text))
         }
-        (NetworkMode::Veth, Egress::None) | (NetworkMode::None, _) => None,
+        (NetworkMode::Veth, Egress::None) | (NetworkMode::None | NetworkMode::Join(_), _) => None,
     };
     files.extend(resolv.map(|text| ("/etc/resolv.conf".into(), text)));
     if unit.rootfs.base == Base::Host {

@@ -74,6 +74,8 @@ pub enum HostStep {
     NetNs,
     /// Uses the network namespace that the service had before; what earlier runs left on its ports was swept out.
     NetNsKept,
+    /// Takes hold of the network namespace of a service that is up, for as long as the run lasts.
+    NetNsJoin(UnitName),
     /// Takes hold of the network namespace that was born with the sandbox, and sets its loopback up.
     NetNsOwn,
     /// Makes the link between host and namespace.
@@ -240,6 +242,10 @@ fn raised(unit: &Unit, facts: &HostFacts) -> Vec<(Rlimit, Bounds)> {
 
 fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
     if unit.network.mode == NetworkMode::Host {
+        return;
+    }
+    if let Some(of) = unit.network.joined() {
+        steps.push(HostStep::NetNsJoin(of.clone()));
         return;
     }
     if assigned.netns_kept {

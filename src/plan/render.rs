@@ -61,6 +61,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         HostStep::Join { kind, of } => ("ns.join", format!("{}:{of}", kind.name())),
         HostStep::NetNs => ("netns.create", "lo up".into()),
         HostStep::NetNsOwn => ("netns.own", "of the service's user namespace, lo up".into()),
+        HostStep::NetNsJoin(of) => ("netns.join", of.to_string()),
         HostStep::NetNsKept => ("netns.keep", String::new()),
         HostStep::Unprivileged(made) => {
             let missing: String = made.missing.iter().map(|missing| format!("; {missing}")).collect();

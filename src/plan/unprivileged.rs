@@ -230,6 +230,11 @@ fn namespaces(unit: &Unit, caller: &Caller) -> Result<(), Refused> {
 
 fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Option<UserLink>, Refused> {
     let network = &unit.network;
+    if let Some(of) = network.joined() {
+        let reason =
+            format!("there is no supervisor here that keeps the network of {of}: run this as root under one");
+        return Err(refused("network.mode", reason));
+    }
     if network.mode != NetworkMode::Veth {
         return Ok(None);
     }
@@ -421,6 +426,7 @@ mod tests {
             ("security.capabilities = ['CAP_NET_RAW']", caller(), "security.capabilities"),
             ("limits.memory.max = '1G'", Caller { has_cgroup: false, ..caller() }, "limits"),
             ("network.address = '10.83.0.9'", caller(), "network.address"),
+            ("network.mode = 'join:db'", caller(), "network.mode"),
             ("network.mac = '02:00:00:00:00:07'", caller(), "network.mac"),
             ("network.interface = 'web0'", caller(), "network.interface"),
             ("network.bandwidth.egress = '1Mbit'", caller(), "network.bandwidth"),

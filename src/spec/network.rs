@@ -58,15 +58,27 @@ pub enum Firewall {
 }
 
 /// `network.mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
     /// A routed point-to-point link.
     Veth,
     /// A network namespace with loopback alone.
     None,
+    /// The network namespace of another service, with all that is in it.
+    Join(UnitName),
     /// The host's network.
     Host,
+}
+
+impl Network {
+    /// The service whose network namespace it has.
+    pub fn joined(&self) -> Option<&UnitName> {
+        match &self.mode {
+            NetworkMode::Join(name) => Some(name),
+            NetworkMode::Veth | NetworkMode::None | NetworkMode::Host => None,
+        }
+    }
 }
 
 /// One published port.

@@ -88,7 +88,7 @@ use crate::{
         self, Action, Mono, RunId, State, Usage,
         fleet::{Effect, Fleet, Input, News, Report},
     },
-    net::link::LinkPlan,
+    net::{link::LinkPlan, netns::NetNs},
     plan,
     spec::{Egress, HostFacts, NetworkMode, Owner, Stage, Unit, UnitName, UserNamespace},
     sys::SysError,
@@ -630,7 +630,8 @@ impl Supervisor {
             let plan = self.plan(&unit, &assigned);
             let service = plan::ids_on_host(&unit, &assigned, &self.facts);
             let peers = self.peers(&unit);
-            let given = Given { service, stdin, peers, secrets, sockets, stored };
+            let joined = self.joined_net(&unit);
+            let given = Given { service, stdin, peers, joined, secrets, sockets, stored };
             let launch = self.launcher.prepare((&unit, &assigned, &plan), &mut net, given)?;
             self.point(name, "launch-prepared");
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
@@ -697,6 +698,20 @@ impl Supervisor {
         unit.namespaces.joined().filter_map(|name| Some((name.clone(), init(name)?))).collect()
     }
 
+    /// The network namespace of another service that a service has; none where that one is not up.
+    fn joined_net(&self, unit: &Unit) -> Option<NetNs> {
+        self.nets.get(unit.network.joined()?)?.netns.try_clone().ok()
+    }
+
+    /// Whether another service is in the network namespace of this one.
+    fn has_guests(&self, name: &UnitName) -> bool {
+        let entries = self.fleet.entries();
+        let is_guest = |other: &UnitName| {
+            entries.get(other).is_some_and(|entry| entry.unit.network.joined() == Some(name))
+        };
+        self.nets.keys().any(is_guest)
+    }
+
     /// The network of earlier runs, with their leftovers swept out. Where the kernel cannot do that (connections in
     /// TIME_WAIT on Linux 6.1), it is given up: a server that does not set SO_REUSEADDR could not bind in it.
     ///
@@ -711,6 +726,10 @@ impl Supervisor {
         if net.is_fleeting || unit.has_network_power() {
             self.release(name);
             return None;
+        }
+        if self.has_guests(name) {
+            // Among what is left without an owner is what they have just closed, and is yet to be sent.
+            return self.nets.remove(name);
         }
         match crate::net::sockdiag::sweep(&net.netns) {
             Ok(swept) if swept.left == 0 => return self.nets.remove(name),
@@ -793,7 +812,7 @@ impl Supervisor {
         let Some((_, slot)) = slots else {
             return Err(self.no_slot(&[name, owner]));
         };
-        let link = match unit.network.mode {
+        let link = match &unit.network.mode {
             NetworkMode::Veth => {
                 let network = &self.launcher.network.settings;
                 let position = self
@@ -806,7 +825,7 @@ impl Supervisor {
                 LinkPlan::new(network, (position, generation), unit.network.mtu, &unit.network.publish)
                     .map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac))
             }
-            NetworkMode::None | NetworkMode::Host => None,
+            NetworkMode::None | NetworkMode::Join(_) | NetworkMode::Host => None,
         };
         self.note_assigned(before)?;
         let (talk, peers) = self.talks(unit);

@@ -274,7 +274,7 @@ impl Supervisor {
     }
 
     fn connection(&self, name: &UnitName, at: std::net::SocketAddr, request: Vec<u8>) -> Result<Way, String> {
-        let mode = self.fleet.entry(name).map(|entry| entry.unit.network.mode);
+        let mode = self.fleet.entry(name).map(|entry| &entry.unit.network.mode);
         let netns = match (mode, self.nets.get(&name.base())) {
             (Some(NetworkMode::Host), _) => None,
             (_, Some(net)) => Some(net.netns.try_clone().map_err(|error| error.to_string())?),

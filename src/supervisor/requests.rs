@@ -239,6 +239,9 @@ impl Supervisor {
             Some(State::Backoff { until, .. }) => Some(moment(*until)),
             _ => None,
         };
+        // In another service's network it has that one's addresses.
+        let owner = unit.and_then(|unit| unit.network.joined()).filter(|_| net.is_some());
+        let net = owner.and_then(|owner| self.nets.get(owner)).or(net);
         let link = net.and_then(|net| net.link.as_ref());
         let reason = match (state, broken) {
             (_, Some(error)) => error.clone(),

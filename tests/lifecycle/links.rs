@@ -9,6 +9,7 @@ use std::{
 
 use serde_json::Value;
 
+use crate::reach::connect;
 use crate::support::{
     World, wait_until,
     world::{describe, wait_http},
@@ -241,4 +242,58 @@ pub fn addresses_that_somebody_has_are_given_to_nobody(world: &mut World) {
     assert!(once.status.success(), "{}", describe(&once));
     assert_eq!(world.stop(), Ok(()));
     sh("ip link del net0; ip route del unreachable 10.0.0.0/8");
+}
+
+pub fn a_network_is_joined_and_outlives_the_runs_in_it(world: &mut World) {
+    let write = |world: &World, keys: &str| {
+        world.write_service("main", &world.probe_toml(&["http", "80"], keys));
+    };
+    write(world, "network.publish = [\"8081:80\", \"8082:81\"]");
+    world.write_service("side", &world.probe_toml(&["http", "81"], "network.mode = \"join:main\""));
+    world.start();
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "main");
+    assert_eq!(wait_http("127.0.0.1:8082", "/"), "side", "what its owner publishes leads to it");
+    let namespace = |world: &World, name: &str| {
+        std::fs::read_link(format!("/proc/{}/ns/net", world.pid(name))).expect("it lives")
+    };
+    let shared = namespace(world, "main");
+    assert_eq!(namespace(world, "side"), shared);
+    // Each reaches the other over loopback, though nothing allows it; and all else of the two is apart.
+    for (from, port) in [("main", 81), ("side", 80)] {
+        assert_eq!(connect(world, from, &format!("127.0.0.1:{port}")), "ok");
+    }
+    let (main, side) = (world.run_id("main"), world.run_id("side"));
+    let pid = crate::support::world::raw(world.pid("main"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it lives");
+    wait_until("its owner is back", LONG, || world.run_id("main") != main && world.state("main") == "active");
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "main");
+    assert_eq!((world.run_id("side"), namespace(world, "main")), (side, shared.clone()));
+    world.ok(&["restart", "side"]);
+    assert_eq!(wait_http("127.0.0.1:8082", "/"), "side");
+    assert_eq!(namespace(world, "side"), shared);
+    // A successor finds them in it, and launches into it.
+    let side = world.run_id("side");
+    world.kill_supervisor();
+    world.start();
+    assert_eq!(world.run_id("side"), side);
+    world.ok(&["restart", "side"]);
+    assert_eq!(wait_http("127.0.0.1:8082", "/"), "side");
+    assert_eq!(namespace(world, "side"), shared);
+    // Another file of its owner's is another network: it follows.
+    let side = world.run_id("side");
+    write(world, "network.publish = [\"8081:80\", \"8082:81\"]\nnetwork.interface = \"web0\"");
+    world.ok(&["daemon-reload"]);
+    wait_until("it has followed", LONG, || world.run_id("side") != side && world.state("side") == "active");
+    assert_eq!(wait_http("127.0.0.1:8082", "/"), "side");
+    assert_eq!(namespace(world, "side"), namespace(world, "main"));
+    // Without its owner it is not.
+    world.ok(&["stop", "main"]);
+    world.wait_state("side", "stopped");
+    world.ok(&["start", "side"]);
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "main");
+    assert_eq!(wait_http("127.0.0.1:8082", "/"), "side");
+    // Nor where nobody keeps a network.
+    let once = world.run("service.command = [\"/bin/true\"]\nnetwork.mode = \"join:main\"");
+    assert_eq!(once.status.code(), Some(125), "{}", describe(&once));
+    assert!(String::from_utf8_lossy(&once.stderr).contains("netns.join"), "{}", describe(&once));
 }

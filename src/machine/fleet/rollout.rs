@@ -38,7 +38,9 @@ impl Entry {
     fn rolls(&self) -> bool {
         let is_up = matches!(self.life.state, State::Running { .. });
         // Whoever goes down with another cannot go on meanwhile.
-        let is_bound = !self.unit.binds_to.is_empty() || self.joined().next().is_some();
+        let is_bound = !self.unit.binds_to.is_empty()
+            || self.joined().next().is_some()
+            || self.unit.network.joined().is_some();
         is_up && !is_bound && self.unit.service.rollout == Rollout::BlueGreen
     }
 

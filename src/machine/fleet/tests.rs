@@ -129,6 +129,32 @@ fn who_joined_a_sandbox_that_is_gone_follows_into_the_next() {
 }
 
 #[test]
+fn who_joined_a_network_stays_until_that_is_gone() {
+    let mut side = unit("side", &[]);
+    side.network.mode = NetworkMode::Join(name("main"));
+    let all = [side, unit("main", &[])];
+    let mut story = Story::new(all.clone());
+    assert_eq!(story.effects(start("side")), ["main Launch(1)"]);
+    assert_eq!(story.started("main"), ["side Launch(1)"]);
+    story.started("side");
+    // The next run of its owner has the same.
+    assert_eq!(story.ended("main", CRASH), ["main Teardown(1)"]);
+    story.now = Mono(60_000);
+    assert_eq!(story.effects(Input::Tick), ["main Launch(2)"]);
+    assert_eq!(story.started("main"), [""; 0]);
+    // With another file it has another network.
+    let [side, mut main] = all;
+    main.network.mtu = Some(9000);
+    let units = [side, main].map(|unit| (unit.name.clone(), unit)).into();
+    assert_eq!(story.effects(Input::Reload(units)), ["main Terminate(2)"]);
+    let effects = story.ended("main", ExitKind::Signal(15));
+    assert!(effects.contains(&"main Release".to_owned()), "{effects:?}");
+    assert!(effects.contains(&"side Terminate(1)".to_owned()), "{effects:?}");
+    assert_eq!(story.ended("side", ExitKind::Signal(15)), ["side Teardown(1)"]);
+    assert_eq!(story.started("main"), ["side Launch(2)"]);
+}
+
+#[test]
 fn after_orders_those_that_are_started_and_pulls_in_nobody() {
     let web = || Unit { after: vec![after("migrate"), after("cache")], ..unit("web", &[]) };
     let all = || [web(), oneshot("migrate"), unit("cache", &[])];

@@ -15,7 +15,7 @@ use crate::{
 type Hosts = Vec<(Host, Range<usize>)>;
 
 /// What it is asked for by host name, with the place of each name.
-pub(super) fn http(reader: &mut Reader<'_>, mode: NetworkMode) -> Option<(Http, Hosts)> {
+pub(super) fn http(reader: &mut Reader<'_>, mode: &NetworkMode) -> Option<(Http, Hosts)> {
     let table = reader.file.tables.http.as_ref()?;
     let HttpTable { host, port, path } = table.get_ref();
     needs_a_link(reader, table.span(), "http", mode);
@@ -55,7 +55,7 @@ pub(super) fn http(reader: &mut Reader<'_>, mode: NetworkMode) -> Option<(Http, 
 }
 
 /// How it passes requests on to others.
-pub(super) fn ingress(reader: &mut Reader<'_>, service: &Service, mode: NetworkMode) -> Option<Ingress> {
+pub(super) fn ingress(reader: &mut Reader<'_>, service: &Service, mode: &NetworkMode) -> Option<Ingress> {
     let table = reader.file.tables.ingress.as_ref()?;
     let IngressTable { format, tls } = table.get_ref();
     needs_a_link(reader, table.span(), "ingress", mode);
@@ -83,8 +83,8 @@ pub(super) fn ingress(reader: &mut Reader<'_>, service: &Service, mode: NetworkM
     Some(Ingress { format, tls: said.unwrap_or(Tls::Off) })
 }
 
-fn needs_a_link(reader: &mut Reader<'_>, span: Range<usize>, table: &str, mode: NetworkMode) {
-    if mode != NetworkMode::Veth {
+fn needs_a_link(reader: &mut Reader<'_>, span: Range<usize>, table: &str, mode: &NetworkMode) {
+    if *mode != NetworkMode::Veth {
         let refusal = Refusal::new(format!("`{table}` is for services with a link of their own"));
         reader.refuse(span, refusal.hint("leave it out, or write `mode = \"veth\"` in `[network]`"));
     }

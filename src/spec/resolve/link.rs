@@ -124,3 +124,12 @@ pub(super) fn held_by_power(reader: &mut Reader<'_>, unit: &Unit) {
         reader.refuse(egress.span(), Refusal::new(message).hint(hint));
     }
 }
+
+/// Refuses power over a network that is another service's.
+pub(super) fn guest_without_power(reader: &mut Reader<'_>, unit: &Unit) {
+    let (Some(of), true) = (unit.network.joined(), unit.has_network_power()) else { return };
+    let Some(text) = &reader.file.tables.network.mode else { return };
+    let message = "CAP_NET_ADMIN and CAP_NET_RAW are power over a network of one's own, and the service would have another's";
+    let hint = format!("leave the capability out, or the network of {of}");
+    reader.refuse(text.span(), Refusal::new(message).hint(hint));
+}

@@ -63,7 +63,8 @@ pub struct Claims {
     pub before: Vec<(UnitName, Range<usize>)>,
     /// Whatever else names a service in `[unit]`; none of it makes anybody wait.
     pub others: Vec<(UnitName, Range<usize>)>,
-    /// `join:NAME`: a namespace can only be joined while its owner runs, so this requires and orders as well.
+    /// `join:NAME`: a namespace can only be joined while its owner runs, so this requires and orders as well. That of
+    /// `network.mode` comes last.
     pub joins: Vec<(UnitName, Range<usize>)>,
     /// `shared:NAME`.
     pub shares: Vec<(UnitName, Range<usize>)>,
@@ -126,10 +127,10 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let log_full = reader.word("log.full", &tables.log.full, FULL).unwrap_or_default();
     let log = log(reader, &tables.log);
     let timer = timer::timer(reader);
-    let (http, hosts) = http::http(reader, network.mode).unzip();
-    let ingress = http::ingress(reader, &service, network.mode);
+    let (http, hosts) = http::http(reader, &network.mode).unzip();
+    let ingress = http::ingress(reader, &service, &network.mode);
     let mut claims = Claims {
-        joins: joined(&namespaces, reader),
+        joins: joined(&namespaces, reader).into_iter().chain(claims.joins.iter().cloned()).collect(),
         shares: shared(&namespaces.user, reader),
         sockets: sockets.clone(),
         hosts: hosts.unwrap_or_default(),
@@ -175,6 +176,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     sockets::two_runs(reader, &unit);
     sockets::many_runs(reader, &unit);
     link::held_by_power(reader, &unit);
+    link::guest_without_power(reader, &unit);
     match std::mem::take(&mut reader.found) {
         found if found.is_empty() => Ok((unit, claims)),
         found => Err(found),

@@ -18,6 +18,8 @@ use crate::{
 
 const MODES: &[(&str, NetworkMode)] =
     &[("veth", NetworkMode::Veth), ("none", NetworkMode::None), ("host", NetworkMode::Host)];
+/// Of a service whose network is shared.
+const JOIN: &str = "join:";
 
 const FIREWALLS: &[(&str, Firewall)] = &[("detect", Firewall::Detect), ("insert", Firewall::Insert)];
 
@@ -26,8 +28,8 @@ type Ports = BTreeMap<(Proto, u16), Vec<(Publish, Range<usize>)>>;
 
 pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     let table = &reader.file.tables.network;
-    let mode = mode(reader);
     let mut claims = Claims::default();
+    let mode = mode(reader, &mut claims);
     let address = table.address.as_ref().and_then(|text| Some((text, reader.text(text)?)));
     let address = address.and_then(|(text, address)| {
         let address = reader.take(text.span(), parse_address(&address))?;
@@ -44,7 +46,7 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     let allow_from = peers(reader, table.allow_from.as_deref(), &mut claims);
     let address_families = address_families(reader);
     let firewall = reader.word("network.firewall", &table.firewall, FIREWALLS).unwrap_or_default();
-    only_with_a_link(reader, mode);
+    only_with_a_link(reader, &mode);
     let mtu = mtu.and_then(|mtu| u32::try_from(mtu).ok());
     let bandwidth = link::bandwidth(reader, mtu);
     let (mac, interface) = (link::mac(reader), link::interface(reader));
@@ -66,9 +68,20 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     (network, claims)
 }
 
-fn mode(reader: &mut Reader<'_>) -> NetworkMode {
+fn mode(reader: &mut Reader<'_>, claims: &mut Claims) -> NetworkMode {
     let key = &reader.file.tables.network.mode;
-    let later = |word: &str| word.starts_with("join:") || ["macvlan", "ipvlan", "bridge"].contains(&word);
+    let joins = |text: &&Text| text.get_ref().starts_with(JOIN);
+    if let Some(text) = key.as_ref().filter(joins) {
+        let name = reader.text(text).and_then(|word| {
+            let name = UnitName::new(word.strip_prefix(JOIN).unwrap_or_default());
+            reader.take(text.span(), name.map_err(Refusal::new))
+        });
+        return name.map_or(defaults::NETWORK_MODE, |name| {
+            claims.joins.push((name.clone(), text.span()));
+            NetworkMode::Join(name)
+        });
+    }
+    let later = |word: &str| ["macvlan", "ipvlan", "bridge"].contains(&word);
     if let Some(text) = key.as_ref().filter(|text| later(text.get_ref())) {
         let refusal = Refusal::new(format!("{:?} is not a mode of this version yet", text.get_ref()));
         reader.refuse(text.span(), refusal.hint("write \"veth\", \"none\" or \"host\""));
@@ -209,12 +222,17 @@ fn address_families(reader: &mut Reader<'_>) -> Families {
 }
 
 /// Refuses the keys that say something about a link where there is none: they would be ignored.
-fn only_with_a_link(reader: &mut Reader<'_>, mode: NetworkMode) {
+fn only_with_a_link(reader: &mut Reader<'_>, mode: &NetworkMode) {
     let table = &reader.file.tables.network;
-    let why = match mode {
+    let elsewhere = "leave it out, or write `mode = \"veth\"`";
+    let (why, hint) = match mode {
         NetworkMode::Veth => return,
-        NetworkMode::None => "has no link",
-        NetworkMode::Host => "has the host's links",
+        NetworkMode::None => ("has no link".to_owned(), elsewhere.to_owned()),
+        NetworkMode::Host => ("has the host's links".to_owned(), elsewhere.to_owned()),
+        NetworkMode::Join(of) => (
+            format!("has the network of {of}"),
+            format!("write it into {of}.toml: what is said there holds for both"),
+        ),
     };
     let publish = table.publish.iter().flatten().next();
     let egress = table.egress.as_ref().filter(|egress| *egress.get_ref() != WordOrList::List(Vec::new()));
@@ -233,7 +251,7 @@ fn only_with_a_link(reader: &mut Reader<'_>, mode: NetworkMode) {
     for (key, span) in spans {
         if let Some(span) = span {
             let refusal = Refusal::new(format!("`{key}` has no meaning for a service that {why}"));
-            reader.refuse(span, refusal.hint("leave it out, or write `mode = \"veth\"`".to_string()));
+            reader.refuse(span, refusal.hint(hint.clone()));
         }
     }
 }

@@ -104,7 +104,7 @@ fn a_command_alone_is_a_closed_service() {
     );
     let network = &unit.network;
     assert_eq!(
-        (network.mode, network.egress.clone(), network.address),
+        (network.mode.clone(), network.egress.clone(), network.address),
         (NetworkMode::Veth, Egress::None, None)
     );
     assert_eq!(unit.log, LogPolicy { max_size: 10 << 20, files: 5 });
@@ -526,6 +526,7 @@ fn the_network_is_read() {
     );
     assert_eq!(network.publish[0].to_string(), "127.0.0.1:8080:80/tcp");
     assert_eq!(unit("", "[network]\nmode = 'none'\negress = []").network.mode, NetworkMode::None);
+    assert_eq!(unit("", "[network]\nmode = 'join:db'").network.joined().unwrap().as_str(), "db");
     let list = "egress = ['10.1.0.0/16:443', '192.0.2.1:53/udp', '10.0.0.0/8:443', '10.2.0.0/16:443', '10.0.0.0/8:80']";
     let egress = unit("", &format!("[network]\n{list}")).network.egress;
     assert_eq!(
@@ -538,7 +539,8 @@ fn the_network_is_read() {
     assert_eq!((network.allow_to.len(), network.allow_from.len()), (1, 1));
     for bad in [
         "mode = 'bridge'",
-        "mode = 'join:db'",
+        "mode = 'join:'",
+        "mode = 'join:db'\npublish = ['80:80']",
         "mode = 'weth'",
         "address = '10.83.0.7/24'",
         "address = '127.0.0.1'",
