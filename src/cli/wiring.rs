@@ -285,7 +285,7 @@ fn assumed(unit: &Unit, settings: &Settings, facts: &HostFacts) -> plan::Assigne
     let link = match &unit.network.mode {
         NetworkMode::Veth => LinkPlan::new(network, (position, 0), unit.network.mtu, &unit.network.publish)
             .map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac)),
-        NetworkMode::None | NetworkMode::Join(_) | NetworkMode::Host => None,
+        NetworkMode::None | NetworkMode::Attached(_) | NetworkMode::Join(_) | NetworkMode::Host => None,
     };
     let group = settings.cgroup.clone().unwrap_or_else(|| "palisade".into());
     plan::Assigned {

@@ -137,11 +137,11 @@ fn borrowed_network(known: &Known<'_>, name: &UnitName, checked: &Checked) -> Op
             format!("{of} has no network of its own to join"),
             "write \"host\", if the host's is what is meant".to_owned(),
         ),
-        NetworkMode::Veth | NetworkMode::None if theirs.has_network_power() => (
+        NetworkMode::Veth | NetworkMode::Attached(_) | NetworkMode::None if theirs.has_network_power() => (
             format!("{of} has power over its network, which is therefore another one in every run"),
             format!("leave CAP_NET_ADMIN and CAP_NET_RAW out of {of}.toml, or do without its network"),
         ),
-        NetworkMode::Veth | NetworkMode::None => return None,
+        NetworkMode::Veth | NetworkMode::Attached(_) | NetworkMode::None => return None,
     };
     Some(Diagnostic::at(known.at(name, span), message).hint(hint))
 }

@@ -420,11 +420,18 @@ pub struct TmpfsTable {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct NetworkTable {
     /// `veth` (a routed point-to-point link), `none` (loopback alone), `join:NAME` (all that the service of this name has,
-    /// ports included: it is required, and started before; what is said of links, ports and destinations stands in its file)
-    /// or `host`. Default: `veth`.
+    /// ports included: it is required, and started before; what is said of links, ports and destinations stands in its file),
+    /// `macvlan` and `ipvlan` (a link in a network of the host's, see `parent`) or `host`. Default: `veth`.
     pub mode: Option<Text>,
-    /// A fixed IPv4 address. Default: one is assigned and kept.
+    /// A fixed IPv4 address; with `parent` one of that network, with its length: `192.0.2.10/24`. Default: one is assigned and
+    /// kept; with `parent` it is required.
     pub address: Option<Text>,
+    /// For `macvlan` and `ipvlan`: the link of the host in whose network the service gets one of its own. What passes over it
+    /// passes by the host and by Palisade's packet filter: everybody there reaches every port of the service, and it reaches
+    /// everybody but the host itself and other services on the same `parent`. Required there.
+    pub parent: Option<Text>,
+    /// For `macvlan` and `ipvlan`: the router of that network. Default: none, it does not leave that network.
+    pub gateway: Option<Text>,
     /// A fixed hardware address of one host, such as `02:00:00:00:00:07`. Default: one that follows from the address.
     pub mac: Option<Text>,
     /// What the link is called inside, at most 15 bytes. Default: `eth0`.

@@ -362,6 +362,10 @@ impl Launcher {
                 let net = launch.net.as_mut().expect("the link comes after the namespace");
                 self.network.connect(net, link)?;
             }
+            HostStep::Attach(plan) => {
+                let net = launch.net.as_mut().expect("the link comes after the namespace");
+                self.network.attach(net, plan)?;
+            }
             HostStep::Bandwidth(bandwidth) => {
                 let net = launch.net.as_mut().expect("its bounds come after the link");
                 self.network.shape(net, *bandwidth)?;

@@ -10,6 +10,7 @@ use crate::{
     net::{
         NetError,
         addr::{NetworkSettings, Talk},
+        attach::{self, AttachPlan},
         clash,
         conntrack::Conntrack,
         drops::{Drops, Refused},
@@ -322,6 +323,14 @@ impl NetworkHost {
             self.conntrack()?.forget_clients(publish)?;
         }
         Ok(())
+    }
+
+    /// Makes a link on one of the host's. It goes with the namespace, and nothing on the host tells of it.
+    ///
+    /// # Errors
+    /// Of netlink.
+    pub fn attach(&mut self, net: &Net, plan: &AttachPlan) -> Result<(), NetError> {
+        attach::create(self.route()?, &net.netns, plan)
     }
 
     /// Bounds how much the link of a service carries; without a link there is nothing to bound.

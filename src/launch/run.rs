@@ -134,7 +134,11 @@ fn within(
                 position.and_then(|position| LinkPlan::new(&network, (position, generation), mtu, publish));
             link.map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac))
         }
-        NetworkMode::Veth | NetworkMode::None | NetworkMode::Join(_) | NetworkMode::Host => None,
+        NetworkMode::Veth
+        | NetworkMode::None
+        | NetworkMode::Attached(_)
+        | NetworkMode::Join(_)
+        | NetworkMode::Host => None,
     };
     let mut launcher = match Launcher::open(&slot.dir, tree, NetworkHost::new(network), is_users) {
         Err(error) if is_users => {

@@ -235,7 +235,7 @@ fn host_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
             RouteAttribute::PrefSource(RouteAddress::from(gateway)),
             RouteAttribute::Oif(index),
         ];
-        all.push(add_address(index, gateway));
+        all.push(add_address(index, gateway, bits(gateway)));
         all.extend(receive(index, gateway));
         all.extend([
             // REPLACE: the route over the service's link before this one is there until the kernel has taken that link
@@ -255,23 +255,23 @@ fn host_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
 fn guest_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
     let mut all = vec![set_up(index, &plan.guest_if, LinkFlags::Up)];
     for (address, gateway) in plan.ends() {
-        let mut default = route(address);
-        // onlink: the gateway is in no network of the link's, there is none.
-        default.header.flags = RouteFlags::Onlink;
-        default.attributes =
-            vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(index)];
-        all.push(add_address(index, address));
+        all.push(add_address(index, address, bits(address)));
         all.extend(receive(index, address));
-        all.extend([
-            Request::new(
-                RouteNetlinkMessage::NewRoute(default),
-                NLM_F_CREATE | NLM_F_EXCL,
-                ("RTM_NEWROUTE", format!("default, via {gateway}, {:?}", plan.guest_if)),
-            ),
-            add_neighbour(index, gateway, plan.host_mac),
-        ]);
+        all.push(default_route_via(index, gateway, &plan.guest_if));
+        all.push(add_neighbour(index, gateway, plan.host_mac));
     }
     all
+}
+
+/// The way to everywhere.
+pub(super) fn default_route_via(index: u32, gateway: IpAddr, name: &str) -> Request {
+    let mut default = route(gateway);
+    // onlink: a gateway need not be in a network of the link's; that of a routed link is in none.
+    default.header.flags = RouteFlags::Onlink;
+    default.attributes =
+        vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(index)];
+    let what = ("RTM_NEWROUTE", format!("default, via {gateway}, {name:?}"));
+    Request::new(RouteNetlinkMessage::NewRoute(default), NLM_F_CREATE | NLM_F_EXCL, what)
 }
 
 fn family(address: IpAddr) -> AddressFamily {
@@ -300,10 +300,10 @@ fn route(address: IpAddr) -> RouteMessage {
     route
 }
 
-fn add_address(index: u32, address: IpAddr) -> Request {
+pub(super) fn add_address(index: u32, address: IpAddr, prefix_len: u8) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = family(address);
-    message.header.prefix_len = bits(address);
+    message.header.prefix_len = prefix_len;
     message.header.scope = AddressScope::Universe;
     message.header.index = index;
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
@@ -314,7 +314,7 @@ fn add_address(index: u32, address: IpAddr) -> Request {
     Request::new(
         RouteNetlinkMessage::NewAddress(message),
         NLM_F_CREATE | NLM_F_EXCL,
-        ("RTM_NEWADDR", format!("{address}/{}", bits(address))),
+        ("RTM_NEWADDR", format!("{address}/{prefix_len}")),
     )
 }
 
@@ -349,7 +349,7 @@ fn add_neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
     )
 }
 
-fn set_up(index: u32, name: &str, flags: LinkFlags) -> Request {
+pub(super) fn set_up(index: u32, name: &str, flags: LinkFlags) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = flags;

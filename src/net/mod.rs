@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`netns`] | network namespace | |
 //! | [`link`] | veth, address, route, neighbour | `NETLINK_ROUTE` |
+//! | [`attach`] | macvlan, ipvlan | `NETLINK_ROUTE` |
 //! | [`clash`] | addresses and routes of others | `NETLINK_ROUTE` |
 //! | [`shape`] | token bucket | `NETLINK_ROUTE` |
 //! | [`nft`] | our table and its elements | `NETLINK_NETFILTER` |
@@ -25,6 +26,7 @@
 //! Called by the supervisor and by `launch`; knows nothing of files, units' lives or clocks.
 
 pub mod addr;
+pub mod attach;
 pub mod clash;
 pub mod conntrack;
 pub mod drops;

@@ -17,6 +17,7 @@ pub(super) fn files(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     let host = &unit.namespaces.hostname;
     let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost\n");
     let own = assigned.link.as_ref().map(|link| link.addresses().collect());
+    let own = own.or(unit.network.attached().map(|attached| vec![attached.address.addr().into()]));
     for address in own.unwrap_or_else(|| vec![IpAddr::from([127, 0, 1, 1])]) {
         let _ = writeln!(hosts, "{address} {host}");
     }
@@ -31,7 +32,7 @@ pub(super) fn files(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     // Who may not go out has nobody to ask; and a root's own file would name servers of wherever it was made.
     let resolv = match (&unit.network.mode, &unit.network.egress) {
         (NetworkMode::Host, _) => facts.resolv_conf.first().cloned().filter(|text| !text.is_empty()),
-        (NetworkMode::Veth, Egress::Any | Egress::Only(_)) => {
+        (NetworkMode::Attached(_), _) | (NetworkMode::Veth, Egress::Any | Egress::Only(_)) => {
             facts.resolv_conf.iter().find_map(|text| resolv_conf(text))
         }
         (NetworkMode::Veth, Egress::None) | (NetworkMode::None | NetworkMode::Join(_), _) => None,

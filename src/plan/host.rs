@@ -7,7 +7,7 @@ use super::{
     unprivileged::{Unprivileged, UserLink},
 };
 use crate::{
-    net::{addr::Talk, link::LinkPlan},
+    net::{addr::Talk, attach::AttachPlan, link::LinkPlan},
     spec::{
         Bandwidth, Base, Credential, Dev, Device, Egress, Firewall, HostFacts, IdRange, IoPrio, Mount,
         Namespace, Namespaces, NetworkMode, Publish, Sched, Service, Socket, Stdin, Tmpfs, Unit, UnitName,
@@ -80,6 +80,8 @@ pub enum HostStep {
     NetNsOwn,
     /// Makes the link between host and namespace.
     Veth(LinkPlan),
+    /// Makes a link on one of the host's.
+    Attach(AttachPlan),
     /// Takes a port of the host and leads it to the service.
     Publish(Publish),
     /// Bounds how much the link carries.
@@ -254,6 +256,9 @@ fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
     }
     steps.push(if owns_network(unit, assigned) { HostStep::NetNsOwn } else { HostStep::NetNs });
     steps.extend(assigned.unprivileged.as_ref().and_then(|made| made.link.clone()).map(HostStep::UserLink));
+    if assigned.unprivileged.is_none() {
+        steps.extend(AttachPlan::new(&unit.network).map(HostStep::Attach));
+    }
     if let Some(link) = &assigned.link {
         steps.extend(unit.network.publish.iter().copied().map(HostStep::Publish));
         steps.push(HostStep::Veth(link.clone()));

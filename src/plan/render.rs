@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, fmt::Write};
 
 use super::{ChildStep, Credentials, HostStep, LaunchPlan, Module, Question, User};
 use crate::spec::{
-    Capability, Credential, Hook, HookUser, IdRange, IdSpec, Mount, Stage, Stdin, UserSpec, Writable,
+    AttachedKind, Capability, Credential, Hook, HookUser, IdRange, IdSpec, Mount, Stage, Stdin, UserSpec,
+    Writable,
     limits::{Bounds, Rlimit, Value},
 };
 
@@ -77,6 +78,14 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
             let v4 = format!("{}/32 via {}", link.address, link.gateway);
             let ends = format!("{} <-> {}", link.host_if, link.guest_if);
             ("veth.create", format!("{ends} {v4}{}{mtu}", v6.unwrap_or_default()))
+        }
+        HostStep::Attach(plan) => {
+            let mtu = plan.mtu.map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();
+            let step = match plan.to.kind {
+                AttachedKind::Macvlan => "macvlan.create",
+                AttachedKind::Ipvlan => "ipvlan.create",
+            };
+            (step, format!("{} {}{mtu}", plan.guest_if, plan.to))
         }
         HostStep::Publish(publish) => ("publish", publish.to_string()),
         HostStep::Bandwidth(bandwidth) => ("bandwidth", bandwidth.to_string()),

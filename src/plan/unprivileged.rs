@@ -235,6 +235,10 @@ fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Op
             format!("there is no supervisor here that keeps the network of {of}: run this as root under one");
         return Err(refused("network.mode", reason));
     }
+    if let Some(attached) = network.attached() {
+        let reason = format!("a link on {} is root's to make: run this as root", attached.parent);
+        return Err(refused("network.mode", reason));
+    }
     if network.mode != NetworkMode::Veth {
         return Ok(None);
     }
@@ -427,6 +431,11 @@ mod tests {
             ("limits.memory.max = '1G'", Caller { has_cgroup: false, ..caller() }, "limits"),
             ("network.address = '10.83.0.9'", caller(), "network.address"),
             ("network.mode = 'join:db'", caller(), "network.mode"),
+            (
+                "network = { mode = 'macvlan', parent = 'up0', address = '192.0.2.7/24' }",
+                caller(),
+                "network.mode",
+            ),
             ("network.mac = '02:00:00:00:00:07'", caller(), "network.mac"),
             ("network.interface = 'web0'", caller(), "network.interface"),
             ("network.bandwidth.egress = '1Mbit'", caller(), "network.bandwidth"),

@@ -310,11 +310,12 @@ pub const TABLE: &[Row] = &[
         name: "network.mode",
         most: 20,
         closed: "it has no network but its own loopback",
-        opens: "with a link it is reached on its published ports; on the host's network nothing separates it from anybody",
+        opens: "with a link it is reached on its published ports; with one in a network of the host's (macvlan, ipvlan) on all, and reaches everybody there; on the host's network nothing separates it from anybody",
         find: |unit| match &unit.network.mode {
             NetworkMode::None => Vec::new(),
             NetworkMode::Join(of) => vec![opening("network.mode", &format!("join:{of}"), Standing::Use, 2)],
             NetworkMode::Veth => default("network.mode", "veth", 2),
+            NetworkMode::Attached(attached) => loosening("network.mode", attached.kind.name(), 12),
             NetworkMode::Host => loosening("network.mode", "host", 20),
         },
     },

@@ -3,6 +3,7 @@
 //! Pure. `config` hands in what the user typed, [`HostFacts`] what the host is like; nothing here reads either.
 //! A `Unit` is serialised into the run-time state, so that the next supervisor knows what a live run was started with.
 
+mod attached;
 pub mod bandwidth;
 pub mod condition;
 pub mod credential;
@@ -29,6 +30,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::attached::{Attached, AttachedKind};
 pub use self::bandwidth::Bandwidth;
 pub use self::owner::Owner;
 pub use self::resolve::{Claims, resolve, resolve_with_claims};

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Bandwidth, Families, UnitName};
+use super::{Attached, Bandwidth, Families, UnitName};
 use crate::net::addr::Mac;
 
 /// `[network]`.
@@ -65,6 +65,8 @@ pub enum NetworkMode {
     Veth,
     /// A network namespace with loopback alone.
     None,
+    /// A link of its own on one of the host's.
+    Attached(Attached),
     /// The network namespace of another service, with all that is in it.
     Join(UnitName),
     /// The host's network.
@@ -76,7 +78,15 @@ impl Network {
     pub fn joined(&self) -> Option<&UnitName> {
         match &self.mode {
             NetworkMode::Join(name) => Some(name),
-            NetworkMode::Veth | NetworkMode::None | NetworkMode::Host => None,
+            NetworkMode::Veth | NetworkMode::Attached(_) | NetworkMode::None | NetworkMode::Host => None,
+        }
+    }
+
+    /// Where on a link of the host's it is.
+    pub fn attached(&self) -> Option<&Attached> {
+        match &self.mode {
+            NetworkMode::Attached(attached) => Some(attached),
+            NetworkMode::Veth | NetworkMode::Join(_) | NetworkMode::None | NetworkMode::Host => None,
         }
     }
 }

@@ -88,7 +88,11 @@ use crate::{
         self, Action, Mono, RunId, State, Usage,
         fleet::{Effect, Fleet, Input, News, Report},
     },
-    net::{link::LinkPlan, netns::NetNs},
+    net::{
+        attach::{self, AttachPlan},
+        link::LinkPlan,
+        netns::NetNs,
+    },
     plan,
     spec::{Egress, HostFacts, NetworkMode, Owner, Stage, Unit, UnitName, UserNamespace},
     sys::SysError,
@@ -727,6 +731,11 @@ impl Supervisor {
             self.release(name);
             return None;
         }
+        if AttachPlan::new(&unit.network).is_some_and(|plan| !attach::is_there(&net.netns, &plan)) {
+            tracing::info!(unit = %name, "its link has gone: another network namespace");
+            self.release(name);
+            return None;
+        }
         if self.has_guests(name) {
             // Among what is left without an owner is what they have just closed, and is yet to be sent.
             return self.nets.remove(name);
@@ -825,7 +834,7 @@ impl Supervisor {
                 LinkPlan::new(network, (position, generation), unit.network.mtu, &unit.network.publish)
                     .map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac))
             }
-            NetworkMode::None | NetworkMode::Join(_) | NetworkMode::Host => None,
+            NetworkMode::Attached(_) | NetworkMode::None | NetworkMode::Join(_) | NetworkMode::Host => None,
         };
         self.note_assigned(before)?;
         let (talk, peers) = self.talks(unit);

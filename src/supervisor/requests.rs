@@ -242,6 +242,8 @@ impl Supervisor {
         // In another service's network it has that one's addresses.
         let owner = unit.and_then(|unit| unit.network.joined()).filter(|_| net.is_some());
         let net = owner.and_then(|owner| self.nets.get(owner)).or(net);
+        let attached = unit.and_then(|unit| unit.network.attached()).filter(|_| net.is_some());
+        let attached = attached.map(|attached| vec![attached.address.addr().into()]).unwrap_or_default();
         let link = net.and_then(|net| net.link.as_ref());
         let reason = match (state, broken) {
             (_, Some(error)) => error.clone(),
@@ -280,7 +282,7 @@ impl Supervisor {
                 }
                 _ => Vec::new(),
             },
-            addresses: link.map_or(Vec::new(), |link| link.addresses().collect()),
+            addresses: link.map_or(attached, |link| link.addresses().collect()),
             ports: unit.map_or(Vec::new(), |unit| unit.network.publish.iter().map(|p| (*p).into()).collect()),
             hosts: unit.and_then(|unit| unit.http.as_ref()).map(Http::shown).unwrap_or_default(),
             sockets: self.holdings.get(name).map(Holdings::shown).unwrap_or_default(),

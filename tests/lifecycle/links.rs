@@ -9,11 +9,11 @@ use std::{
 
 use serde_json::Value;
 
-use crate::reach::connect;
 use crate::support::{
     World, wait_until,
     world::{describe, wait_http},
 };
+use crate::{reach::connect, spoof::furnish_host};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -296,4 +296,94 @@ pub fn a_network_is_joined_and_outlives_the_runs_in_it(world: &mut World) {
     let once = world.run("service.command = [\"/bin/true\"]\nnetwork.mode = \"join:main\"");
     assert_eq!(once.status.code(), Some(125), "{}", describe(&once));
     assert!(String::from_utf8_lossy(&once.stderr).contains("netns.join"), "{}", describe(&once));
+}
+
+pub fn a_link_on_one_of_the_hosts_is_in_that_network_alone(world: &mut World) {
+    let outside = furnish_host();
+    outside.sh("ip link set eth0 address 02:00:00:00:00:fe; ip addr add 192.0.2.254/24 dev eth0");
+    let write = |world: &World, name: &str, address: u8, keys: &str| {
+        let keys = format!(
+            "network = {{ mode = \"macvlan\", parent = \"up0\", address = \"192.0.2.{address}/24\"{keys} }}"
+        );
+        world.write_service(name, &world.probe_toml(&["http", "80"], &keys));
+    };
+    write(world, "web", 10, ", gateway = \"192.0.2.254\", mac = \"02:00:00:00:00:07\"");
+    write(world, "other", 11, ", interface = \"lan0\"");
+    world.start();
+    for name in ["web", "other"] {
+        world.wait_state(name, "active");
+    }
+    assert!(world.address("web").starts_with("192.0.2.10"));
+    // Who is in that network reaches it, and is reached by it.
+    let me = std::env::current_exe().expect("own path").display().to_string();
+    let from_outside = |to: &str| outside.sh(&format!("timeout 2 {me} __probe connect {to}:80 || true"));
+    wait_until("it is reached", LONG, || from_outside("192.0.2.10").trim() == "ok");
+    wait_until("it is reached", LONG, || from_outside("192.0.2.11").trim() == "ok");
+    let mut server = Command::new("nsenter")
+        .arg(format!("--net={}", outside.path()))
+        .args([&me, "__probe", "http", "81"])
+        .spawn()
+        .expect("util-linux is installed");
+    wait_until("it reaches", LONG, || connect(world, "web", "192.0.2.254:81") == "ok");
+    // Neither the host, nor another service on the same link.
+    assert_ne!(connect(world, "web", "192.0.2.1:22"), "ok");
+    assert_ne!(connect(world, "web", "192.0.2.11:80"), "ok");
+    let [link, lan, routes] =
+        [("web", "link show dev eth0"), ("other", "addr show dev lan0"), ("web", "route")]
+            .map(|(name, what)| inside(world, name, &format!("ip -d -j {what}")));
+    assert_eq!(link[0]["address"], "02:00:00:00:00:07");
+    assert_eq!(link[0]["linkinfo"]["info_data"]["mode"], "private");
+    assert_eq!(lan[0]["addr_info"][0]["local"], "192.0.2.11", "and no other: {lan}");
+    assert_eq!(lan[0]["addr_info"].as_array().map(Vec::len), Some(1), "{lan}");
+    assert_eq!(routes[0]["gateway"], "192.0.2.254");
+    assert!(!sh("nft list tables").contains("ptest"), "nothing of it passes the host's packet filter");
+    // It outlives runs and supervisors; root of the service's has no power over it.
+    let namespace =
+        |world: &World| std::fs::read_link(format!("/proc/{}/ns/net", world.pid("web"))).expect("it lives");
+    let kept = namespace(world);
+    world.kill_supervisor();
+    world.start();
+    world.ok(&["restart", "web"]);
+    wait_until("it is reached", LONG, || from_outside("192.0.2.10").trim() == "ok");
+    assert_eq!(namespace(world), kept);
+    server.kill().and_then(|()| server.wait()).expect("our child");
+    // It goes with its parent: the next run says so, and one after that has it again.
+    sh("ip link del up0");
+    world.ok(&["stop", "other"]);
+    let _ = world.palisade(&["restart", "web"]);
+    world.wait_state("web", "failed");
+    let fault = world.status("web")["fault"].to_string();
+    assert!(fault.contains("macvlan.create") && fault.contains("network.parent"), "{fault}");
+    sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
+    world.ok(&["start", "web"]);
+    world.wait_state("web", "active");
+    assert_eq!(world.stop(), Ok(()));
+    sh("ip link del up0");
+    drop(outside);
+}
+
+/// Where the kernel has no such links the message says so; where it has them, this is one.
+pub fn an_ipvlan_is_made_or_missed_by_name(world: &mut World) {
+    sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
+    let is_there =
+        Command::new("ip").args(["link", "add", "link", "up0", "name", "iv0", "type", "ipvlan"]).output();
+    let is_there = is_there.expect("iproute2 is installed").status.success();
+    if is_there {
+        sh("ip link del iv0");
+    }
+    let keys = "network = { mode = \"ipvlan\", parent = \"up0\", address = \"192.0.2.10/24\" }";
+    world.write_service("web", &world.probe_toml(&["http", "80"], keys));
+    world.start();
+    if is_there {
+        world.wait_state("web", "active");
+        let link = inside(world, "web", "ip -d -j link show dev eth0");
+        assert_eq!(link[0]["linkinfo"]["info_kind"], "ipvlan");
+        assert_eq!(link[0]["linkinfo"]["info_data"]["mode"], "l2");
+    } else {
+        world.wait_state("web", "failed");
+        let fault = world.status("web")["fault"].to_string();
+        assert!(fault.contains("ipvlan.create") && fault.contains("this kernel has no ipvlan"), "{fault}");
+    }
+    assert_eq!(world.stop(), Ok(()));
+    sh("ip link del up0");
 }

@@ -73,6 +73,8 @@ fn everywhere() -> Vec<support::Test> {
         links::the_end_of_a_service_has_the_name_and_address_of_its_file: Root CgroupV2 UserNs Nft Program("tc");
         links::addresses_that_somebody_has_are_given_to_nobody: Root CgroupV2 UserNs Nft;
         links::a_network_is_joined_and_outlives_the_runs_in_it: Root CgroupV2 UserNs Nft;
+        links::a_link_on_one_of_the_hosts_is_in_that_network_alone: Root CgroupV2 UserNs Nft;
+        links::an_ipvlan_is_made_or_missed_by_name: Root CgroupV2 UserNs;
         reach::what_is_published_is_reached_from_outside_and_who_may_go_out_does: Root CgroupV2 UserNs Nft Program("curl");
         ingress::nginx_passes_on_by_host_name_and_takes_others_in_without_a_restart: Root CgroupV2 UserNs Nft Program("nginx") Program("gunicorn") Program("node") Program("curl");
         ingress::the_real_client_is_told_and_cannot_say_that_he_is_another: Root CgroupV2 UserNs Nft Program("nginx") Program("node") Program("curl");

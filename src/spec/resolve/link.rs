@@ -1,20 +1,130 @@
 //! `[network]`: what is said about the link itself.
 
-use super::Reader;
+use std::{net::Ipv4Addr, ops::Range};
+
+use ipnet::Ipv4Net;
+
+use super::{Claims, Reader};
 use crate::{
     config::{
-        schema::Scalar,
+        schema::{Scalar, Text, WordOrList},
         value::{self, Refusal},
     },
     net::addr::{Mac, MacError},
     spec::{
-        Bandwidth, Capability, Unit,
+        Attached, AttachedKind, Bandwidth, Capability, NetworkMode, Unit,
         bandwidth::{LEAST_RATE, MOST_BURST, least_burst},
     },
 };
 
 /// IFNAMSIZ without the NUL.
 const MAX_NAME: usize = 15;
+
+/// What a link on one of the host's needs; none: something of it is missing or wrong, and was refused.
+pub(super) fn attached(
+    reader: &mut Reader<'_>,
+    kind: AttachedKind,
+    span: Range<usize>,
+    claims: &mut Claims,
+) -> Option<Attached> {
+    let table = &reader.file.tables.network;
+    for (key, what, is_given) in [
+        (
+            "parent",
+            "the link of the host's that it is on, such as `parent = \"eth0\"`",
+            table.parent.is_some(),
+        ),
+        (
+            "address",
+            "an address in that network, such as `address = \"192.0.2.10/24\"`",
+            table.address.is_some(),
+        ),
+    ] {
+        if !is_given {
+            let refusal = Refusal::new(format!("`mode = \"{}\"` needs `{key}`", kind.name()));
+            reader.refuse(span.clone(), refusal.hint(format!("add {what}")));
+        }
+    }
+    if let (AttachedKind::Ipvlan, Some(mac)) = (kind, &table.mac) {
+        let refusal = Refusal::new("an ipvlan has the hardware address of its parent");
+        reader.refuse(mac.span(), refusal.hint("leave `mac` out, or write `mode = \"macvlan\"`"));
+    }
+    let parent = table.parent.as_ref();
+    let parent = parent.and_then(|text| Some((reader.text(text)?, text.span())));
+    let parent = parent.and_then(|(name, span)| reader.take(span, interface_name(&name)));
+    let address = table.address.as_ref();
+    let address = address.and_then(|text| Some((reader.text(text)?, text.span())));
+    let address = address.and_then(|(text, span)| {
+        let address = reader.take(span.clone(), address_in(&text))?;
+        claims.address = Some((address.addr(), span));
+        Some(address)
+    });
+    let gateway = match &table.gateway {
+        None => None,
+        Some(text) => {
+            let written = reader.text(text)?;
+            Some(reader.take(text.span(), gateway(&written, address))?)
+        }
+    };
+    Some(Attached { kind, parent: parent?, address: address?, gateway })
+}
+
+/// An address of one host, with how much of its network is next to it.
+fn address_in(text: &str) -> Result<Ipv4Net, Refusal> {
+    let hint = "write an IPv4 address with the length of its network, such as \"192.0.2.10/24\"";
+    let bad = |why: &str| Refusal::new(format!("{text:?} {why}")).hint(hint);
+    let net: Ipv4Net = match text.contains('/') {
+        true => text.parse().map_err(|_| bad("is not an IPv4 address with a network"))?,
+        false => return Err(bad("does not say how large its network is")),
+    };
+    let address = net.addr();
+    let ends = net.prefix_len() < 31 && (address == net.network() || address == net.broadcast());
+    let is_special = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    match ends || is_special || net.prefix_len() == 0 {
+        true => Err(bad("is not the address of one host")),
+        false => Ok(net),
+    }
+}
+
+fn gateway(text: &str, address: Option<Ipv4Net>) -> Result<Ipv4Addr, Refusal> {
+    let gateway: Ipv4Addr = text.parse().map_err(|_| {
+        Refusal::new(format!("{text:?} is not an IPv4 address")).hint("write such as \"192.0.2.1\"")
+    })?;
+    match address {
+        Some(net) if gateway == net.addr() => {
+            Err(Refusal::new(format!("{gateway} is the service itself"))
+                .hint("write the address of the router"))
+        }
+        Some(net) if !net.contains(&gateway) => {
+            Err(Refusal::new(format!("{gateway} is not in {}", net.trunc()))
+                .hint("write the router's address in that network"))
+        }
+        _ => Ok(gateway),
+    }
+}
+
+/// Refuses what the host's packet filter and its end of a link would have to do: nothing of this link passes there.
+pub(super) fn past_the_filter(reader: &mut Reader<'_>, kind: AttachedKind) {
+    let table = &reader.file.tables.network;
+    let egress = table.egress.as_ref().filter(|egress| *egress.get_ref() != WordOrList::List(Vec::new()));
+    let spans = [
+        ("publish", table.publish.iter().flatten().next().map(Text::span)),
+        ("egress", egress.map(toml::Spanned::span)),
+        ("allow_to", table.allow_to.iter().flatten().next().map(Text::span)),
+        ("allow_from", table.allow_from.iter().flatten().next().map(Text::span)),
+        ("bandwidth", table.bandwidth.as_ref().map(toml::Spanned::span)),
+    ];
+    for (key, span) in spans {
+        if let Some(span) = span {
+            let refusal = Refusal::new(format!(
+                "`{key}` rests on the host, which the packets of `mode = \"{}\"` pass by",
+                kind.name()
+            ));
+            let hint = "leave it out and say it to a firewall of that network's, or write `mode = \"veth\"`";
+            reader.refuse(span, refusal.hint(hint));
+        }
+    }
+}
 
 pub(super) fn mac(reader: &mut Reader<'_>) -> Option<Mac> {
     let text = reader.file.tables.network.mac.as_ref()?;
@@ -125,11 +235,24 @@ pub(super) fn held_by_power(reader: &mut Reader<'_>, unit: &Unit) {
     }
 }
 
-/// Refuses power over a network that is another service's.
-pub(super) fn guest_without_power(reader: &mut Reader<'_>, unit: &Unit) {
-    let (Some(of), true) = (unit.network.joined(), unit.has_network_power()) else { return };
-    let Some(text) = &reader.file.tables.network.mode else { return };
-    let message = "CAP_NET_ADMIN and CAP_NET_RAW are power over a network of one's own, and the service would have another's";
-    let hint = format!("leave the capability out, or the network of {of}");
+/// Refuses power over a network that is not the service's alone.
+pub(super) fn no_power_over_others(reader: &mut Reader<'_>, unit: &Unit) {
+    let Some(text) = reader.file.tables.network.mode.as_ref().filter(|_| unit.has_network_power()) else {
+        return;
+    };
+    let (why, hint) = match &unit.network.mode {
+        NetworkMode::Join(of) => {
+            ("the service would have another's", format!("leave the capability out, or the network of {of}"))
+        }
+        NetworkMode::Attached(attached) => (
+            "nothing would stand between it and all that are in the same",
+            format!(
+                "leave the capability out, or write `mode = \"veth\"` in place of \"{}\"",
+                attached.kind.name()
+            ),
+        ),
+        NetworkMode::Veth | NetworkMode::None | NetworkMode::Host => return,
+    };
+    let message = format!("CAP_NET_ADMIN and CAP_NET_RAW are power over a network of one's own, and {why}");
     reader.refuse(text.span(), Refusal::new(message).hint(hint));
 }

@@ -176,7 +176,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     sockets::two_runs(reader, &unit);
     sockets::many_runs(reader, &unit);
     link::held_by_power(reader, &unit);
-    link::guest_without_power(reader, &unit);
+    link::no_power_over_others(reader, &unit);
     match std::mem::take(&mut reader.found) {
         found if found.is_empty() => Ok((unit, claims)),
         found => Err(found),

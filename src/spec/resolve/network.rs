@@ -11,8 +11,8 @@ use crate::{
     },
     seccomp::FAMILIES,
     spec::{
-        Allowed, Destination, Egress, Families, Firewall, Network, NetworkMode, Proto, Publish, UnitName,
-        defaults,
+        Allowed, AttachedKind, Destination, Egress, Families, Firewall, Network, NetworkMode, Proto, Publish,
+        UnitName, defaults,
     },
 };
 
@@ -30,7 +30,8 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     let table = &reader.file.tables.network;
     let mut claims = Claims::default();
     let mode = mode(reader, &mut claims);
-    let address = table.address.as_ref().and_then(|text| Some((text, reader.text(text)?)));
+    let address = table.address.as_ref().filter(|_| attached_kind(reader).is_none());
+    let address = address.and_then(|text| Some((text, reader.text(text)?)));
     let address = address.and_then(|(text, address)| {
         let address = reader.take(text.span(), parse_address(&address))?;
         claims.address = Some((address, text.span()));
@@ -81,13 +82,25 @@ fn mode(reader: &mut Reader<'_>, claims: &mut Claims) -> NetworkMode {
             NetworkMode::Join(name)
         });
     }
-    let later = |word: &str| ["macvlan", "ipvlan", "bridge"].contains(&word);
+    let kind = attached_kind(reader);
+    if let Some((kind, text)) = kind.zip(key.as_ref()) {
+        // A mistake is noted, so that nothing comes of the mode in its place.
+        return link::attached(reader, kind, text.span(), claims)
+            .map_or(NetworkMode::None, NetworkMode::Attached);
+    }
+    let later = |word: &str| word == "bridge";
     if let Some(text) = key.as_ref().filter(|text| later(text.get_ref())) {
         let refusal = Refusal::new(format!("{:?} is not a mode of this version yet", text.get_ref()));
         reader.refuse(text.span(), refusal.hint("write \"veth\", \"none\" or \"host\""));
         return defaults::NETWORK_MODE;
     }
     reader.word("network.mode", key, MODES).unwrap_or(defaults::NETWORK_MODE)
+}
+
+/// What kind of link on one of the host's the file asks for, whatever else is wrong with it.
+fn attached_kind(reader: &Reader<'_>) -> Option<AttachedKind> {
+    let mode = reader.file.tables.network.mode.as_ref()?;
+    [AttachedKind::Macvlan, AttachedKind::Ipvlan].into_iter().find(|kind| kind.name() == mode.get_ref())
 }
 
 fn parse_address(text: &str) -> Result<Ipv4Addr, Refusal> {
@@ -224,9 +237,21 @@ fn address_families(reader: &mut Reader<'_>) -> Families {
 /// Refuses the keys that say something about a link where there is none: they would be ignored.
 fn only_with_a_link(reader: &mut Reader<'_>, mode: &NetworkMode) {
     let table = &reader.file.tables.network;
+    if let Some(kind) = attached_kind(reader) {
+        return link::past_the_filter(reader, kind);
+    }
+    for (key, text) in [("parent", &table.parent), ("gateway", &table.gateway)] {
+        if let Some(text) = text {
+            let refusal = Refusal::new(format!("`{key}` is for a link on one of the host's"));
+            reader.refuse(
+                text.span(),
+                refusal.hint("leave it out, or write `mode = \"macvlan\"` or \"ipvlan\""),
+            );
+        }
+    }
     let elsewhere = "leave it out, or write `mode = \"veth\"`";
     let (why, hint) = match mode {
-        NetworkMode::Veth => return,
+        NetworkMode::Veth | NetworkMode::Attached(_) => return,
         NetworkMode::None => ("has no link".to_owned(), elsewhere.to_owned()),
         NetworkMode::Host => ("has the host's links".to_owned(), elsewhere.to_owned()),
         NetworkMode::Join(of) => (
