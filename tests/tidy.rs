@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The modules that decide, and whom they may use of this crate. All others act.
-const PURE: [(&str, &[&str]); 14] = [
+const PURE: [(&str, &[&str]); 15] = [
     ("calendar", &[]),
     ("config::schema", &["spec"]),
     ("config::value", &["config::diagnostic", "config::schema", "spec"]),
@@ -20,10 +20,11 @@ const PURE: [(&str, &[&str]); 14] = [
     // The layout of the init's plans is constants and structures alone.
     ("init::wire", &[]),
     ("machine", &["calendar", "spec"]),
+    ("names", &["net::addr", "spec"]),
     ("net::addr", &["spec"]),
     ("notify", &[]),
     // Of `net` it has the values that a link and its rules are made of.
-    ("plan", &["init", "init::wire", "machine", "net", "net::addr", "notify", "seccomp", "spec"]),
+    ("plan", &["init", "init::wire", "machine", "names", "net", "net::addr", "notify", "seccomp", "spec"]),
     ("seccomp", &[]),
     // Of `config` it has the diagnostic's other name.
     (

@@ -442,15 +442,24 @@ pub struct NetworkTable {
     /// `[::]:` every IPv6 address. Default: none; addr 127.0.0.1, tcp.
     pub publish: Option<Vec<Text>>,
     /// Where it may begin to talk to outside: `"any"`, or a list of `CIDR:PORT[/PROTO]`, such as `192.0.2.0/24:443` or
-    /// `[2001:db8::/32]:443`, a single address or `*` for every port and protocol included. Neither other services nor the
+    /// `[2001:db8::/32]:443`, a single address or `*` for every port and protocol included, and of `NAME:PORT[/PROTO]`, such as
+    /// `api.example.org:443` or `*.example.org:443` for every name below: it may ask for that name, and talk to the addresses
+    /// that it is told for as long as the answer holds, 30 seconds at least and an hour at most. Neither other services nor the
     /// host, nor link-local and metadata addresses, are ever outside. Default: `[]`, nowhere.
     pub egress: Option<Spanned<WordOrList>>,
     /// Services that it may begin to talk to: `NAME:PORT[/PROTO]`, `NAME:*` for every port and protocol; a name with `*` is
-    /// every service whose name fits, such as `web@*`. It finds them by their names (/etc/hosts). Either side's file is
+    /// every service whose name fits, such as `web@*`. It finds them by their names (`dns`). Either side's file is
     /// enough. What is taken out ends connections that rest on it. Default: none.
     pub allow_to: Option<Vec<Text>>,
     /// Services that may begin to talk to it, in the same way; the port is its own. Default: none.
     pub allow_from: Option<Vec<Text>>,
+    /// Who answers on 127.0.0.53 what names mean: Palisade itself, which knows the services that this one may talk to and
+    /// asks others only for whom `egress` lets out. A list of IP addresses, such as `["192.0.2.53"]`: these servers are asked
+    /// in place of those of the host's /etc/resolv.conf, from the host's network. `none`: nobody answers.
+    /// Default: the host's servers.
+    pub dns: Option<Spanned<WordOrList>>,
+    /// What further names mean: `{ "NAME" = "ADDRESS" }`, in /etc/hosts and by `dns`. Default: none.
+    pub hosts: BTreeMap<Text, Text>,
     /// What is done where another table of the host drops what is forwarded (firewalld, ufw, Docker): `detect` (the service
     /// starts; `status` and `check` name the chain and the command that lets it through) or `insert` (two rules at the head
     /// of such a chain accept the links of all services, which our own table judges all the same; they go with the last

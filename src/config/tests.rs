@@ -812,6 +812,8 @@ const KEYS: &[&str] = &[
     "network.mtu",
     "network.publish",
     "network.egress",
+    "network.dns",
+    "network.hosts",
     "log.max_size",
     "log.files",
 ];

@@ -370,9 +370,9 @@ impl Launcher {
                 let net = launch.net.as_mut().expect("its bounds come after the link");
                 self.network.shape(net, *bandwidth)?;
             }
-            HostStep::Egress(egress) => {
+            HostStep::Egress(egress, names) => {
                 let net = launch.net.as_mut().expect("egress comes after the link");
-                self.network.let_out(net, egress)?;
+                self.network.let_out(net, (egress, names))?;
             }
             HostStep::Talk(talk) => {
                 let net = launch.net.as_mut().expect("talk comes after the link");

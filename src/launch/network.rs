@@ -2,11 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use crate::{
+    machine::Mono,
     net::{
         NetError,
         addr::{NetworkSettings, Talk},
@@ -23,8 +25,15 @@ use crate::{
         shape, sysctl,
         watch::{Heard, Watch},
     },
-    spec::{Bandwidth, Destination, Egress, Firewall, Publish},
+    spec::{Bandwidth, Destination, Door, Egress, Firewall, Named, Publish},
+    sys::SysError,
 };
+
+/// To so many places names may have led one service at a time: whoever answers for a name below `*.` could else fill the
+/// kernel's memory.
+const NAMED_MAX: usize = 4096;
+/// Milliseconds that are a few ticks of any kernel's clock.
+const TICKS: u64 = 100;
 
 /// What a service has of the network.
 #[derive(Debug)]
@@ -39,6 +48,10 @@ pub struct Net {
     pub bandwidth: Bandwidth,
     /// Where outside it may go.
     pub egress: Egress,
+    /// Where names lead that it may ask for.
+    pub names: Vec<Named>,
+    /// Where they have led, and until when it may go there.
+    pub named: BTreeMap<(IpAddr, Door), Mono>,
     /// What its file lets services talk to one another, it being one of them.
     pub talk: BTreeSet<Talk>,
     /// It goes with its run, because the service may have changed anything in it.
@@ -56,6 +69,8 @@ impl Net {
             reserved: Vec::new(),
             bandwidth: Bandwidth::default(),
             egress: Egress::None,
+            names: Vec::new(),
+            named: BTreeMap::new(),
             talk: BTreeSet::new(),
             is_fleeting: false,
             firewall: Firewall::Detect,
@@ -70,7 +85,19 @@ impl Net {
         }
     }
 
-    /// What holds for it alone.
+    /// Where names have led it, each for what is left of its time.
+    fn named(&self, now: Mono) -> Vec<Element> {
+        let Some(link) = &self.link else { return Vec::new() };
+        let element = |((to, door), until): (&(IpAddr, Door), &Mono)| {
+            let own = link.addresses().find(|own| own.is_ipv6() == to.is_ipv6())?;
+            // The kernel counts in ticks, and none of them is for ever.
+            let left = until.0.checked_sub(now.0).filter(|left| *left >= TICKS)?;
+            Some(Element::Named(own, *to, *door, Duration::from_millis(left)))
+        };
+        self.named.iter().filter_map(element).collect()
+    }
+
+    /// What holds for it alone, for as long as it is there.
     fn elements(&self) -> Vec<Element> {
         let Some(link) = &self.link else { return Vec::new() };
         let mut elements = Element::of_link(link);
@@ -250,18 +277,19 @@ impl NetworkHost {
     ///
     /// # Errors
     /// Of netlink and nft.
-    pub fn mend(&mut self, damage: Damage, live: &[&Net]) -> Result<(), NetError> {
-        let elements = self.all_elements(live);
+    pub fn mend(&mut self, damage: Damage, live: &[&Net], now: Mono) -> Result<(), NetError> {
+        let elements = self.all_elements(live, now);
         self.table()?.mend(damage, &elements)
     }
 
     /// Everything that is to be in the table when these are the networks that there are.
-    fn all_elements(&mut self, live: &[&Net]) -> Vec<Element> {
+    fn all_elements(&mut self, live: &[&Net], now: Mono) -> Vec<Element> {
         self.talk.clear();
         for one in live.iter().flat_map(|net| &net.talk) {
             *self.talk.entry(*one).or_default() += 1;
         }
         let mut elements: Vec<Element> = live.iter().flat_map(|net| net.elements()).collect();
+        elements.extend(live.iter().flat_map(|net| net.named(now)));
         elements.extend(self.talk.keys().copied().map(Element::Talk));
         elements.extend(self.changed.keys().filter_map(|key| forwarding::element(key)));
         elements
@@ -349,17 +377,19 @@ impl NetworkHost {
     ///
     /// # Errors
     /// Of netlink and nft.
-    pub fn let_out(&mut self, net: &mut Net, egress: &Egress) -> Result<(), NetError> {
+    pub fn let_out(&mut self, net: &mut Net, (egress, names): (&Egress, &[Named])) -> Result<(), NetError> {
         if let Egress::Only(list) = egress {
             self.check_family(list.iter().filter(|to| to.net.addr().is_ipv6()))?;
         }
         for is_ipv6 in [false, true] {
-            if egress.has_family(is_ipv6) && self.has_family(is_ipv6) {
+            // Where a name leads nobody knows before.
+            let is_let_out = egress.has_family(is_ipv6) || !names.is_empty();
+            if is_let_out && self.has_family(is_ipv6) {
                 let uplinks = link::uplinks(self.route()?, is_ipv6)?;
                 self.forward(uplinks, is_ipv6)?;
             }
         }
-        net.egress = egress.clone();
+        (net.egress, net.names) = (egress.clone(), names.to_vec());
         let elements = net.elements();
         self.table()?.add(&elements)
     }
@@ -398,6 +428,53 @@ impl NetworkHost {
         last.iter().try_for_each(|one| self.conntrack()?.forget_talk(one).map(drop))
     }
 
+    /// Whom the service with this address may begin to talk to.
+    pub fn reached_from(&self, from: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let first = Talk { from, to: Ipv4Addr::UNSPECIFIED.into(), door: Door::Any };
+        self.talk
+            .range(first..)
+            .map(|(talk, _)| talk)
+            .take_while(move |talk| talk.from == from)
+            .map(|talk| talk.to)
+    }
+
+    /// Lets the service go to `places`, each for some time from `now` on, through these doors.
+    ///
+    /// # Errors
+    /// Of nft; nothing is changed then.
+    pub fn let_to(
+        &mut self,
+        net: &mut Net,
+        (places, doors): (&[(IpAddr, Duration)], &[Door]),
+        now: Mono,
+    ) -> Result<(), NetError> {
+        let Some(link) = net.link.as_ref() else { return Ok(()) };
+        net.named.retain(|_, until| *until > now);
+        let (mut old, mut new) = (Vec::new(), BTreeMap::new());
+        for ((to, span), door) in
+            places.iter().flat_map(|place| doors.iter().map(move |door| (*place, *door)))
+        {
+            let Some(own) = link.addresses().find(|own| own.is_ipv6() == to.is_ipv6()) else { continue };
+            let until = now.after(span);
+            let known = net.named.get(&(to, door)).copied();
+            // The longer one holds.
+            let is_longer =
+                known.into_iter().chain(new.get(&(to, door)).map(|(until, _)| *until)).all(|at| at < until);
+            if is_longer {
+                let element = |span| Element::Named(own, to, door, span);
+                old.extend(known.map(|_| element(span)));
+                new.insert((to, door), (until, element(span)));
+            }
+        }
+        if net.named.len() + new.len() > NAMED_MAX {
+            return Err(SysError::new("nft", "places that names have led to", libc::ENOSPC).into());
+        }
+        let elements: Vec<Element> = new.values().map(|(_, element)| element.clone()).collect();
+        self.table()?.renew(&old, &elements)?;
+        net.named.extend(new.into_iter().map(|(place, (until, _))| (place, until)));
+        Ok(())
+    }
+
     /// Refuses what a file asks of IPv6 where services have none.
     fn check_family<T: ToString>(&self, mut asked: impl Iterator<Item = T>) -> Result<(), NetError> {
         match asked.next().filter(|_| !self.has_family(true)) {
@@ -432,7 +509,9 @@ impl NetworkHost {
     /// # Errors
     /// The first trouble; the rest is taken away all the same.
     pub fn release(&mut self, mut net: Net) -> Result<(), NetError> {
-        let elements = net.elements();
+        let mut elements = net.elements();
+        // Of what has aged nothing is left; the kernel may not have come to it.
+        elements.extend(net.named(Mono(0)));
         let talk = self.allow(&mut net, &BTreeSet::new());
         let result = match self.table.as_mut() {
             Some(table) if !elements.is_empty() => table.remove(&elements),
@@ -455,11 +534,12 @@ impl NetworkHost {
         &self.changed
     }
 
-    /// Takes over what a predecessor left: its links that are no live service's go, its rules are made those of `live`.
+    /// Takes over what a predecessor left: its links that are no live service's go, its rules are made those of `live`. Where
+    /// names have led them the kernel knows: that holds for the rest of its time.
     ///
     /// # Errors
     /// Of netlink and nft.
-    pub fn adopt(&mut self, live: &[&Net], changed: Changed) -> Result<(), NetError> {
+    pub fn adopt(&mut self, live: &mut [&mut Net], changed: Changed, now: Mono) -> Result<(), NetError> {
         let group = self.settings.group();
         let kept: BTreeSet<&str> =
             live.iter().filter_map(|net| net.link.as_ref()).map(|link| link.host_if.as_str()).collect();
@@ -476,7 +556,9 @@ impl NetworkHost {
             return Table::attach(&self.settings).map_or(Ok(()), Table::delete).and(others);
         }
         self.changed = changed;
-        let elements = self.all_elements(live);
+        self.adopt_named(live, now)?;
+        let live: Vec<&Net> = live.iter().map(|net| &**net).collect();
+        let elements = self.all_elements(&live, now);
         let table = self.table()?;
         // Somebody may have changed it while nobody supervised: its rules are ours again, but not what else is in it.
         match table.has_foreign()? {
@@ -484,6 +566,21 @@ impl NetworkHost {
             false => table.replace(&elements),
         }?;
         others
+    }
+
+    /// Gives every service back where names have led it. What is nobody's is forgotten.
+    fn adopt_named(&mut self, live: &mut [&mut Net], now: Mono) -> Result<(), NetError> {
+        for element in self.table()?.aging()? {
+            let Element::Named(from, to, door, left) = element else { continue };
+            let owner = live.iter_mut().find(|net| {
+                let is_its = net.link.as_ref().is_some_and(|link| link.addresses().any(|own| own == from));
+                is_its && net.names.iter().any(|name| name.door == door)
+            });
+            if let Some(net) = owner {
+                net.named.insert((to, door), now.after(left));
+            }
+        }
+        Ok(())
     }
 
     /// Takes away what a predecessor of this name left that is gone for good: its links went with their namespaces.

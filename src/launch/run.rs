@@ -80,6 +80,13 @@ pub fn run(
         let error = "a run for each connection is for `palisade supervise`: nobody here would count them";
         return Ok(Ended::Fault(LaunchFault::refused("socket.accept", error)));
     }
+    if let Some(name) = unit.network.egress_names.first() {
+        let error = format!(
+            "where {} leads `palisade supervise` watches: nobody here answers what names mean, write addresses",
+            name.name
+        );
+        return Ok(Ended::Fault(LaunchFault::refused("network.egress", &error)));
+    }
     let slot = Slot::take(dir)?;
     // Where the host's network and files still are those of this process.
     let mut held = Vec::new();

@@ -17,6 +17,7 @@
 //! | [`watch`] | what others do to the packet filter | `NETLINK_NETFILTER` |
 //! | [`conntrack`] | connections that outlive what they were translated for | `NETLINK_NETFILTER` |
 //! | [`sockdiag`] | TCP sockets that nobody owns | `NETLINK_SOCK_DIAG` |
+//! | [`dns`] | sockets that names are asked for on | UDP, TCP |
 //! | [`probe`] | a connection that asks whether somebody listens | TCP |
 //! | [`mod@reserve`] | a bound port of the host | |
 //! | [`listen`] | a socket that listens for a service | |
@@ -29,6 +30,7 @@ pub mod addr;
 pub mod attach;
 pub mod clash;
 pub mod conntrack;
+pub mod dns;
 pub mod drops;
 pub mod forwarding;
 pub mod link;

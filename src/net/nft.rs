@@ -14,6 +14,7 @@ use std::{
     io::{self, Seek},
     net::{IpAddr, SocketAddr},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
@@ -36,6 +37,7 @@ pub(super) const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 pub(super) const NFNL_MSG_BATCH_END: u16 = 17;
 const NFT_MSG_DELTABLE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 2;
 const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
+const NFT_MSG_GETSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 13;
 const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
 const NFT_MSG_GETCHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 4;
 const NFT_MSG_GETSET: u16 = NFNL_SUBSYS_NFTABLES << 8 | 10;
@@ -52,6 +54,8 @@ const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3 | NLA_F_NESTED;
 const NFTA_LIST_ELEM: u16 = 1 | NLA_F_NESTED;
 const NFTA_SET_ELEM_KEY: u16 = 1 | NLA_F_NESTED;
 const NFTA_SET_ELEM_DATA: u16 = 2 | NLA_F_NESTED;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 const NFTA_SET_ELEM_KEY_END: u16 = 10 | NLA_F_NESTED;
 const NFTA_DATA_VALUE: u16 = 1;
 pub(super) const NFPROTO_INET: u8 = 1;
@@ -60,7 +64,7 @@ const NFPROTO_IPV6: u8 = 10;
 /// A thousand services with a handful of ports each in one batch.
 const SEND_BUFFER: usize = 8 << 20;
 /// The sets and maps that elements go to.
-const SETS: [&str; 21] = [
+const SETS: [&str; 25] = [
     "exact",
     "exact6",
     "wildcard",
@@ -71,6 +75,10 @@ const SETS: [&str; 21] = [
     "reach6",
     "reach_any",
     "reach_any6",
+    "named",
+    "named6",
+    "named_any",
+    "named_any6",
     "talk",
     "talk6",
     "talk_any",
@@ -83,6 +91,9 @@ const SETS: [&str; 21] = [
     "own",
     "own6",
 ];
+
+/// Those whose elements go by themselves.
+const AGING: [&str; 4] = ["named", "named6", "named_any", "named_any6"];
 
 /// The text of the table; the same for the same settings.
 ///
@@ -154,6 +165,11 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 	set reach6 { type ipv6_addr . ipv6_addr . inet_proto . inet_service; flags interval; }
 	set reach_any { type ipv4_addr . ipv4_addr; flags interval; }
 	set reach_any6 { type ipv6_addr . ipv6_addr; flags interval; }
+	# Where names have led those who may ask for them, until the answer has aged.
+	set named { type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags timeout; }
+	set named6 { type ipv6_addr . ipv6_addr . inet_proto . inet_service; flags timeout; }
+	set named_any { type ipv4_addr . ipv4_addr; flags timeout; }
+	set named_any6 { type ipv6_addr . ipv6_addr; flags timeout; }
 	# Who may begin to talk to whom.
 	set talk { type ipv4_addr . ipv4_addr . inet_proto . inet_service; }
 	set talk6 { type ipv6_addr . ipv6_addr . inet_proto . inet_service; }
@@ -297,6 +313,10 @@ fn rules(settings: &NetworkSettings) -> String {
 		ip6 saddr @egress6 accept
 		ip6 saddr . ip6 daddr . meta l4proto . th dport @reach6 accept
 		ip6 saddr . ip6 daddr @reach_any6 accept
+		ip saddr . ip daddr . meta l4proto . th dport @named accept
+		ip saddr . ip daddr @named_any accept
+		ip6 saddr . ip6 daddr . meta l4proto . th dport @named6 accept
+		ip6 saddr . ip6 daddr @named_any6 accept
 		goto refuse_no_egress
 	}}
 	chain to_service {{
@@ -317,6 +337,8 @@ pub enum Element {
     Egress(IpAddr),
     /// The service with this address may go there.
     Reach(IpAddr, Destination),
+    /// The service with this address may go there, where a name has led, for some time.
+    Named(IpAddr, IpAddr, Door, Duration),
     /// A service may begin to talk to another.
     Talk(Talk),
     /// Packets on this link come from this hardware address and this address, or are forged.
@@ -341,6 +363,7 @@ impl fmt::Display for Element {
             }
             Element::Egress(address) => write!(f, "egress of {address}"),
             Element::Reach(address, to) => write!(f, "egress of {address} to {to}"),
+            Element::Named(address, to, door, _) => write!(f, "egress of {address} to {to}:{door} by name"),
             Element::Talk(talk) => talk.fmt(f),
             Element::Pin(link, mac, address) => write!(f, "source {mac} {address} of {link}"),
             Element::Own(link, address) => write!(f, "{address} behind {link}"),
@@ -359,6 +382,22 @@ impl Element {
         link.addresses().flat_map(of).collect()
     }
 
+    /// For how many milliseconds it holds; none: for good.
+    fn span(&self) -> Option<u64> {
+        match self {
+            Element::Named(.., span) => Some(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+            Element::Publish(..)
+            | Element::Egress(_)
+            | Element::Reach(..)
+            | Element::Talk(_)
+            | Element::Pin(..)
+            | Element::Own(..)
+            | Element::Opened(_)
+            | Element::Opened6(_)
+            | Element::Routed6 => None,
+        }
+    }
+
     fn set(&self) -> &'static str {
         let (v4, v6, is_ipv6) = match self {
             Element::Publish(publish, to) => match publish.address.is_unspecified() {
@@ -370,6 +409,8 @@ impl Element {
                 ("reach_any", "reach_any6", from.is_ipv6())
             }
             Element::Reach(from, _) => ("reach", "reach6", from.is_ipv6()),
+            Element::Named(from, _, Door::Any, _) => ("named_any", "named_any6", from.is_ipv6()),
+            Element::Named(from, ..) => ("named", "named6", from.is_ipv6()),
             Element::Talk(Talk { door: Door::Any, to, .. }) => ("talk_any", "talk_any6", to.is_ipv6()),
             Element::Talk(talk) => ("talk", "talk6", talk.to.is_ipv6()),
             Element::Pin(.., address) => ("pins", "pins6", address.is_ipv6()),
@@ -404,7 +445,7 @@ impl Element {
                 return Bytes { key: end(to.net.network()), end: Some(end(to.net.broadcast())), data: None };
             }
             Element::Egress(address) => octets(*address),
-            Element::Talk(Talk { from, to, door }) => {
+            Element::Named(from, to, door, _) | Element::Talk(Talk { from, to, door }) => {
                 [octets(*from), octets(*to), door_bytes(*door)].concat()
             }
             Element::Pin(link, mac, address) => {
@@ -429,6 +470,36 @@ fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// The elements of a message that lists some, each with the rest of its time. In one set all keys are of one family.
+fn aging(body: &[u8], is_ipv6: bool) -> Vec<Element> {
+    let Some(body) = body.get(4..) else { return Vec::new() };
+    let nest = |kind: u16| kind & !NLA_F_NESTED;
+    let lists = attributes(body).filter(|(kind, _)| *kind == nest(NFTA_SET_ELEM_LIST_ELEMENTS));
+    let element = |one: &[u8]| {
+        let find = |wanted| attributes(one).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        let key = attributes(find(nest(NFTA_SET_ELEM_KEY))?).find(|(kind, _)| *kind == NFTA_DATA_VALUE)?.1;
+        let (from, key) = split_address(key, is_ipv6)?;
+        let (to, door) = split_address(key, is_ipv6)?;
+        let door = match door {
+            [] => Door::Any,
+            [6, _, _, _, a, b, ..] => Door::One(u16::from_be_bytes([*a, *b]), Proto::Tcp),
+            [17, _, _, _, a, b, ..] => Door::One(u16::from_be_bytes([*a, *b]), Proto::Udp),
+            _ => return None,
+        };
+        let left = u64::from_be_bytes(*find(NFTA_SET_ELEM_EXPIRATION)?.first_chunk()?);
+        Some(Element::Named(from, to, door, Duration::from_millis(left)))
+    };
+    lists.flat_map(|(_, list)| attributes(list)).filter_map(|(_, one)| element(one)).collect()
+}
+
+/// The address at the beginning of a key, and the rest.
+fn split_address(key: &[u8], is_ipv6: bool) -> Option<(IpAddr, &[u8])> {
+    match is_ipv6 {
+        true => key.split_first_chunk::<16>().map(|(octets, rest)| ((*octets).into(), rest)),
+        false => key.split_first_chunk::<4>().map(|(octets, rest)| ((*octets).into(), rest)),
     }
 }
 
@@ -632,17 +703,59 @@ impl Table {
         self.commit(&parts).map_err(|(_, error)| error)
     }
 
+    /// Deletes elements that may have aged, and adds others, in one step: those of both begin anew.
+    ///
+    /// # Errors
+    /// As [`Table::add`]; nothing is changed then.
+    pub fn renew(&mut self, old: &[Element], new: &[Element]) -> Result<(), NetError> {
+        let old = old.iter().map(|element| self.element(NFT_MSG_DELSETELEM, element));
+        let mut parts: Vec<Part> = old.collect();
+        parts.extend(new.iter().map(|element| self.element(NFT_MSG_NEWSETELEM, element)));
+        self.commit_without_missing(parts)
+    }
+
+    /// What is in the sets whose elements age, each with the rest of its time.
+    ///
+    /// # Errors
+    /// The kernel's answer; that the table is gone is none.
+    pub fn aging(&mut self) -> Result<Vec<Element>, NetError> {
+        let mut all = Vec::new();
+        for set in AGING {
+            let sequence = self.socket.take_sequence(1);
+            let mut request = Encoder::default();
+            request.message(NFT_MSG_GETSETELEM, NLM_F_REQUEST | NLM_F_DUMP, sequence, |m| {
+                m.raw(&[NFPROTO_INET, 0, 0, 0]);
+                m.text(NFTA_SET_ELEM_LIST_TABLE, &self.settings.name);
+                m.text(NFTA_SET_ELEM_LIST_SET, set);
+            });
+            let listed = self.socket.exchange(request.bytes(), sequence, "NFT_MSG_GETSETELEM", |message| {
+                all.extend(aging(message.body, set.ends_with('6')));
+            });
+            match listed {
+                Err(error) if error.errno() != Some(libc::ENOENT) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(all)
+    }
+
     /// Deletes elements; those that are gone already do not matter, nor does a table that is gone.
     ///
     /// # Errors
     /// The first element that the kernel refuses.
     pub fn remove(&mut self, elements: &[Element]) -> Result<(), NetError> {
         let distinct: BTreeSet<&Element> = elements.iter().collect();
-        let mut parts: Vec<Part> =
-            distinct.into_iter().map(|element| self.element(NFT_MSG_DELSETELEM, element)).collect();
+        let parts = distinct.into_iter().map(|element| self.element(NFT_MSG_DELSETELEM, element)).collect();
+        self.commit_without_missing(parts)
+    }
+
+    /// Sends a transaction, without what is to be deleted and is not there.
+    fn commit_without_missing(&mut self, mut parts: Vec<Part>) -> Result<(), NetError> {
+        let is_deletion = |parts: &[Part], part: usize| parts[part].kind == NFT_MSG_DELSETELEM;
         while let Err((part, error)) = self.commit(&parts) {
             // Linux 6.3 has a message that does not mind; before it, the batch goes again without the missing one.
-            match part.filter(|_| error.errno() == Some(libc::ENOENT)) {
+            let missing = part.filter(|_| error.errno() == Some(libc::ENOENT));
+            match missing.filter(|part| is_deletion(&parts, *part)) {
                 Some(part) => drop(parts.remove(part)),
                 None => return Err(error),
             }
@@ -691,6 +804,9 @@ impl Table {
                 one.nest(NFTA_SET_ELEM_KEY, |k| k.attribute(NFTA_DATA_VALUE, &key));
                 if let Some(end) = &end {
                     one.nest(NFTA_SET_ELEM_KEY_END, |k| k.attribute(NFTA_DATA_VALUE, end));
+                }
+                if let Some(span) = element.span().filter(|_| kind == NFT_MSG_NEWSETELEM) {
+                    one.attribute(NFTA_SET_ELEM_TIMEOUT, &span.to_be_bytes());
                 }
                 if let Some(data) = &data {
                     one.nest(NFTA_SET_ELEM_DATA, |d| d.attribute(NFTA_DATA_VALUE, data));

@@ -3,7 +3,10 @@
 use std::{fmt::Write, net::IpAddr, path::PathBuf};
 
 use super::Assigned;
-use crate::spec::{Base, Egress, HostFacts, IdSpec, NetworkMode, Unit, UserSpec};
+use crate::{
+    names::{SERVER, ZONE},
+    spec::{Base, Dns, Egress, HostFacts, IdSpec, NetworkMode, Unit, UserSpec},
+};
 
 /// The id of a user that the file does not name. It lies where systemd has its dynamic users, so no package owns it.
 pub(crate) const DYNAMIC_ID: u32 = 61184;
@@ -24,26 +27,65 @@ pub(super) fn files(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Vec<
     for (name, address) in &assigned.peers {
         let _ = writeln!(hosts, "{address} {name}");
     }
+    for (name, address) in &unit.network.hosts {
+        let _ = writeln!(hosts, "{address} {name}");
+    }
     let mut files = vec![
         ("/etc/hostname".into(), format!("{host}\n")),
         ("/etc/hosts".into(), hosts),
         ("/etc/machine-id".into(), format!("{}\n", assigned.machine_id)),
     ];
-    // Who may not go out has nobody to ask; and a root's own file would name servers of wherever it was made.
-    let resolv = match (&unit.network.mode, &unit.network.egress) {
-        (NetworkMode::Host, _) => facts.resolv_conf.first().cloned().filter(|text| !text.is_empty()),
-        (NetworkMode::Attached(_), _) | (NetworkMode::Veth, Egress::Any | Egress::Only(_)) => {
-            facts.resolv_conf.iter().find_map(|text| resolv_conf(text))
-        }
-        (NetworkMode::Veth, Egress::None) | (NetworkMode::None | NetworkMode::Join(_), _) => None,
-    };
-    files.extend(resolv.map(|text| ("/etc/resolv.conf".into(), text)));
+    files.extend(resolv(unit, assigned, facts).map(|text| ("/etc/resolv.conf".into(), text)));
     if unit.rootfs.base == Base::Host {
         files.push(("/etc/passwd".into(), passwd(unit, facts)));
         files.push(("/etc/group".into(), group(unit, facts)));
         files.push(("/etc/nsswitch.conf".into(), "passwd: files\ngroup: files\nhosts: files dns\n".into()));
     }
     files
+}
+
+/// resolv.conf(5). A root's own file would name servers of wherever it was made.
+fn resolv(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Option<String> {
+    let network = &unit.network;
+    let is_supervised = !assigned.ends_with_launcher && assigned.unprivileged.is_none();
+    match (&network.mode, &network.dns) {
+        (NetworkMode::Host, _) => facts.resolv_conf.first().cloned().filter(|text| !text.is_empty()),
+        (NetworkMode::None, _) | (NetworkMode::Veth | NetworkMode::Attached(_), Dns::None) => None,
+        // What is answered there is for the one whose network it is.
+        (NetworkMode::Join(_), _) => Some(embedded("")),
+        (NetworkMode::Veth, _) if is_supervised => {
+            let host = facts.resolv_conf.first().filter(|_| network.egress == Egress::Any);
+            Some(embedded(host.map(String::as_str).unwrap_or_default()))
+        }
+        // There is no supervisor that would answer.
+        (NetworkMode::Veth, _) if network.egress == Egress::None => None,
+        (NetworkMode::Veth | NetworkMode::Attached(_), Dns::Host) => {
+            facts.resolv_conf.iter().find_map(|text| resolv_conf(text))
+        }
+        (NetworkMode::Veth | NetworkMode::Attached(_), Dns::Servers(servers)) => {
+            Some(servers.iter().map(|server| format!("nameserver {server}\n")).collect())
+        }
+    }
+}
+
+/// resolv.conf(5) that leads to the supervisor, with what the host's says beside its servers. Our names come first: what a
+/// service is called is asked for in no domain of the host's.
+fn embedded(host: &str) -> String {
+    let (mut search, mut options) = (vec![ZONE], String::new());
+    for line in host.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("search" | "domain") => {
+                search.truncate(1);
+                search.extend(words);
+            }
+            Some("options") => {
+                let _ = writeln!(options, "{line}");
+            }
+            _ => {}
+        }
+    }
+    format!("nameserver {SERVER}\nsearch {}\n{options}", search.join(" "))
 }
 
 /// resolv.conf(5) of the host for a network namespace of its own: there, a server on the host's loopback is nobody. None
@@ -129,5 +171,13 @@ mod tests {
         assert_eq!(resolv_conf(host).as_deref(), Some(inside));
         assert_eq!(resolv_conf("search a.test\nnameserver 127.0.0.1\n"), None);
         assert_eq!(resolv_conf(""), None);
+    }
+
+    #[test]
+    fn names_of_services_come_before_domains_of_the_host() {
+        let host = "nameserver 192.0.2.1\ndomain b.test\nsearch a.test c.test\noptions ndots:2\nsortlist x\n";
+        let inside = "nameserver 127.0.0.53\nsearch palisade a.test c.test\noptions ndots:2\n";
+        assert_eq!(embedded(host), inside);
+        assert_eq!(embedded(""), "nameserver 127.0.0.53\nsearch palisade\n");
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     net::{addr::Talk, attach::AttachPlan, link::LinkPlan},
     spec::{
-        Bandwidth, Base, Credential, Dev, Device, Egress, Firewall, HostFacts, IdRange, IoPrio, Mount,
+        Bandwidth, Base, Credential, Dev, Device, Egress, Firewall, HostFacts, IdRange, IoPrio, Mount, Named,
         Namespace, Namespaces, NetworkMode, Publish, Sched, Service, Socket, Stdin, Tmpfs, Unit, UnitName,
         Writable, credential,
         limits::{Bounds, Knob, Rlimit},
@@ -86,8 +86,8 @@ pub enum HostStep {
     Publish(Publish),
     /// Bounds how much the link carries.
     Bandwidth(Bandwidth),
-    /// Lets the service talk to the outside.
-    Egress(Egress),
+    /// Lets the service talk to the outside: to places, and to where names lead.
+    Egress(Egress, Vec<Named>),
     /// Lets one service talk to another.
     Talk(Talk),
     /// Has chains of others accept links whose names begin so, where they would drop them.
@@ -266,7 +266,8 @@ fn network(steps: &mut Vec<HostStep>, unit: &Unit, assigned: &Assigned) {
             steps.push(HostStep::Bandwidth(unit.network.bandwidth));
         }
         if unit.network.egress != Egress::None {
-            steps.push(HostStep::Egress(unit.network.egress.clone()));
+            let names = unit.network.egress_names.clone();
+            steps.push(HostStep::Egress(unit.network.egress.clone(), names));
         }
         steps.extend(assigned.talk.iter().copied().map(HostStep::Talk));
         if unit.network.firewall == Firewall::Insert {

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, fmt::Write};
 
 use super::{ChildStep, Credentials, HostStep, LaunchPlan, Module, Question, User};
 use crate::spec::{
-    AttachedKind, Capability, Credential, Hook, HookUser, IdRange, IdSpec, Mount, Stage, Stdin, UserSpec,
-    Writable,
+    AttachedKind, Capability, Credential, Egress, Hook, HookUser, IdRange, IdSpec, Mount, Named, Stage,
+    Stdin, UserSpec, Writable,
     limits::{Bounds, Rlimit, Value},
 };
 
@@ -89,7 +89,7 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
         }
         HostStep::Publish(publish) => ("publish", publish.to_string()),
         HostStep::Bandwidth(bandwidth) => ("bandwidth", bandwidth.to_string()),
-        HostStep::Egress(egress) => ("egress", egress.to_string()),
+        HostStep::Egress(egress, names) => ("egress", egress_text(egress, names)),
         HostStep::Talk(talk) => ("talk", talk.to_string()),
         HostStep::Firewall(prefix) => {
             ("firewall.insert", format!("{prefix}* accepted by other tables that drop it"))
@@ -274,6 +274,12 @@ pub fn child(step: &ChildStep) -> (&'static str, String) {
             ("init.recede", format!("{id}chown kill setgid setuid setpcap{more}"))
         }
     }
+}
+
+fn egress_text(egress: &Egress, names: &[Named]) -> String {
+    let names = names.iter().map(Named::to_string);
+    let places = Some(egress.to_string()).filter(|text| !text.is_empty());
+    places.into_iter().chain(names).collect::<Vec<_>>().join(" ")
 }
 
 fn capabilities(set: &BTreeSet<Capability>) -> String {

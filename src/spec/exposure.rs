@@ -8,9 +8,9 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Allowed, Base, Capability, Credential, Denial, Destination, Dev, Egress, Families, Firewall, Format,
-    Hook, Host, IdSpec, IoPrio, Landlock, Listen, Mount, Namespace, NetworkMode, Publish, Seccomp, Socket,
-    Stdin, Unit, UserNamespace, UserSpec, Writable, credential::Source, limits::Rlimit,
+    Allowed, Base, Capability, Credential, Denial, Destination, Dev, Dns, Egress, Families, Firewall, Format,
+    Hook, Host, IdSpec, IoPrio, Landlock, Listen, Mount, Named, Namespace, NetworkMode, Publish, Seccomp,
+    Socket, Stdin, Unit, UserNamespace, UserSpec, Writable, credential::Source, limits::Rlimit,
 };
 use crate::seccomp;
 
@@ -340,8 +340,26 @@ pub const TABLE: &[Row] = &[
         opens: "it can fetch what an intruder needs, and send what an intruder finds",
         find: |unit| match &unit.network.egress {
             Egress::None => Vec::new(),
-            Egress::Only(list) => list.iter().enumerate().map(reachable).collect(),
+            Egress::Only(list) => {
+                let names = unit.network.egress_names.iter().map(reachable_by_name);
+                list.iter().enumerate().map(reachable).chain(names).collect()
+            }
             Egress::Any => loosening("network.egress", "any", 5),
+        },
+    },
+    Row {
+        name: "network.dns",
+        most: 1,
+        closed: "names outside are asked for at the host's servers",
+        opens: "the host asks servers that the file chooses, which learn what it looks for",
+        find: |unit| match &unit.network.dns {
+            Dns::Host | Dns::None => Vec::new(),
+            Dns::Servers(servers) => {
+                let one = |server: &std::net::IpAddr| {
+                    opening(&format!("network.dns[\"{server}\"]"), &server.to_string(), Standing::Use, 1)
+                };
+                servers.iter().map(one).collect()
+            }
         },
     },
     Row {
@@ -922,6 +940,10 @@ fn listened((index, socket): (usize, &Socket)) -> Opening {
 
 fn reachable((index, to): (usize, &Destination)) -> Opening {
     opening(&format!("network.egress[{index}]"), &to.to_string(), Standing::Loosening, 2)
+}
+
+fn reachable_by_name(to: &Named) -> Opening {
+    opening(&format!("network.egress[\"{to}\"]"), &to.to_string(), Standing::Loosening, 2)
 }
 
 /// Named ones are what it is for; whoever is meant by a pattern nobody has looked at.

@@ -40,7 +40,9 @@ pub use self::{
     hook::{Hook, HookUser, Hooks, Stage, later},
     http::{CertDir, Format, Host, Http, INGRESS_DIR, Ingress, Tls, WebPath},
     limits::Limits,
-    network::{Allowed, Destination, Door, Egress, Firewall, Network, NetworkMode, Proto, Publish},
+    network::{
+        Allowed, Destination, Dns, Door, Egress, Firewall, Named, Network, NetworkMode, Proto, Publish,
+    },
     probe::{HealthCheck, HttpTarget, OnFail, Ready, Test},
     schedule::{IoPrio, Sched},
     security::{Capability, Device, Landlock, Seccomp, Security},

@@ -1,6 +1,7 @@
 //! `[network]`: the link, and who talks over it to whom.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
@@ -30,6 +31,9 @@ pub struct Network {
     pub publish: Vec<Publish>,
     /// Whether it may talk to the outside.
     pub egress: Egress,
+    /// Where names lead that it may ask for, beside [`Egress::Only`].
+    #[serde(default)]
+    pub egress_names: Vec<Named>,
     /// Services that it may talk to.
     #[serde(default)]
     pub allow_to: Vec<Allowed>,
@@ -39,6 +43,12 @@ pub struct Network {
     /// How much the link carries.
     #[serde(default)]
     pub bandwidth: Bandwidth,
+    /// Who answers what names mean.
+    #[serde(default)]
+    pub dns: Dns,
+    /// What further names mean.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, IpAddr>,
     /// Which sockets may be made.
     pub address_families: Families,
     /// What is done about other tables that drop what it sends and receives.
@@ -55,6 +65,19 @@ pub enum Firewall {
     Detect,
     /// Two rules at their head accept our links.
     Insert,
+}
+
+/// `network.dns`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dns {
+    /// Our resolver, and behind it the servers of the host.
+    #[default]
+    Host,
+    /// Our resolver, and behind it these.
+    Servers(Vec<IpAddr>),
+    /// Nobody.
+    None,
 }
 
 /// `network.mode`.
@@ -200,6 +223,35 @@ impl fmt::Display for Destination {
             IpNet::V4(net) => write!(f, "{net}:{}", self.door),
             IpNet::V6(net) => write!(f, "[{net}]:{}", self.door),
         }
+    }
+}
+
+/// One item of `network.egress` that is a name: where it leads at the time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Named {
+    /// In lower case, without a last dot; with `*.` before it, every name below it.
+    pub name: String,
+    /// The port of the hosts.
+    pub door: Door,
+}
+
+impl Named {
+    /// Whether a name, in lower case, is meant.
+    pub fn is(&self, name: &str) -> bool {
+        match self.name.strip_prefix('*') {
+            // At least one label more, and a dot that separates: one within a label has a `\` before it.
+            Some(below) => {
+                let more = name.strip_suffix(below).filter(|more| !more.is_empty());
+                more.is_some_and(|more| !more.contains('\\'))
+            }
+            None => name == self.name,
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.door)
     }
 }
 

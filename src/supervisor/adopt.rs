@@ -64,8 +64,9 @@ impl Supervisor {
         self.keeper.let_go(held.keys());
         drop(held);
         self.recall_talk();
-        let live: Vec<&Net> = self.nets.values().collect();
-        if let Err(error) = self.launcher.network.adopt(&live, self.store.forwarding()) {
+        let mut live: Vec<&mut Net> = self.nets.values_mut().collect();
+        let changed = self.store.forwarding();
+        if let Err(error) = self.launcher.network.adopt(&mut live, changed, super::now()) {
             tracing::error!("the network was not taken over: {error}");
         }
         self.bound_again();
@@ -204,10 +205,11 @@ impl Supervisor {
         net.link = known.link.clone();
         net.egress = match known.reach.as_slice() {
             _ if known.egress => Egress::Any,
-            [] => Egress::None,
+            [] if known.names.is_empty() => Egress::None,
             list => Egress::Only(list.to_vec()),
         };
         net.bandwidth = known.bandwidth;
+        net.names.clone_from(&known.names);
         net.is_fleeting = known.is_fleeting;
         net.firewall = known.firewall;
         for publish in &known.publish {

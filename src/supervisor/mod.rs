@@ -20,6 +20,7 @@
 //! | `requests` | what the control socket asks for |
 //! | `denials` | packets of services that were refused |
 //! | `rollout` | two runs of one service at a time |
+//! | `names` | what services ask about names |
 //! | `sockets` | what is held for services beside their network |
 //! | `bandwidth` | how much their links carry |
 //! | `talk` | who may talk to whom |
@@ -43,6 +44,7 @@ mod hooks;
 mod ingress;
 mod keeper;
 mod limits;
+mod names;
 mod output;
 mod points;
 mod probes;
@@ -163,6 +165,10 @@ enum Wake {
     Hook(UnitName),
     /// What it is asked for.
     Probe(UnitName),
+    /// What it asks about names.
+    Names(UnitName, names::Seat),
+    /// A server that was asked for one of them.
+    Server(u64),
     /// Files that services have read.
     Changes,
     /// Somebody has changed the packet filter.
@@ -207,6 +213,7 @@ struct Supervisor {
     doors: connections::Doors,
     probes: probes::Probes,
     reloads: voice::Reloads,
+    names: names::Names,
     changes: changes::Changes,
     wall: wall::Wall,
     denials: denials::Denials,
@@ -318,6 +325,7 @@ impl Supervisor {
             doors: connections::Doors::default(),
             probes: probes::Probes::default(),
             reloads: voice::Reloads::default(),
+            names: names::Names::default(),
             changes: changes::Changes::default(),
             wall: wall::Wall::default(),
             denials: denials::Denials::default(),
@@ -355,6 +363,7 @@ impl Supervisor {
                 self.doors.deadline(),
                 self.changes.deadline(),
                 self.wall.deadline(),
+                self.names.deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
@@ -373,6 +382,7 @@ impl Supervisor {
             self.open_doors();
             self.changes_overdue();
             self.wall_overdue();
+            self.names_overdue();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -413,6 +423,9 @@ impl Supervisor {
         }
         all.extend(self.called().map(|(name, fd)| (Wake::Demand(name.clone()), fd, PollFlags::IN)));
         all.extend(self.probes.interests().map(|(name, fd, flags)| (Wake::Probe(name.clone()), fd, flags)));
+        let names = self.names.interests();
+        all.extend(names.map(|(name, seat, fd, flags)| (Wake::Names(name.clone(), seat), fd, flags)));
+        all.extend(self.names.passed().map(|(number, fd, flags)| (Wake::Server(number), fd, flags)));
         all
     }
 
@@ -476,6 +489,8 @@ impl Supervisor {
             }
             Wake::Hook(name) => self.hook_ready(&name),
             Wake::Probe(name) => self.probe_ready(&name),
+            Wake::Names(name, seat) => self.names_asked(&name, seat),
+            Wake::Server(number) => self.passed_ready(number),
             Wake::Changes => self.changes_ready(),
             Wake::Wall => self.wall_stirred(),
             Wake::Denied => self.hear_denials(),
@@ -574,6 +589,7 @@ impl Supervisor {
             egress: net.egress == Egress::Any,
             reach: net.reach().to_vec(),
             bandwidth: net.bandwidth,
+            names: net.names.clone(),
             is_fleeting: net.is_fleeting,
             firewall: net.firewall,
         });
@@ -660,6 +676,10 @@ impl Supervisor {
                 self.write_down(&unit.name, None, launch.net());
             }
             self.point(name, "launch-noted");
+            // Before anybody in there can take the place.
+            if let Some(net) = launch.net() {
+                self.settle_names(&unit.name, net);
+            }
             let launched = self.launcher.go(launch)?;
             self.point_in_sandbox(name);
             self.point(name, "launch-sent");
@@ -688,11 +708,12 @@ impl Supervisor {
     }
 
     /// A launch that failed has taken back what it made: the keeper must not hold it either.
-    fn forget_net(&self, name: &UnitName, unit: &Unit) {
+    fn forget_net(&mut self, name: &UnitName, unit: &Unit) {
         if !self.nets.contains_key(name) {
             let mut labels = vec![self.label(name, "netns")];
             labels.extend(unit.network.publish.iter().map(|publish| self.label(name, &publish.to_string())));
             self.keeper.let_go(&labels);
+            self.names.close(name);
         }
     }
 
@@ -896,6 +917,8 @@ impl Supervisor {
     fn release(&mut self, name: &UnitName) {
         // Of a twin it is never the last word.
         let Some(net) = self.nets.remove(name) else { return };
+        self.names.close(name);
+        let asking = net.talk.iter().map(|talk| talk.from).collect();
         let mut labels = vec![self.label(name, "netns")];
         labels.extend(net.reserved.iter().map(|(publish, _)| self.label(name, &publish.to_string())));
         self.keeper.let_go(&labels);
@@ -903,6 +926,7 @@ impl Supervisor {
         if let Err(error) = self.launcher.network.release(net) {
             tracing::error!(unit = %name, "the network was not released: {error}");
         }
+        self.settle_asking(&asking);
         self.persist(name);
     }
 

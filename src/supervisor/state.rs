@@ -27,7 +27,7 @@ use crate::{
     launch::{LaunchFault, Traces},
     machine::{Usage, fleet::Entry, timer::Stamp},
     net::{addr::Assignments, forwarding::Changed, link::LinkPlan},
-    spec::{Bandwidth, Destination, Firewall, Publish, UnitName},
+    spec::{Bandwidth, Destination, Firewall, Named, Publish, UnitName},
     sys::SysError,
 };
 
@@ -107,6 +107,9 @@ pub(super) struct NetRecord {
     /// How much its link carries.
     #[serde(default)]
     pub(super) bandwidth: Bandwidth,
+    /// Where names lead that it may ask for.
+    #[serde(default)]
+    pub(super) names: Vec<Named>,
     /// It goes with its run.
     pub(super) is_fleeting: bool,
     /// What was done about tables of others.

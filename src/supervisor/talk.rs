@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::Supervisor;
 use crate::{
+    launch::Net,
     net::addr::Talk,
     spec::{Allowed, Door, NetworkMode, Proto, Unit, UnitName},
 };
@@ -91,9 +92,23 @@ impl Supervisor {
         let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
         let (talk, _) = self.talks(&unit);
         let Some(net) = self.nets.get_mut(name).filter(|net| net.link.is_some()) else { return };
+        // Who may begin to talk may ask for whom.
+        let own = net.link.iter().flat_map(|link| link.addresses());
+        let asking: BTreeSet<IpAddr> = net.talk.iter().chain(&talk).map(|one| one.from).chain(own).collect();
         if let Err(error) = self.launcher.network.allow(net, &talk) {
             tracing::error!(unit = %name, "who may talk to it or it to others is not as the files say: {error}");
         }
+        self.settle_asking(&asking);
+    }
+
+    /// Whom services with these addresses may talk to has changed.
+    pub(super) fn settle_asking(&mut self, asking: &BTreeSet<IpAddr>) {
+        self.names.forget_views();
+        let is_asking =
+            |net: &Net| net.link.iter().flat_map(|link| link.addresses()).any(|own| asking.contains(&own));
+        let all = self.nets.iter().filter(|(_, net)| is_asking(net));
+        let all: Vec<UnitName> = all.map(|(name, _)| name.clone()).collect();
+        self.settle_names_of(&all);
     }
 
     /// A service has a network: it may be meant by the patterns of others.

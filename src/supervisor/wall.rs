@@ -117,7 +117,7 @@ impl Supervisor {
         let Some((damage, is_first)) = self.wall.take_due(now()) else { return };
         let live: Vec<&Net> = self.nets.values().collect();
         let table = self.launcher.network.settings.name.clone();
-        if let Err(error) = self.launcher.network.mend(damage, &live) {
+        if let Err(error) = self.launcher.network.mend(damage, &live, now()) {
             // Without its rules services are bare: it is tried until it is there.
             self.wall.damaged(damage, now());
             if is_first {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 const LONG: Duration = Duration::from_secs(20);
-const OUTSIDE: &str = "2001:db8::fe";
+pub const OUTSIDE: &str = "2001:db8::fe";
 const HOST: &str = "2001:db8::1";
 
 /// An uplink with IPv6, and a neighbour there who knows no way to a service.
@@ -41,7 +41,7 @@ fn write(world: &World, name: &str, keys: &str) {
 }
 
 /// The IPv6 address that the supervisor tells.
-fn address6(world: &World, name: &str) -> String {
+pub fn address6(world: &World, name: &str) -> String {
     let status = world.status(name);
     status["addresses"][1].as_str().unwrap_or_else(|| panic!("{name} has no IPv6: {status}")).to_owned()
 }

@@ -16,6 +16,7 @@
 pub mod calls;
 pub mod frames;
 pub mod held;
+pub mod names;
 pub mod need;
 pub mod probe;
 pub mod snapshot;

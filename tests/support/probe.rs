@@ -24,7 +24,7 @@ use super::calls;
 /// `eat BYTES` · `eat-apart BYTES` · `fork COUNT` · `spin MILLISECONDS` · `store PATH BYTES` ·
 /// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `write PATH` ·
 /// `late MILLISECONDS …` · `clocked …` · `stay …` · `absent PATH` · `remove PATH` · `sick WAY AT PATH` · `mute PORT` ·
-/// `calls` · `writable-code` · `personality` · `i386 NUMBER` · `x32` · `nanoseconds COUNT` ·
+/// `ask NAME TYPE udp|tcp` · `ask-on` · `calls` · `writable-code` · `personality` · `i386 NUMBER` · `x32` · `nanoseconds COUNT` ·
 /// `attack INTERFACE …` · `sniff INTERFACE` · `listen` · `say STEP …`
 pub fn main(args: &[&str]) -> ExitCode {
     match args {
@@ -67,6 +67,8 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["stop-others"] => stop_others(),
         ["pid1"] => println!("{}", pid1()),
         ["connect", address] => println!("{}", outcome(TcpStream::connect(address).map(drop))),
+        ["ask", name, kind, way] => println!("{}", super::names::ask(name, kind, way)),
+        ["ask-on"] => super::names::flood(),
         ["attack", interface, rest @ ..] => super::frames::attack(interface, rest),
         ["sniff", interface] => super::frames::sniff(interface),
         ["listen"] => super::frames::listen(),

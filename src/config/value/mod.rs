@@ -18,7 +18,7 @@ pub use command::{MAX_ARG, expand, split};
 pub use env_file::parse_env_file;
 pub use http::{parse_host, parse_tls, parse_web_path};
 pub use listen::parse_listen;
-pub use publish::{parse_allowed, parse_destination, parse_publish};
+pub use publish::{is_host_name, parse_allowed, parse_destination, parse_named, parse_publish};
 pub use signal::{parse_exit, parse_signal};
 pub use specifier::{CACHE_DIR, LOG_DIR, RUN_DIR, STATE_DIR, Specifiers};
 

@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Refusal, nearest};
 use ipnet::IpNet;
 
-use crate::spec::{Allowed, Destination, Door, Proto, Publish, UnitName, defaults};
+use crate::spec::{Allowed, Destination, Door, Named, Proto, Publish, UnitName, defaults};
+
+/// What names of services end with, as in `names::ZONE`.
+const ZONE: &str = "palisade";
 
 /// `[addr:]hostport:port[/proto]`; the address is 127.0.0.1, the protocol tcp where they are left out. An IPv6 address
 /// stands in brackets.
@@ -110,7 +113,7 @@ pub fn parse_allowed(text: &str) -> Result<Allowed, Refusal> {
 /// `CIDR:PORT[/PROTO]`, with `*` for every port; what is IPv6 stands in brackets.
 ///
 /// # Errors
-/// No port, a name, bits beyond the prefix, addresses that are never outside.
+/// No port, bits beyond the prefix, addresses that are never outside.
 pub fn parse_destination(text: &str) -> Result<Destination, Refusal> {
     let hint = "write \"ADDRESS:PORT\" or \"NETWORK/BITS:PORT\", such as \"192.0.2.0/24:443\" or \"[2001:db8::/32]:443\"";
     let (net, door) = split_door(text, hint)?;
@@ -118,12 +121,6 @@ pub fn parse_destination(text: &str) -> Result<Destination, Refusal> {
         Some(net) => parse_net(net).filter(|net| matches!(net, IpNet::V6(_))),
         None => parse_net(net).filter(|net| matches!(net, IpNet::V4(_))),
     };
-    let is_name = !net.contains([':', '[']) && net.bytes().any(|byte| byte.is_ascii_alphabetic());
-    if parsed.is_none() && is_name {
-        let refusal =
-            Refusal::new(format!("{net:?}: destinations by name are not a feature of this version yet"));
-        return Err(refusal.hint("write its addresses"));
-    }
     let Some(net) = parsed else {
         return Err(Refusal::new(format!("{net:?} is neither an address nor a network")).hint(hint));
     };
@@ -154,6 +151,43 @@ fn parse_net(text: &str) -> Option<IpNet> {
         true => text.parse().ok(),
         false => text.parse::<IpAddr>().ok().map(IpNet::from),
     }
+}
+
+/// `NAME:PORT[/PROTO]` or `*.NAME:PORT[/PROTO]`. None: it is no name that is meant.
+///
+/// # Errors
+/// No port, a name that nobody outside can have.
+pub fn parse_named(text: &str) -> Result<Option<Named>, Refusal> {
+    let hint =
+        "write \"NAME:PORT\", such as \"api.example.org:443\", or \"*.example.org:443\" for every name below";
+    let name = text.rsplit_once(':').map_or(text, |(name, _)| name);
+    let is_name = name.bytes().any(|byte| byte.is_ascii_alphabetic() || byte == b'*');
+    if !is_name || name.contains([':', '/', '[']) {
+        return Ok(None);
+    }
+    let (name, door) = split_door(text, hint)?;
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let plain = name.strip_prefix("*.").unwrap_or(&name);
+    if !is_host_name(plain) {
+        return Err(Refusal::new(format!("{name:?} is not the name of a host")).hint(hint));
+    }
+    let is_ours = plain == ZONE || plain.strip_suffix(ZONE).is_some_and(|rest| rest.ends_with('.'));
+    if is_ours || !plain.contains('.') && plain.len() == name.len() {
+        let refusal = Refusal::new(format!("{name:?} is never outside: it can be a service's name alone"));
+        return Err(refusal.hint("write `allow_to` for services, and names outside in full"));
+    }
+    Ok(Some(Named { name, door }))
+}
+
+/// Whether a name is made of labels as hosts have them; `_` is let pass, as everywhere.
+pub fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let good = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        good && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    // What ends in a number is an address, or was to be one.
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && name.split('.').all(label) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn split_door<'a>(text: &'a str, hint: &str) -> Result<(&'a str, Door), Refusal> {

@@ -410,6 +410,45 @@ fn no_destination_is_refused() {
 }
 
 #[test]
+fn names_of_hosts_outside_are_read() {
+    for (value, expected) in [
+        ("Api.Example.org:443", "api.example.org:443/tcp"),
+        ("*.example.org.:53/udp", "*.example.org:53/udp"),
+        ("_x.example:*", "_x.example:*"),
+        ("*.org:443", "*.org:443/tcp"),
+        ("10.example:80", "10.example:80/tcp"),
+    ] {
+        assert_eq!(parse_named(value).unwrap().unwrap().to_string(), expected);
+    }
+    for value in ["10.0.0.0/8:443", "192.0.2.1:80", "[2001:db8::]:443", "2001:db8::/32:443", ":80", ""] {
+        assert_eq!(parse_named(value), Ok(None), "{value:?} is no name");
+    }
+    for value in [
+        "example.org",
+        "example.org:0",
+        "db:80",
+        "db.palisade:80",
+        "*.palisade:80",
+        "palisade:80",
+        "*:80",
+        "a.*.org:80",
+        "*x.org:80",
+        "a..org:80",
+        "-a.org:80",
+        "a b.org:80",
+        "a.1:80",
+    ] {
+        assert!(parse_named(value).is_err(), "{value:?} was taken");
+    }
+    let named = parse_named("*.example.org:443").unwrap().unwrap();
+    for (name, is_meant) in
+        [("a.example.org", true), ("a.b.example.org", true), ("example.org", false), ("xexample.org", false)]
+    {
+        assert_eq!(named.is(name), is_meant, "{name}");
+    }
+}
+
+#[test]
 fn ids_are_strict() {
     assert_eq!(parse_id("0"), Ok(0));
     assert_eq!(parse_id("4294967294"), Ok(u32::MAX - 1));
@@ -450,6 +489,7 @@ proptest! {
             let _ = parse_signal(&scalar);
             let _ = parse_exit(&scalar);
         }
+        let _ = (parse_named(&line), parse_destination(&line), parse_allowed(&line), parse_publish(&line));
         let _ = Specifiers { name: &name, hostname: "h" }.expand(&line);
         let _ = split(&line).and_then(|words| expand(&words, &env));
         let _ = expand(&["p".to_owned(), "$A".to_owned(), line.clone()], &env);

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use crate::spec::{Hooks, Limits, Namespaces, Network, Ready, Rootfs, Security, Service, Unit};
+use crate::spec::{
+    Dns, Hooks, Limits, Namespaces, Network, NetworkMode, Ready, Rootfs, Security, Service, Unit,
+};
 
 /// What it takes to make a new file true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -116,14 +118,30 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             tmpfs => "rootfs.tmpfs", hide => "rootfs.hide", read_only => "rootfs.read_only",
             dev => "rootfs.dev", proc => "rootfs.proc", sys => "rootfs.sys";
     });
-    compare!(&mut diff, &old.network, &new.network, Network but for [] {
+    compare!(&mut diff, &old.network, &new.network, Network but for [dns, hosts] {
         Restart: mode => "network.mode", address => "network.address", mac => "network.mac",
             interface => "network.interface", mtu => "network.mtu",
             publish => "network.publish", egress => "network.egress",
+            egress_names => "network.egress",
             address_families => "network.address_families";
         Live: allow_to => "network.allow_to", allow_from => "network.allow_from",
             firewall => "network.firewall", bandwidth => "network.bandwidth";
     });
+    // Where to ask is in a file of the sandbox; who is asked in turn is the supervisor's to change.
+    match [old, new].map(|unit| unit.network.dns == Dns::None) {
+        _ if old.network.dns == new.network.dns => {}
+        [false, false] => diff.note(Change::Live, "network.dns"),
+        _ => diff.note(Change::Restart, "network.dns"),
+    }
+    // The run has what there was in a file of its own, and may ask for more.
+    let (hosts, others) = (&old.network.hosts, &new.network.hosts);
+    let is_kept = hosts.iter().all(|(name, address)| others.get(name) == Some(address));
+    let may_ask = new.network.mode == NetworkMode::Veth && new.network.dns != Dns::None;
+    match is_kept && may_ask {
+        _ if hosts == others => {}
+        true => diff.note(Change::Live, "network.hosts"),
+        false => diff.note(Change::Restart, "network.hosts"),
+    }
     compare!(&mut diff, &old.security, &new.security, Security but for [] {
         Restart: no_new_privs => "security.no_new_privs", capabilities => "security.capabilities",
             ambient => "security.ambient", devices => "security.devices",

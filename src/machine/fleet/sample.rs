@@ -9,7 +9,7 @@ use std::{
 use crate::{
     machine::{Policy, RestartMode, RestartOn},
     spec::{
-        Activation, After, Bandwidth, Base, Denial, Dev, Egress, Families, Firewall, Full, Hooks, Kind,
+        Activation, After, Bandwidth, Base, Denial, Dev, Dns, Egress, Families, Firewall, Full, Hooks, Kind,
         Landlock, Limits, LogPolicy, Milestone, Namespace, Namespaces, Network, NetworkMode, Rollout, Rootfs,
         Seccomp, Security, Service, Stdin, StopMode, StopPolicy, Unit, UnitName, UserNamespace, UserSpec,
         Writable,
@@ -95,9 +95,12 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             mtu: None,
             publish: Vec::new(),
             egress: Egress::None,
+            egress_names: Vec::new(),
             allow_to: Vec::new(),
             allow_from: Vec::new(),
             bandwidth: Bandwidth::default(),
+            dns: Dns::Host,
+            hosts: BTreeMap::new(),
             address_families: Families::Default,
             firewall: Firewall::Detect,
         },

@@ -4,7 +4,7 @@ use super::sample::{after, name, unit};
 use super::*;
 use crate::{
     machine::RestartMode,
-    spec::{After, HealthCheck, Namespace, NetworkMode, OnFail, Ready, Service, Test},
+    spec::{After, Dns, HealthCheck, Namespace, NetworkMode, OnFail, Ready, Service, Test},
 };
 
 /// A fleet with these services, none of them started, and a clock that is moved by hand.
@@ -327,6 +327,37 @@ fn a_reload_applies_the_difference_and_says_which_key_it_was() {
     assert_eq!(story.ended("b", ExitKind::Code(0)), ["b Teardown(1)", "b Launch(2)"]);
     assert_eq!(story.ended("c", ExitKind::Code(0)), ["c Teardown(1)", "c Release"]);
     assert_eq!(story.fleet.entry(&name("c")), None);
+}
+
+#[test]
+fn other_servers_need_no_restart_and_another_place_to_ask_does() {
+    let with = |dns: Dns| {
+        let mut unit = unit("a", &[]);
+        unit.network.dns = dns;
+        unit
+    };
+    let servers = Dns::Servers(vec![[192, 0, 2, 53].into()]);
+    let change = |old: &Dns, new: &Dns| diff(&with(old.clone()), &with(new.clone())).change;
+    assert_eq!(change(&Dns::Host, &servers), Change::Live);
+    assert_eq!(change(&servers, &Dns::None), Change::Restart);
+    assert_eq!(change(&Dns::None, &Dns::Host), Change::Restart);
+    assert_eq!(change(&Dns::None, &Dns::None), Change::None);
+    let hosts = |hosts: &[(&str, u8)], dns: &Dns| {
+        let mut unit = with(dns.clone());
+        let all = hosts.iter().map(|(name, last)| ((*name).to_owned(), [192, 0, 2, *last].into()));
+        unit.network.hosts = all.collect();
+        unit
+    };
+    for (old, new, dns, wanted) in [
+        (&[("a", 1)][..], &[("a", 1)][..], Dns::None, Change::None),
+        (&[("a", 1)], &[("a", 1), ("b", 2)], Dns::Host, Change::Live),
+        (&[("a", 1)], &[("a", 1), ("b", 2)], Dns::None, Change::Restart),
+        (&[("a", 1)], &[("a", 2)], Dns::Host, Change::Restart),
+        (&[("a", 1)], &[], Dns::Host, Change::Restart),
+    ] {
+        let found = diff(&hosts(old, &dns), &hosts(new, &dns));
+        assert_eq!(found.change, wanted, "{old:?} to {new:?} with {dns:?}");
+    }
 }
 
 #[test]

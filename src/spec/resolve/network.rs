@@ -1,6 +1,10 @@
 //! `[network]`.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    ops::Range,
+};
 
 use super::{Claims, Reader, link};
 use crate::{
@@ -11,8 +15,8 @@ use crate::{
     },
     seccomp::FAMILIES,
     spec::{
-        Allowed, AttachedKind, Destination, Egress, Families, Firewall, Network, NetworkMode, Proto, Publish,
-        UnitName, defaults,
+        Allowed, AttachedKind, Destination, Dns, Egress, Families, Firewall, Named, Network, NetworkMode,
+        Proto, Publish, UnitName, defaults,
     },
 };
 
@@ -42,9 +46,10 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     for text in table.publish.iter().flatten() {
         publish(reader, text, &mut claims, &mut ports);
     }
-    let egress = egress(reader);
+    let (egress, egress_names) = egress(reader);
     let allow_to = peers(reader, table.allow_to.as_deref(), &mut claims);
     let allow_from = peers(reader, table.allow_from.as_deref(), &mut claims);
+    let (dns, hosts) = (dns(reader), hosts(reader));
     let address_families = address_families(reader);
     let firewall = reader.word("network.firewall", &table.firewall, FIREWALLS).unwrap_or_default();
     only_with_a_link(reader, &mode);
@@ -60,9 +65,12 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
         mtu,
         publish,
         egress,
+        egress_names,
         allow_to,
         allow_from,
         bandwidth,
+        dns,
+        hosts,
         firewall,
         address_families,
     };
@@ -157,21 +165,30 @@ pub(crate) fn clash(a: &Publish, b: &Publish) -> bool {
     addresses && a.host_port == b.host_port && a.proto == b.proto
 }
 
-fn egress(reader: &mut Reader<'_>) -> Egress {
-    let Some(value) = &reader.file.tables.network.egress else { return Egress::None };
+fn egress(reader: &mut Reader<'_>) -> (Egress, Vec<Named>) {
+    let Some(value) = &reader.file.tables.network.egress else { return (Egress::None, Vec::new()) };
     let list = match value.get_ref() {
-        WordOrList::Word(word) if word == "any" => return Egress::Any,
+        WordOrList::Word(word) if word == "any" => return (Egress::Any, Vec::new()),
         WordOrList::Word(word) => {
             let refusal = Refusal::new(format!("{word:?} is not a value of `network.egress`"));
             let hint = "write \"any\", a list such as [\"192.0.2.0/24:443\"], or [] for nowhere";
             reader.refuse(value.span(), refusal.hint(hint));
-            return Egress::None;
+            return (Egress::None, Vec::new());
         }
         WordOrList::List(list) => list,
     };
-    let mut all: Vec<Destination> = Vec::new();
+    let (mut all, mut names) = (Vec::<Destination>::new(), Vec::<Named>::new());
     for text in list {
         let Some(written) = reader.text(text) else { continue };
+        match reader.take(text.span(), value::parse_named(&written)) {
+            Some(Some(name)) if names.contains(&name) => continue,
+            Some(Some(name)) => {
+                names.push(name);
+                continue;
+            }
+            Some(None) => {}
+            None => continue,
+        }
         let Some(one) = reader.take(text.span(), value::parse_destination(&written)) else { continue };
         if one.net.addr().is_ipv6() && !has_ipv6(reader, text) {
             continue;
@@ -182,7 +199,56 @@ fn egress(reader: &mut Reader<'_>) -> Egress {
             all.push(one);
         }
     }
-    if all.is_empty() { Egress::None } else { Egress::Only(all) }
+    let is_none = all.is_empty() && names.is_empty();
+    (if is_none { Egress::None } else { Egress::Only(all) }, names)
+}
+
+fn dns(reader: &mut Reader<'_>) -> Dns {
+    let Some(value) = &reader.file.tables.network.dns else { return Dns::Host };
+    let hint = "write the addresses of servers, such as [\"192.0.2.53\"], or \"none\"";
+    let list = match value.get_ref() {
+        WordOrList::Word(word) if word == "none" => return Dns::None,
+        WordOrList::Word(word) => {
+            let refusal = Refusal::new(format!("{word:?} is not a value of `network.dns`"));
+            reader.refuse(value.span(), refusal.hint(hint));
+            return Dns::Host;
+        }
+        WordOrList::List(list) => list,
+    };
+    let server = |reader: &mut Reader<'_>, text: &Text| {
+        reader.checked(text, |written| parse_host(written).map_err(|refusal| refusal.hint(hint)))
+    };
+    let servers: Vec<IpAddr> = list.iter().filter_map(|text| server(reader, text)).collect();
+    if list.is_empty() {
+        let refusal = Refusal::new("no server is left to ask");
+        reader
+            .refuse(value.span(), refusal.hint("leave the key out for those of the host, or write \"none\""));
+    }
+    Dns::Servers(servers)
+}
+
+/// The address of somebody.
+fn parse_host(text: &str) -> Result<IpAddr, Refusal> {
+    let address: IpAddr =
+        text.parse().map_err(|_| Refusal::new(format!("{text:?} is not the address of a host")))?;
+    match address.is_unspecified() || address.is_multicast() {
+        true => Err(Refusal::new(format!("{address} is not the address of a host"))),
+        false => Ok(address),
+    }
+}
+
+fn hosts(reader: &mut Reader<'_>) -> BTreeMap<String, IpAddr> {
+    let mut all = BTreeMap::new();
+    for (key, value) in &reader.file.tables.network.hosts {
+        let name = reader.checked(key, |name| match value::is_host_name(name) {
+            true => Ok(name.to_ascii_lowercase()),
+            false => Err(Refusal::new(format!("{name:?} is not the name of a host"))
+                .hint("names are labels of letters, digits and '-', with dots between them")),
+        });
+        let address = reader.checked(value, |text| parse_host(text));
+        all.extend(name.zip(address));
+    }
+    all
 }
 
 fn peers(reader: &mut Reader<'_>, list: Option<&[Text]>, claims: &mut Claims) -> Vec<Allowed> {
@@ -268,6 +334,7 @@ fn only_with_a_link(reader: &mut Reader<'_>, mode: &NetworkMode) {
         ("mtu", table.mtu.as_ref().map(toml::Spanned::span)),
         ("publish", publish.map(Text::span)),
         ("egress", egress.map(toml::Spanned::span)),
+        ("dns", table.dns.as_ref().map(toml::Spanned::span)),
         ("allow_to", table.allow_to.iter().flatten().next().map(Text::span)),
         ("firewall", table.firewall.as_ref().map(Text::span)),
         ("allow_from", table.allow_from.iter().flatten().next().map(Text::span)),

@@ -534,10 +534,32 @@ fn the_network_is_read() {
         "192.0.2.1/32:53/udp 10.0.0.0/8:443/tcp 10.0.0.0/8:80/tcp",
         "the rest is within"
     );
+    let names =
+        "egress = ['*.Example.org:443', '192.0.2.1:80', 'a.example.org.:53/udp', '*.example.org:443/tcp']";
+    let network = unit("", &format!("[network]\n{names}")).network;
+    assert_eq!(network.egress.to_string(), "192.0.2.1/32:80/tcp");
+    let names: Vec<String> = network.egress_names.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["*.example.org:443/tcp", "a.example.org:53/udp"]);
+    let network = unit("", "[network]\negress = ['a.example.org:443']").network;
+    assert_eq!(network.egress, Egress::Only(Vec::new()), "by name alone");
+    let network =
+        unit("", "[network]\ndns = ['192.0.2.53', '::1']\nhosts = { 'DB.example' = '2001:db8::1' }").network;
+    assert_eq!(network.dns, Dns::Servers(vec!["192.0.2.53".parse().unwrap(), "::1".parse().unwrap()]));
+    assert_eq!(network.hosts, [("db.example".to_owned(), "2001:db8::1".parse().unwrap())].into());
+    assert_eq!(unit("", "").network.dns, Dns::Host);
+    assert_eq!(unit("", "[network]\ndns = 'none'").network.dns, Dns::None);
     let network =
         unit("", "[network]\nallow_to = ['db:5432', 'db:5432/tcp']\nallow_from = ['web@*:80']").network;
     assert_eq!((network.allow_to.len(), network.allow_from.len()), (1, 1));
     for bad in [
+        "mode = 'none'\ndns = 'none'",
+        "dns = []",
+        "dns = 'host'",
+        "dns = ['ns.example.org']",
+        "dns = ['224.0.0.1']",
+        "hosts = { 'a b' = '192.0.2.1' }",
+        "hosts = { db = '192.0.2.1/24' }",
+        "egress = ['db:443']",
         "mode = 'bridge'",
         "mode = 'join:'",
         "mode = 'join:db'\npublish = ['80:80']",
