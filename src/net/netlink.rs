@@ -130,6 +130,15 @@ impl Netlink {
             .map_err(|errno| SysError::new("setsockopt", format!("SO_SNDBUFFORCE, {bytes}"), errno))
     }
 
+    /// Lets up to `bytes` be queued for us (needs CAP_NET_ADMIN; the default is about 200 KiB). No memory is taken before.
+    ///
+    /// # Errors
+    /// From setsockopt(2), SO_RCVBUFFORCE.
+    pub fn set_receive_buffer(&self, bytes: usize) -> Result<(), SysError> {
+        setsockopt(&self.socket, sockopt::RcvBufForce, &bytes)
+            .map_err(|errno| SysError::new("setsockopt", format!("SO_RCVBUFFORCE, {bytes}"), errno))
+    }
+
     /// The next `count` sequence numbers; returns the first.
     pub fn take_sequence(&mut self, count: u32) -> u32 {
         let first = self.sequence.wrapping_add(1);

@@ -31,6 +31,8 @@ const NFT_MSG_DELFLOWTABLE: u16 = 24;
 /// Of every kind of object the name of its table.
 const NFTA_TABLE: u16 = 1;
 
+/// What we change ourselves is told as well, the elements of a thousand services at once.
+const RECEIVE_BUFFER: usize = 32 << 20;
 /// So many datagrams are read at a time; the rest is still there afterwards.
 const DATAGRAMS: usize = 64;
 
@@ -66,6 +68,7 @@ impl Watch {
     /// From opening the socket.
     pub fn open(table: &str) -> Result<Self, NetError> {
         let socket = Netlink::open(netlink_sys::protocols::NETLINK_NETFILTER)?;
+        socket.set_receive_buffer(RECEIVE_BUFFER)?;
         socket.join(NFNLGRP_NFTABLES)?;
         Ok(Self { socket, table: table.to_owned(), pending: Heard::default() })
     }
@@ -96,7 +99,9 @@ impl Watch {
                 // Something was not told: it may have been anything.
                 Err(error) if error.errno == libc::ENOBUFS => {
                     self.pending = Heard::default();
-                    heard.add(Heard { damage: Some(Damage::Foreign), others: true });
+                    let is_foreign = table.has_foreign()?;
+                    let damage = if is_foreign { Damage::Foreign } else { Damage::Part };
+                    heard.add(Heard { damage: Some(damage), others: true });
                 }
                 Err(error) => return Err(error.into()),
             }

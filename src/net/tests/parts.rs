@@ -3,7 +3,14 @@
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use super::*;
-use crate::net::{NetError, link::Pair6, nft, reserve::reserve, sockdiag};
+use crate::net::{
+    NetError,
+    link::Pair6,
+    nft::{self, Damage},
+    reserve::reserve,
+    sockdiag,
+    watch::{Heard, Watch},
+};
 
 #[test]
 fn the_text_of_the_table_is_as_it_was_reviewed() {
@@ -321,6 +328,41 @@ fn two_tables_live_side_by_side_and_each_goes_without_a_trace() {
         two.remove(&[Element::Egress(b)]).unwrap();
         two.delete().unwrap();
         assert_eq!(run("nft list ruleset"), "");
+    });
+}
+
+#[test]
+fn what_we_change_is_no_damage_however_much_it_is_and_what_others_change_is() {
+    on_a_host(|world| {
+        let mut watch = Watch::open(&world.settings.name).unwrap();
+        let mut table = world.table();
+        let mut hear = |table: &mut Table| {
+            let mut all = Heard::default();
+            // More than is read at a time.
+            for _ in 0..100 {
+                let heard = watch.hear(table).unwrap();
+                all = Heard { damage: all.damage.max(heard.damage), others: all.others | heard.others };
+            }
+            all
+        };
+        let many: Vec<Element> =
+            (0..20_000).map(|n| Element::Egress(world.settings.prefix4.address(n).unwrap().into())).collect();
+        table.replace(&many).unwrap();
+        table.mend(Damage::Foreign, &many).unwrap();
+        table.mend(Damage::Part, &many).unwrap();
+        assert_eq!(hear(&mut table), Heard::default());
+        run("nft add table inet theirs");
+        assert_eq!(hear(&mut table), Heard { damage: None, others: true });
+        run("nft flush set inet palisade egress");
+        assert_eq!(hear(&mut table).damage, Some(Damage::Part));
+        run("nft add set inet palisade theirs { type mark ; }");
+        assert_eq!(hear(&mut table).damage, Some(Damage::Foreign));
+        assert!(table.has_foreign().unwrap());
+        run("nft flush ruleset");
+        assert_eq!(hear(&mut table), Heard { damage: Some(Damage::Part), others: true });
+        table.mend(Damage::Part, &many).unwrap();
+        assert!(!table.has_foreign().unwrap());
+        assert_eq!(hear(&mut table), Heard::default());
     });
 }
 
