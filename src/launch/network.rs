@@ -217,7 +217,11 @@ impl NetworkHost {
         if self.obstacles.is_none() {
             let is_passing = !self.passing.is_empty();
             let others = self.others()?;
-            self.obstacles = Some(if is_passing { others.insert()? } else { others.obstacles()? });
+            let opened = if is_passing { others.insert() } else { Ok(()) };
+            let found = others.obstacles()?;
+            self.obstacles = Some(found);
+            // Told once; what is in the way is known all the same.
+            opened?;
         }
         Ok(self.obstacles.as_deref().unwrap_or_default())
     }

@@ -221,20 +221,20 @@ impl Others {
         Ok(read.chain(LEGACY.iter().filter_map(|known| legacy(*known, &prefix))).collect())
     }
 
-    /// Has every chain that drops them accept them, and returns those that do so all the same.
+    /// Has every chain that drops them accept them.
     ///
     /// # Errors
     /// The kernel's answer: EPERM, the table has an owner who alone may change it.
-    pub fn insert(&mut self) -> Result<Vec<Obstacle>, NetError> {
+    pub fn insert(&mut self) -> Result<(), NetError> {
         for (base, _) in self.closed()? {
             // Those of ours that have come to stand behind what drops.
             let mut parts = self.marked(&base)?;
             for key in [NFT_META_OIFNAME, NFT_META_IIFNAME] {
                 parts.push((base.family, NFT_MSG_NEWRULE, NLM_F_CREATE, self.accepting(&base, key)));
             }
-            self.commit(parts, &format!("{}, chain {}", of(&base), base.name))?;
+            self.commit(parts, &format!("table {}, chain {}", of(&base), base.name))?;
         }
-        self.obstacles()
+        Ok(())
     }
 
     /// Takes out what we, or a predecessor, have put into chains of others. Returns how many rules there were.
@@ -496,6 +496,11 @@ fn ways(family: u8, settings: &NetworkSettings) -> Vec<Way> {
 
 fn allow(base: &Base, chains: &BTreeSet<String>, prefix: &str) -> Vec<String> {
     match () {
+        // Its names of interfaces end with + as those of iptables do.
+        () if base.table == "firewalld" => vec![
+            format!("firewall-cmd --permanent --zone=trusted --add-interface={prefix}+"),
+            "firewall-cmd --reload".to_owned(),
+        ],
         () if chains.contains("DOCKER-USER") => {
             let program = if base.family == NFPROTO_IPV6 { "ip6tables" } else { "iptables" };
             let command = |side: &str| format!("{program} -I DOCKER-USER {side} {prefix}+ -j ACCEPT");
@@ -721,7 +726,7 @@ fn holds_prefix(mask: Option<&[u8]>, with: &[u8], (own, bits): (&[u8], usize)) -
     let one = |n: usize| mask.map_or(0xff, |mask| mask.get(n).copied().unwrap_or_default());
     let wanted = |n: usize| with.get(n).copied().unwrap_or_default();
     let fixed = |n: usize| match bits.saturating_sub(n * 8) {
-        left @ 0..8 => !(0xff_u16 >> left) as u8,
+        left @ 0..8 => !(0xff_u8 >> left),
         _ => 0xff,
     };
     let len = with.len().min(own.len());

@@ -10,7 +10,10 @@ use crate::{
     config::TalkPlaces,
     control::types,
     machine::Mono,
-    net::drops::{Head, Protocol, Reason, Refused},
+    net::{
+        drops::{Head, Protocol, Reason, Refused},
+        link::LinkPlan,
+    },
     spec::{Unit, UnitName},
 };
 
@@ -156,13 +159,11 @@ fn judge(reason: Reason, head: Option<&Head>, from: &Side<'_>, to: Option<&Side<
         (Reason::Spoofed, _) => nothing(
             "its sender is not the one of its link, or it is a redirect or a broadcast: no key allows that",
         ),
-        (Reason::ToLoopback, _) => {
-            nothing("127.0.0.0/8 is within every host: no key allows that over a link")
-        }
+        (Reason::ToLoopback, _) => nothing("loopback is within every host: no key allows that over a link"),
         (Reason::ToHost, _) => nothing(
             "an address of the host: no key allows that; a Unix socket of the host can be shown by rootfs.mounts",
         ),
-        (Reason::ToMetadata, _) => nothing("169.254.0.0/16 is never outside: no key allows that"),
+        (Reason::ToMetadata, _) => nothing("link-local, or where clouds tell secrets: no key allows that"),
         (Reason::NotRouted, _) => nothing("forwarding is on there for services alone"),
         (Reason::NoLink, _) => nothing("the service has taken its link away"),
     }
@@ -200,13 +201,15 @@ impl Supervisor {
     /// The service that has this address.
     fn holder(&self, address: IpAddr) -> Option<UnitName> {
         let mut all = self.nets.iter();
-        let found = all.find(|(name, _)| self.linked_addresses(name).contains(&address));
+        let has_it =
+            |link: Option<&LinkPlan>| link.is_some_and(|link| link.addresses().any(|own| own == address));
+        let found = all.find(|(_, net)| has_it(net.link.as_ref()));
         found.map(|(name, _)| name.clone())
     }
 
     fn linked_addresses(&self, name: &UnitName) -> Vec<IpAddr> {
         let link = self.nets.get(name).and_then(|net| net.link.as_ref());
-        link.map(|link| link.addresses().into_iter().collect()).unwrap_or_default()
+        link.map(|link| link.addresses().collect()).unwrap_or_default()
     }
 
     /// What of a service was refused lately, with what decides it.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
     spoof::{Place, furnish_host},
     support::{
         World, wait_for, wait_until,
-        world::{describe, http_get, wait_http},
+        world::{describe, http_get, raw, wait_http},
     },
 };
 
@@ -272,6 +273,18 @@ pub fn a_chain_that_drops_is_named_and_opened_for_who_asks(world: &mut World) {
     wait_until("it is open when it starts", LONG, is_open);
     assert_eq!(world.stop(), Ok(()));
     assert_eq!(theirs(), before);
+    // In the foreground as well.
+    let file = world.write("single/once.toml", &world.probe_toml(&["wait"], "network.firewall = \"insert\""));
+    let mut run = world
+        .command(&["run"])
+        .args(world.places())
+        .arg(file)
+        .spawn()
+        .expect("the program under test starts");
+    wait_until("the chain is open", LONG, || theirs().matches("palisade: ").count() == 2);
+    kill(raw(run.id()), Signal::SIGTERM).expect("it runs");
+    run.wait().expect("our child");
+    assert_eq!(theirs(), before);
     nft("delete table ip filter");
     drop(outside);
 }
@@ -286,8 +299,9 @@ fn counted(name: &str) -> u64 {
 
 /// Sends datagrams from within a service, from one of its addresses.
 fn send(world: &World, name: &str, from: &str, (to, port): (&str, u16), count: u32) {
+    let family = if to.contains(':') { "AF_INET6" } else { "AF_INET" };
     let script = format!(
-        "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('{from}', 0))\n\
+        "import socket\ns = socket.socket(socket.{family}, socket.SOCK_DGRAM)\ns.bind(('{from}', 0))\n\
          for n in range({count}):\n    s.sendto(b'x', ('{to}', {port}))\n"
     );
     world.ok(&["exec", name, "--", "/usr/bin/python3", "-c", &script]);
@@ -325,6 +339,8 @@ pub fn what_is_refused_is_named_with_the_line_that_decides_it(world: &mut World)
         world.wait_state(name, "active");
     }
     let [web, db, liar] = ["web", "db", "liar"].map(|name| address(world, name));
+    let [web6, db6] = ["web", "db"]
+        .map(|name| world.status(name)["addresses"][1].as_str().expect("one of IPv6").to_owned());
     world.ok(&["exec", "liar", "--", "/usr/sbin/ip", "addr", "add", "10.83.0.99/32", "dev", "eth0"]);
     let reasons = ["no_egress", "to_service", "to_host", "to_metadata", "unpublished"];
     let before = reasons.map(counted);
@@ -335,6 +351,7 @@ pub fn what_is_refused_is_named_with_the_line_that_decides_it(world: &mut World)
         ("web", &web, "10.83.0.1", 9999, 1),
         ("web", &web, "169.254.1.1", 80, 5),
         ("liar", "10.83.0.99", "192.0.2.254", 99, 3),
+        ("web", &web6, &db6, 82, 2),
         // What is allowed is not refused.
         ("web", &web, "192.0.2.254", 80, 0),
         ("liar", &liar, &db, 80, 1),
@@ -350,6 +367,7 @@ pub fn what_is_refused_is_named_with_the_line_that_decides_it(world: &mut World)
         ("web", "no_egress", "192.0.2.254:81".to_owned(), Some(3)),
         ("web", "no_egress", "198.51.100.1:53".to_owned(), Some(2)),
         ("web", "to_service", format!("{db}:81"), Some(4)),
+        ("web", "to_service", format!("{db6}:82"), Some(2)),
         ("web", "to_host", "10.83.0.1:9999".to_owned(), Some(1)),
         ("web", "to_metadata", "169.254.1.1:80".to_owned(), Some(5)),
         ("liar", "spoofed", "192.0.2.254:99".to_owned(), Some(3)),

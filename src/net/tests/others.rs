@@ -115,6 +115,15 @@ fn the_command_is_the_one_of_whoever_made_the_chain() {
             allow(world, &with("DOCKER-USER")),
             ["-i", "-o"].map(|side| format!("iptables -I DOCKER-USER {side} {prefix}+ -j ACCEPT"))
         );
+        let firewalld =
+            "table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; drop\n}\n}";
+        assert_eq!(
+            allow(world, firewalld),
+            [
+                &*format!("firewall-cmd --permanent --zone=trusted --add-interface={prefix}+"),
+                "firewall-cmd --reload"
+            ]
+        );
         assert_eq!(
             allow(world, &with("ufw-user-forward")),
             ["in", "out"].map(|side| format!("ufw route allow {side} on {prefix}+"))
@@ -128,8 +137,10 @@ fn what_is_inserted_is_found_by_its_mark_and_goes_without_a_trace() {
         found(world, &forward("drop", "iifname \"docker0\" counter accept"));
         let before = run("nft list ruleset");
         let mut others = Others::open(&world.settings).unwrap();
-        assert_eq!(others.insert().unwrap(), []);
-        assert_eq!(others.insert().unwrap(), []);
+        for _ in 0..2 {
+            others.insert().unwrap();
+            assert_eq!(others.obstacles().unwrap(), []);
+        }
         let listed = run("nft list ruleset");
         assert_eq!(listed.matches("comment \"palisade: palisade\"").count(), 2, "{listed}");
         // Another supervisor's are not ours.
@@ -138,5 +149,34 @@ fn what_is_inserted_is_found_by_its_mark_and_goes_without_a_trace() {
         assert_eq!(Others::open(&world.settings).unwrap().remove().unwrap(), 2);
         assert_eq!(run("nft list ruleset"), before);
         assert_eq!(others.remove().unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_table_with_an_owner_is_named_and_not_changed() {
+    use std::{io::Write, process::Stdio};
+    on_a_host(|world| {
+        let mut owner =
+            Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut input = owner.stdin.take().unwrap();
+        input
+            .write_all(
+                b"add table ip theirs { flags owner ; }\n\
+                  add chain ip theirs forward { type filter hook forward priority 0 ; policy drop ; }\n",
+            )
+            .unwrap();
+        let mut others = Others::open(&world.settings).unwrap();
+        let start = std::time::Instant::now();
+        while others.obstacles().unwrap().is_empty() {
+            assert!(start.elapsed() < PATIENCE * 4, "nft makes its table");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let error = others.insert().unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EPERM), "{error}");
+        assert!(error.to_string().contains("table ip theirs, chain forward"), "{error}");
+        assert_eq!(others.obstacles().unwrap().len(), 1);
+        assert_eq!(others.remove().unwrap(), 0);
+        drop(input);
+        owner.wait().unwrap();
     });
 }
