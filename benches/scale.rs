@@ -31,14 +31,27 @@ fn sizes(name: &str, default: &str) -> Vec<usize> {
     text.split_whitespace().map(|word| word.parse().expect("numbers with spaces between them")).collect()
 }
 
+/// A run-time directory in memory, as /run is, until this is dropped.
+struct InMemory(std::path::PathBuf);
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// Room for more services than the tests have.
-fn configure(world: &World) {
+fn configure(world: &World) -> InMemory {
+    let run = world.run_dir();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "run"]).arg(&run).status();
+    assert!(mounted.expect("util-linux is installed").success(), "a file system in memory");
     let config = format!(
         "[cgroup]\npath = \"{}\"\n[network]\nname = \"ptest\"\nprefix4 = \"10.83.0.0/16\"\n\
          [ids]\nbase = 1879048192\ncount = 2000\n",
         world.name()
     );
     world.write("palisade.toml", &config);
+    InMemory(run)
 }
 
 /// Starts the supervisor. Seconds until everything was up.
@@ -77,7 +90,7 @@ fn resident(pid: u32) -> String {
 }
 
 fn services(world: &mut World) {
-    configure(world);
+    let _in_memory = configure(world);
     let titles = [
         "services",
         "all up, s",
@@ -140,7 +153,7 @@ fn services(world: &mut World) {
 
 /// One service has many places to go to; another has one and is started again and again.
 fn places(world: &mut World) {
-    configure(world);
+    let _in_memory = configure(world);
     let titles = ["places of others", "one more: start, ms", "stop, ms", "rules", "elements"];
     let (mut rows, mut found) = (vec![titles.map(str::to_owned).to_vec()], Vec::new());
     for size in sizes("BENCH_PLACES", "0 10 100 1000 5000") {

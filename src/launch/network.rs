@@ -344,8 +344,10 @@ impl NetworkHost {
         link::create(self.route()?, &net.netns, plan)?;
         net.link = Some(plan.clone());
         let addresses: BTreeSet<IpAddr> = net.reserved.iter().map(|(publish, _)| publish.address).collect();
+        let gateways: Vec<IpAddr> =
+            [plan.gateway.into()].into_iter().chain(plan.v6.as_ref().map(|v6| v6.gateway.into())).collect();
         for address in addresses {
-            let doors = link::doors(self.route()?, address)?;
+            let doors = link::doors(self.route()?, address, &gateways)?;
             self.forward(doors, address.is_ipv6())?;
         }
         let elements = net.elements();

@@ -11,7 +11,7 @@
 //! RCU. Neighbours are permanent on both ends, so that nobody waits for an ARP answer and nobody can forge one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd},
 };
@@ -456,9 +456,8 @@ pub fn uplinks(host: &mut Netlink, is_ipv6: bool) -> Result<Vec<String>, NetErro
     wanted.header.address_family = if is_ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let routes = host.dump(&RouteNetlinkMessage::GetRoute(wanted), "RTM_GETROUTE")?;
     let indices: Vec<u32> = routes.into_iter().flat_map(default_route).collect();
-    let all = links(host)?;
-    let is_uplink = |link: &Link| !link.is_loopback && indices.contains(&link.index);
-    Ok(all.into_iter().filter(is_uplink).map(|link| link.name).collect())
+    let links = links_at(host, &indices)?;
+    Ok(links.into_iter().filter(|link| !link.is_loopback).map(|link| link.name).collect())
 }
 
 /// The output interfaces of a default route of the main table; none of any other route.
@@ -483,26 +482,39 @@ fn default_route(message: RouteNetlinkMessage) -> Vec<u32> {
 }
 
 /// The interfaces on which clients of a published address arrive: for `0.0.0.0` all with an IPv4 address, for `::` all
-/// with an IPv6 address, else the one that has the address. Neither loopback nor any Palisade's own links.
+/// with an IPv6 address, else the one that has the address. Neither loopback nor any Palisade's own links, of which those
+/// with these `gateways` are not even looked at: there may be a thousand.
 ///
 /// Packets that arrive there for a service are forwarded, which the kernel does only where forwarding is on
 /// ([`super::forwarding`]).
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn doors(host: &mut Netlink, address: IpAddr) -> Result<Vec<String>, NetError> {
-    let by_index = addresses(host)?;
-    let all = links(host)?;
+pub fn doors(host: &mut Netlink, address: IpAddr, gateways: &[IpAddr]) -> Result<Vec<String>, NetError> {
+    if address.is_loopback() {
+        return Ok(Vec::new());
+    }
     let is_meant = |own: &IpAddr| match address.is_unspecified() {
-        true => own.is_ipv6() == address.is_ipv6(),
+        true => own.is_ipv6() == address.is_ipv6() && !gateways.contains(own),
         false => *own == address,
     };
-    let is_door = |link: &Link| {
-        !link.is_loopback
-            && link.group & GROUP_MASK != GROUP_BASE
-            && by_index.get(&link.index).is_some_and(|has| has.iter().any(is_meant))
-    };
-    Ok(all.into_iter().filter(is_door).map(|link| link.name).collect())
+    let by_index = addresses(host)?.into_iter();
+    let meant: Vec<u32> =
+        by_index.filter(|(_, has)| has.iter().any(is_meant)).map(|(index, _)| index).collect();
+    let is_door = |link: &Link| !link.is_loopback && link.group & GROUP_MASK != GROUP_BASE;
+    Ok(links_at(host, &meant)?.into_iter().filter(is_door).map(|link| link.name).collect())
+}
+
+/// The links with these indices, one by one: a list of all of them grows with the services. One that is gone is left out.
+fn links_at(host: &mut Netlink, indices: &[u32]) -> Result<Vec<Link>, NetError> {
+    let mut found = Vec::new();
+    for index in indices.iter().collect::<BTreeSet<_>>() {
+        let mut wanted = LinkMessage::default();
+        wanted.header.index = *index;
+        let answer = host.get(RouteNetlinkMessage::GetLink(wanted), "RTM_GETLINK")?;
+        found.extend(answer.and_then(link));
+    }
+    Ok(found)
 }
 
 /// The addresses of the namespace that the socket was opened in, by the index of their link.

@@ -237,6 +237,31 @@ impl Netlink {
         Err(SysError::new(call, "dump", libc::EINTR).into())
     }
 
+    /// What the kernel has to say about the one thing that an rtnetlink message asks for; nothing: there is none.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn get(
+        &mut self,
+        message: RouteNetlinkMessage,
+        call: &'static str,
+    ) -> Result<Option<RouteNetlinkMessage>, NetError> {
+        let sequence = self.take_sequence(1);
+        let request = encode(message, NLM_F_REQUEST | NLM_F_ACK, sequence);
+        let mut found = None;
+        let asked = self.exchange(&request, sequence, call, |message| {
+            if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(message.bytes)
+            {
+                found = Some(inner);
+            }
+        });
+        match asked {
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            other => other.map(|_| found),
+        }
+    }
+
     /// Sends an encoded dump request and hands each answer to `visit`, until the kernel says that it was the last.
     /// Returns whether the dump is whole: false when something changed meanwhile, so that parts may be missing.
     ///

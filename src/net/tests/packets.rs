@@ -26,7 +26,7 @@ fn a_port_published_everywhere_answers_outside_clients_who_are_seen_as_themselve
         let guest = world.guest(0, &ports);
         let mut table = world.table();
         table.add(&ports.map(|port| Element::Publish(port, guest.address))).unwrap();
-        let doors = link::doors(&mut world.socket, ports[0].address).unwrap();
+        let doors = link::doors(&mut world.socket, ports[0].address, &[at.gateway]).unwrap();
         assert_eq!(doors, ["up0"]);
         table.add(&world.open("up0")).unwrap();
         let (web, dns) = (guest.tcp(80), guest.udp(53));
@@ -48,7 +48,7 @@ fn a_port_published_on_one_address_answers_there_alone() {
         let port = at.publish(at.host, "5353:53/udp");
         let guest = world.guest(0, &[port]);
         world.table().add(&[Element::Publish(port, guest.address)]).unwrap();
-        assert_eq!(link::doors(&mut world.socket, at.host).unwrap(), ["up0"]);
+        assert_eq!(link::doors(&mut world.socket, at.host, &[]).unwrap(), ["up0"]);
         world.open("up0");
         let dns = guest.udp(53);
         assert_eq!(ask(&dns, &world.outside, (at.host, 5353)), at.outside);
