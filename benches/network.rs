@@ -31,7 +31,9 @@ use support::{World, held, wait_until, world::PROBE};
 /// Bytes of a question: how many bytes the answer is to have.
 const QUESTION: usize = 8;
 /// Bytes of an ordinary answer.
-const ANSWER: u64 = 256;
+const ANSWER: usize = 256;
+/// That asks for one.
+const ASKED: [u8; QUESTION] = (ANSWER as u64).to_le_bytes();
 /// Connections of a client that has many.
 const MANY: usize = 32;
 /// How long one figure is measured.
@@ -54,11 +56,17 @@ fn main() -> ExitCode {
         }
         ["__probe", "proxy", at, to] => proxy(at, to),
         ["__probe", "ask", kind, to] => {
-            println!("{}", ask(kind, to.parse().expect("an address")));
+            // Whoever has started this asks again where nobody answers.
+            let Ok(figure) = ask(kind, to.parse().expect("an address")) else { return ExitCode::FAILURE };
+            println!("{figure}");
             ExitCode::SUCCESS
         }
-        _ => common::main(&tests![ways: Root CgroupV2 UserNs Nft]),
+        _ => common::main(&all()),
     }
+}
+
+fn all() -> Vec<support::Test> {
+    tests![ways: Root CgroupV2 UserNs Nft]
 }
 
 /// One way to a service.
@@ -242,7 +250,7 @@ fn watch(poll: &OwnedFd, fd: &impl AsFd, number: u64, flags: epoll::EventFlags) 
 
 /// Reads what there is and answers as far as there is room; what to wait for next.
 fn go_on(served: &mut Served) -> std::io::Result<epoll::EventFlags> {
-    const ZEROS: [u8; 65536] = [0; 65536];
+    static ZEROS: [u8; 65536] = [0; 65536];
     loop {
         if served.left == 0 {
             let mut bytes = [0; QUESTION];
@@ -288,32 +296,29 @@ fn proxy(at: &str, to: &str) -> ! {
 }
 
 /// One figure of one way.
-fn ask(kind: &str, to: SocketAddr) -> f64 {
+fn ask(kind: &str, to: SocketAddr) -> std::io::Result<f64> {
     match kind {
         "requests" => turns(to, MANY),
-        "turn_us" => 1e6 / turns(to, 1),
+        "turn_us" => Ok(1e6 / turns(to, 1)?),
         "connect_us" => connects(to),
         _ => bulk(to),
     }
 }
 
-fn connected(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).unwrap_or_else(|error| {
-        // Whoever has started this asks again.
-        eprintln!("{to}: {error}");
-        std::process::exit(1)
-    });
-    stream.set_nodelay(true).expect("a socket");
-    stream
+fn connected(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(to)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Questions and answers a second, over so many connections at a time.
-fn turns(to: SocketAddr, count: usize) -> f64 {
+fn turns(to: SocketAddr, count: usize) -> std::io::Result<f64> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
-    let mut streams: Vec<(TcpStream, u64)> = (0..count).map(|_| (connected(to), ANSWER)).collect();
+    let each = (0..count).map(|_| Ok((connected(to)?, ANSWER)));
+    let mut streams = each.collect::<std::io::Result<Vec<(TcpStream, usize)>>>()?;
     for (number, (stream, _)) in streams.iter_mut().enumerate() {
-        stream.write_all(&ANSWER.to_le_bytes()).expect("it is served");
-        stream.set_nonblocking(true).expect("a socket");
+        stream.write_all(&ASKED)?;
+        stream.set_nonblocking(true)?;
         watch(&poll, stream, number as u64, epoll::EventFlags::IN);
     }
     let (start, mut answered, mut events) = (Instant::now(), 0_u32, Vec::with_capacity(64));
@@ -327,46 +332,45 @@ fn turns(to: SocketAddr, count: usize) -> f64 {
             let (stream, left) = &mut streams[number];
             let mut bytes = [0; 4096];
             match stream.read(&mut bytes) {
-                Ok(0) => panic!("the server has hung up"),
-                Ok(read) => *left -= read as u64,
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => *left -= read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Err(error) => panic!("{error}"),
+                Err(error) => return Err(error),
             }
             if *left == 0 {
                 answered += 1;
                 *left = ANSWER;
-                stream.write_all(&ANSWER.to_le_bytes()).expect("there is room for one");
+                stream.write_all(&ASKED)?;
             }
         }
     }
-    f64::from(answered) / start.elapsed().as_secs_f64()
+    Ok(f64::from(answered) / start.elapsed().as_secs_f64())
 }
 
 /// Microseconds for a connection of one question: the median.
-fn connects(to: SocketAddr) -> f64 {
+fn connects(to: SocketAddr) -> std::io::Result<f64> {
     let (start, mut each) = (Instant::now(), Figures::default());
     while start.elapsed() < SPAN {
         let begun = Instant::now();
-        let mut stream = connected(to);
-        stream.write_all(&ANSWER.to_le_bytes()).expect("it is served");
-        let mut bytes = [0; ANSWER as usize];
-        stream.read_exact(&mut bytes).expect("it is served");
+        let mut stream = connected(to)?;
+        stream.write_all(&ASKED)?;
+        stream.read_exact(&mut [0; ANSWER])?;
         // Nothing waits for late packets: there would be no port left after a minute of this.
-        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket");
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         drop(stream);
         each.0.push(begun.elapsed().as_secs_f64() * 1e6);
     }
-    each.median()
+    Ok(each.median())
 }
 
 /// Gigabits a second of one long answer.
-fn bulk(to: SocketAddr) -> f64 {
-    let mut stream = connected(to);
-    stream.write_all(&(1_u64 << 50).to_le_bytes()).expect("it is served");
+fn bulk(to: SocketAddr) -> std::io::Result<f64> {
+    let mut stream = connected(to)?;
+    stream.write_all(&(1_u64 << 50).to_le_bytes())?;
     let (start, mut bytes, mut received) = (Instant::now(), vec![0; 256 << 10], 0_u64);
     while start.elapsed() < SPAN {
-        received += stream.read(&mut bytes).expect("it is served") as u64;
+        received += stream.read(&mut bytes)? as u64;
     }
     let bits = 8.0 * received as f64;
-    bits / start.elapsed().as_secs_f64() / 1e9
+    Ok(bits / start.elapsed().as_secs_f64() / 1e9)
 }

@@ -22,7 +22,11 @@ use serde_json::{Value, json};
 use support::{World, wait_until};
 
 fn main() -> ExitCode {
-    common::main(&tests![services: Root CgroupV2 UserNs Nft; places: Root CgroupV2 UserNs Nft])
+    common::main(&all())
+}
+
+fn all() -> Vec<support::Test> {
+    tests![services: Root CgroupV2 UserNs Nft; places: Root CgroupV2 UserNs Nft]
 }
 
 /// Numbers from the environment, or these.
