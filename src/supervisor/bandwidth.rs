@@ -5,7 +5,7 @@ use crate::spec::UnitName;
 
 impl Supervisor {
     /// The file of a service bounds its link in another way than before, or not at all any more.
-    pub(super) fn settle_bandwidth(&mut self, name: &UnitName) {
+    fn settle_bandwidth(&mut self, name: &UnitName) {
         let Some(wanted) = self.fleet.entry(name).map(|entry| entry.unit.network.bandwidth) else { return };
         let Some(net) = self.nets.get_mut(name).filter(|net| net.link.is_some()) else { return };
         if net.bandwidth == wanted {

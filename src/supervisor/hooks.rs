@@ -218,7 +218,10 @@ impl Supervisor {
     /// Kills those whose time is up.
     pub(super) fn hooks_overdue(&mut self) {
         let now = now();
-        for run in self.runs.values_mut().filter(|run| run.hooks.until().is_some_and(|at| at <= now)) {
+        let is_late = |run: &LiveRun| run.hooks.until().is_some_and(|at| at <= now);
+        let late = self.runs.iter().filter(|(_, run)| is_late(run)).map(|(name, _)| name.clone());
+        for name in late.collect::<Vec<_>>() {
+            let Some(run) = self.runs.get_mut(&name) else { continue };
             if let Some(active) = &mut run.hooks.active {
                 (active.until, active.is_late) = (None, true);
             }

@@ -16,6 +16,7 @@
 //! | `conditions` | whether the host suits a start |
 //! | `apply` | what other files would change, and going back from them |
 //! | `connections` | runs for connections, one each |
+//! | `crowd` | all live runs, and which of them has something to tell |
 //! | `voice` | what services say about themselves |
 //! | `requests` | what the control socket asks for |
 //! | `denials` | packets of services that were refused |
@@ -38,6 +39,7 @@ mod bandwidth;
 mod changes;
 mod conditions;
 mod connections;
+mod crowd;
 mod denials;
 mod fetch;
 mod hooks;
@@ -99,6 +101,7 @@ use crate::{
     spec::{Egress, HostFacts, NetworkMode, Owner, Stage, Unit, UnitName, UserNamespace},
     sys::SysError,
 };
+use crowd::Runs;
 use keeper::Keeper;
 pub use points::{DieAt, Place, Point, Way, points};
 use runs::{LiveRun, Part};
@@ -148,6 +151,8 @@ enum Wake {
     Clock,
     Keeper,
     Control(Source),
+    /// Some of the runs; of which ones and of what, their set tells.
+    Runs,
     Init(UnitName),
     Channel(UnitName),
     Output(UnitName, usize),
@@ -177,6 +182,21 @@ enum Wake {
     Denied,
 }
 
+impl Wake {
+    fn of_run(name: &UnitName, part: Part) -> Self {
+        let name = name.clone();
+        match part {
+            Part::Init => Wake::Init(name),
+            Part::Channel => Wake::Channel(name),
+            Part::Output(stream) => Wake::Output(name, stream),
+            Part::Notify => Wake::Notify(name),
+            Part::Ready => Wake::Ready(name),
+            Part::Empty => Wake::Empty(name),
+            Part::Hook => Wake::Hook(name),
+        }
+    }
+}
+
 /// One supervisor.
 struct Supervisor {
     options: Options,
@@ -189,7 +209,7 @@ struct Supervisor {
     inputs: VecDeque<Input>,
     launcher: Launcher,
     keeper: Keeper,
-    runs: BTreeMap<UnitName, LiveRun>,
+    runs: Runs,
     /// Launches that wait for the programs of their credentials.
     fetches: BTreeMap<UnitName, (RunId, Fetch)>,
     nets: BTreeMap<UnitName, Net>,
@@ -307,7 +327,7 @@ impl Supervisor {
             inputs: VecDeque::new(),
             launcher,
             keeper,
-            runs: BTreeMap::new(),
+            runs: Runs::open(),
             fetches: BTreeMap::new(),
             nets: BTreeMap::new(),
             holdings: BTreeMap::new(),
@@ -367,6 +387,7 @@ impl Supervisor {
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
+            self.runs.settle();
             for (wake, readiness) in self.wait(deadline)? {
                 self.wake(wake, readiness);
                 if self.places_changed != places_changed {
@@ -403,20 +424,9 @@ impl Supervisor {
             flags.set(PollFlags::OUT, interest.write);
             (Wake::Control(interest.source), interest.fd, flags)
         }));
-        for (name, run) in &self.runs {
-            all.extend(run.interests().map(|(part, fd, flags)| {
-                let name = name.clone();
-                let wake = match part {
-                    Part::Init => Wake::Init(name),
-                    Part::Channel => Wake::Channel(name),
-                    Part::Output(stream) => Wake::Output(name, stream),
-                    Part::Notify => Wake::Notify(name),
-                    Part::Ready => Wake::Ready(name),
-                    Part::Empty => Wake::Empty(name),
-                    Part::Hook => Wake::Hook(name),
-                };
-                (wake, fd, flags)
-            }));
+        all.extend(self.runs.set().map(|fd| (Wake::Runs, fd, PollFlags::IN)));
+        for (name, run) in self.runs.unheard() {
+            all.extend(run.interests().map(|(part, fd, flags)| (Wake::of_run(name, part), fd, flags)));
         }
         for (name, (_, fetch)) in &self.fetches {
             all.extend(fetch.interests().map(|fd| (Wake::Fetch(name.clone()), fd, PollFlags::IN)));
@@ -447,17 +457,25 @@ impl Supervisor {
             Err(errno) => return Err(SysError::new("poll", "", errno)),
         }
         let ready = interests.into_iter().zip(&polls).filter(|(_, poll)| !poll.revents().is_empty());
-        Ok(ready
-            .map(|((wake, ..), poll)| {
-                let revents = poll.revents();
-                let readiness = Readiness {
-                    readable: revents.contains(PollFlags::IN),
-                    writable: revents.contains(PollFlags::OUT),
-                    hangup: revents.intersects(PollFlags::HUP | PollFlags::ERR),
-                };
-                (wake, readiness)
-            })
-            .collect())
+        let mut heard = Vec::new();
+        for ((wake, ..), poll) in ready {
+            let revents = poll.revents();
+            let readiness = Readiness {
+                readable: revents.contains(PollFlags::IN),
+                writable: revents.contains(PollFlags::OUT),
+                hangup: revents.intersects(PollFlags::HUP | PollFlags::ERR),
+            };
+            match wake {
+                Wake::Runs => heard.extend(
+                    self.runs
+                        .ready()
+                        .into_iter()
+                        .map(|(name, part, readiness)| (Wake::of_run(name, part), readiness)),
+                ),
+                wake => heard.push((wake, readiness)),
+            }
+        }
+        Ok(heard)
     }
 
     fn wake(&mut self, wake: Wake, readiness: Readiness) {
@@ -465,6 +483,8 @@ impl Supervisor {
             Wake::Signals => self.signalled(),
             Wake::Clock => self.alarm.rang(),
             Wake::Keeper => self.keeper_ended(),
+            // Told apart by `wait`.
+            Wake::Runs => {}
             Wake::Control(source) => {
                 self.server.ready(source, readiness);
                 while let Some(incoming) = self.server.next() {
@@ -511,7 +531,6 @@ impl Supervisor {
             let outcome = self.fleet.apply(input, now());
             for name in &outcome.swapped {
                 self.change_places(name);
-                self.settle_bandwidth(name);
                 self.point(name, "places-changed");
             }
             for (name, before) in bounded {

@@ -21,7 +21,7 @@ impl Supervisor {
     /// The runs of a service and of its twin change places, with all that belongs to them.
     pub(super) fn change_places(&mut self, name: &UnitName) {
         let twin = name.twin();
-        swap(&mut self.runs, name, &twin);
+        self.runs.change_places(name, &twin);
         swap(&mut self.fetches, name, &twin);
         swap(&mut self.faults, name, &twin);
         self.sessions.change_places(name, &twin);

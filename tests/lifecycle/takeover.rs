@@ -201,7 +201,8 @@ pub fn a_killed_keeper_is_replaced(world: &mut World) {
         world.reap();
         keepers().len() == 1 && keepers() != old
     });
-    assert!(world.supervisor_log().contains("the keeper has ended"));
+    // Said once it is there.
+    wait_until("it is told", LONG, || world.supervisor_log().contains("the keeper has ended"));
     world.kill_supervisor();
     world.start();
     assert_eq!((world.pid("web"), world.address("web")), (pid, address.clone()));
