@@ -188,7 +188,9 @@ pub(super) fn why(service: &ServiceStatus, now: i64) -> String {
         line(&format!("its last launch failed in {step} {object}: {error}"));
         hint.iter().for_each(|hint| line(hint));
     }
-    let is_failure = |exit: &&ExitRecord| exit.code != Some(0);
+    // Of HUP, INT, PIPE and TERM a service may end by itself, and is ended.
+    let is_failure =
+        |exit: &&ExitRecord| !matches!((exit.code, exit.signal), (Some(0), _) | (_, Some(1 | 2 | 13 | 15)));
     for exit in service.exits.iter().rev().filter(is_failure).take(EXITS_SHOWN) {
         line(&format!("run {} {}, {} ago", exit.run, ended(exit), span(now - exit.ended.unix)));
     }
@@ -200,9 +202,7 @@ pub(super) fn why(service: &ServiceStatus, now: i64) -> String {
         line(&format!("{}: {}", denied(denial, now), denial.why));
     }
     if service.denials.is_empty() {
-        line(
-            "nothing that it has sent, or that was sent to it, has been refused since the supervisor came up",
-        );
+        line("no packet of it, or to it, is known to have been refused since the supervisor came up");
     }
     text
 }

@@ -161,7 +161,9 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
 fn in_the_way(settings: &Settings, opened: &[(UnitName, Vec<Opened>)]) -> Vec<Diagnostic> {
     let is_forwarded = |opened: &&Opened| match opened.row.name {
         "network.publish" => opened.opening.standing == Standing::Loosening,
-        name => ["network.egress", "network.allow_to", "network.allow_from"].contains(&name),
+        name => {
+            ["network.egress", "network.allow_to", "network.allow_from", "ingress.format"].contains(&name)
+        }
     };
     let asks = |(_, all): &&(UnitName, Vec<Opened>)| !all.iter().any(|o| o.row.name == "network.firewall");
     let concerned = opened.iter().filter(asks).flat_map(|(_, all)| all.iter().find(is_forwarded));

@@ -141,7 +141,13 @@ fn borrowed_network(known: &Known<'_>, name: &UnitName, checked: &Checked) -> Op
             format!("{of} has power over its network, which is therefore another one in every run"),
             format!("leave CAP_NET_ADMIN and CAP_NET_RAW out of {of}.toml, or do without its network"),
         ),
-        NetworkMode::Veth | NetworkMode::Attached(_) | NetworkMode::None => return None,
+        NetworkMode::Attached(_) => (
+            format!(
+                "{of} is in a network of the host's, where nobody answers a guest's questions about names"
+            ),
+            "write the same `mode` and `parent`, with another `address`".to_owned(),
+        ),
+        NetworkMode::Veth | NetworkMode::None => return None,
     };
     Some(Diagnostic::at(known.at(name, span), message).hint(hint))
 }

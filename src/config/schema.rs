@@ -455,8 +455,8 @@ pub struct NetworkTable {
     pub allow_from: Option<Vec<Text>>,
     /// Who answers on 127.0.0.53 what names mean: Palisade itself, which knows the services that this one may talk to and
     /// asks others only for whom `egress` lets out. A list of IP addresses, such as `["192.0.2.53"]`: these servers are asked
-    /// in place of those of the host's /etc/resolv.conf, from the host's network. `none`: nobody answers.
-    /// Default: the host's servers.
+    /// in place of those of the host's /etc/resolv.conf, from the host's network. `none`: nobody answers. With `parent` the
+    /// service asks the servers itself, and a change takes a restart. Default: the host's servers.
     pub dns: Option<Spanned<WordOrList>>,
     /// What further names mean: `{ "NAME" = "ADDRESS" }`, in /etc/hosts and by `dns`. Default: none.
     pub hosts: BTreeMap<Text, Text>,
@@ -880,6 +880,7 @@ pub struct TimerTable {
 
 /// `[http]`; requests for these hosts are the service's: whoever has `[ingress]` passes them on to it, and may begin to talk
 /// to it for that, on that port. Without such a service `palisade ingress` prints the same for any proxy.
+/// `run` passes this table over.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct HttpTable {

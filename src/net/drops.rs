@@ -57,7 +57,7 @@ pub enum Reason {
     ToLoopback,
     /// To an address of the host.
     ToHost,
-    /// To 169.254.0.0/16.
+    /// To link-local addresses, and where clouds have those that tell secrets.
     ToMetadata,
     /// To another service.
     ToService,

@@ -68,8 +68,8 @@ fn resolv(unit: &Unit, assigned: &Assigned, facts: &HostFacts) -> Option<String>
     }
 }
 
-/// resolv.conf(5) that leads to the supervisor, with what the host's says beside its servers. Our names come first: what a
-/// service is called is asked for in no domain of the host's.
+/// resolv.conf(5) that leads to the supervisor, with what the host's says beside its servers. Our names come first:
+/// who may be reached is asked for in no domain of the host's.
 fn embedded(host: &str) -> String {
     let (mut search, mut options) = (vec![ZONE], String::new());
     for line in host.lines() {

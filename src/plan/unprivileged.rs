@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Attested, ChildStep, service_ids};
 use crate::spec::{
-    Capability, Egress, HostFacts, IdRange, Namespace, NetworkMode, Publish, Unit, UserNamespace,
+    Capability, Egress, Firewall, HostFacts, IdRange, Namespace, NetworkMode, Publish, Unit, UserNamespace,
 };
 
 /// Ids of one sandbox.
@@ -261,6 +261,11 @@ fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Op
         let reason = "only a link of root's can be bounded: leave `bandwidth` out, or run this as root";
         return Err(refused("network.bandwidth", reason));
     }
+    if network.firewall == Firewall::Insert {
+        let reason =
+            "the host's other tables are root's to change: leave `firewall` out, or run this as root";
+        return Err(refused("network.firewall", reason));
+    }
     let egress = network.egress == Egress::Any;
     if let Egress::Only(_) = network.egress {
         let reason = "which places a service goes to only root's packet filter can tell: write \"any\" or [], or run this \
@@ -439,6 +444,7 @@ mod tests {
             ("network.mac = '02:00:00:00:00:07'", caller(), "network.mac"),
             ("network.interface = 'web0'", caller(), "network.interface"),
             ("network.bandwidth.egress = '1Mbit'", caller(), "network.bandwidth"),
+            ("network.firewall = 'insert'", caller(), "network.firewall"),
             ("network.publish = ['80:80']", caller(), "network.publish"),
             ("network.publish = ['8080:80']", poor.clone(), "network.publish"),
             ("network.egress = 'any'", poor, "network.egress"),

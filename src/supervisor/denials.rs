@@ -11,10 +11,11 @@ use crate::{
     control::types,
     machine::Mono,
     net::{
+        addr::Talk,
         drops::{Head, Protocol, Reason, Refused},
         link::LinkPlan,
     },
-    spec::{Unit, UnitName},
+    spec::{Door, Unit, UnitName},
 };
 
 /// So many different ones are kept of one service.
@@ -140,7 +141,7 @@ fn judge(reason: Reason, head: Option<&Head>, from: &Side<'_>, to: Option<&Side<
         }
         (Reason::NoEgress, None) => from.lacks("network.egress", None),
         (Reason::ToService, Some(head)) => {
-            let Some(to) = to else { return nothing("no service has this address") };
+            let Some(to) = to else { return nothing("no service that is up has this address") };
             let mut verdict = from.lacks("network.allow_to", Some(format!("{}{}", to.name, door(head))));
             let other = to.lacks("network.allow_from", Some(format!("{}{}", from.name, door(head))));
             verdict.why += &format!(", or: {}", other.why);
@@ -212,18 +213,38 @@ impl Supervisor {
         link.map(|link| link.addresses().collect()).unwrap_or_default()
     }
 
+    /// Whether one service may begin to talk to another as this packet tried.
+    fn may_by_now(&self, head: &Head) -> bool {
+        let is_door = |door: Door| match (door, head.port) {
+            (Door::Any, _) => true,
+            (Door::One(port, proto), Some(wanted)) => {
+                port == wanted && proto.to_string() == head.protocol.to_string()
+            }
+            (Door::One(..), None) => false,
+        };
+        let is_it = |talk: &Talk| talk.from == head.from && talk.to == head.to && is_door(talk.door);
+        self.nets.values().any(|net| net.talk.iter().any(is_it))
+    }
+
     /// What of a service was refused lately, with what decides it.
     pub(super) fn denied(&mut self, name: &UnitName) -> Vec<types::Denial> {
         self.hear_denials();
         let base = name.base();
+        // Who has the network of another has what was refused there.
+        let base =
+            self.fleet.entry(&base).and_then(|entry| entry.unit.network.joined().cloned()).unwrap_or(base);
         let file = |name: &UnitName| self.files.get(name).map(|path| path.display().to_string());
         let all = self.denials.of(&base, &self.linked_addresses(&base));
         let told = all.iter().map(|(from, denial)| {
             let Denial { reason, head, count, last } = denial;
             let to = head.and_then(|head| self.holder(head.to));
             let side = |name| Side { name, places: self.denials.places.get(name), file: file(name) };
-            let Verdict { why, key, at, add } =
-                judge(*reason, head.as_ref(), &side(from), to.as_ref().map(side).as_ref());
+            let Verdict { why, key, at, add } = match head.filter(|head| self.may_by_now(head)) {
+                Some(_) => nothing(
+                    "the files allow it: it was refused before they did, or while one of the two was down",
+                ),
+                None => judge(*reason, head.as_ref(), &side(from), to.as_ref().map(side).as_ref()),
+            };
             types::Denial {
                 reason: reason.name().to_owned(),
                 proto: head.map(|head| head.protocol.to_string()).unwrap_or_default(),

@@ -87,18 +87,22 @@ impl Supervisor {
         Some(slot)
     }
 
-    /// Makes true what the file of a service allows.
-    fn settle_talk(&mut self, name: &UnitName) {
-        let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else { return };
+    /// Makes true what the file of a service allows, and returns the addresses of those whom it concerns.
+    fn settle_talk(&mut self, name: &UnitName) -> BTreeSet<IpAddr> {
+        let Some(unit) = self.fleet.entry(name).map(|entry| entry.unit.clone()) else {
+            return BTreeSet::new();
+        };
         let (talk, _) = self.talks(&unit);
-        let Some(net) = self.nets.get_mut(name).filter(|net| net.link.is_some()) else { return };
+        let Some(net) = self.nets.get_mut(name).filter(|net| net.link.is_some()) else {
+            return BTreeSet::new();
+        };
         // Who may begin to talk may ask for whom.
         let own = net.link.iter().flat_map(|link| link.addresses());
         let asking: BTreeSet<IpAddr> = net.talk.iter().chain(&talk).map(|one| one.from).chain(own).collect();
         if let Err(error) = self.launcher.network.allow(net, &talk) {
             tracing::error!(unit = %name, "who may talk to it or it to others is not as the files say: {error}");
         }
-        self.settle_asking(&asking);
+        asking
     }
 
     /// Whom services with these addresses may talk to has changed.
@@ -114,7 +118,7 @@ impl Supervisor {
     /// A service has a network: it may be meant by the patterns of others.
     pub(super) fn introduce(&mut self, name: &UnitName) {
         let name = &name.base();
-        self.settle_talk(name);
+        let mut asking = self.settle_talk(name);
         let means_it = |unit: &Unit| {
             let network = &unit.network;
             network.allow_to.iter().chain(&network.allow_from).any(|peer| peer.is_pattern() && peer.is(name))
@@ -122,15 +126,19 @@ impl Supervisor {
         let entries = self.fleet.entries().iter();
         let others = entries.filter(|(other, entry)| *other != name && means_it(&entry.unit));
         for other in others.map(|(other, _)| other.clone()).collect::<Vec<_>>() {
-            self.settle_talk(&other);
+            asking.extend(self.settle_talk(&other));
         }
+        self.settle_asking(&asking);
     }
 
     /// The files have been read anew.
     pub(super) fn settle_all_talk(&mut self) {
+        let mut asking = BTreeSet::new();
         for name in self.nets.keys().cloned().collect::<Vec<_>>() {
-            self.settle_talk(&name);
+            asking.extend(self.settle_talk(&name));
         }
+        // Also where nobody's talk has changed: what names mean may have (`network.hosts`).
+        self.settle_asking(&asking);
     }
 
     /// What a predecessor had allowed, from the files that it had read.

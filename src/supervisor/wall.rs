@@ -142,12 +142,13 @@ impl Supervisor {
             self.tell_aside(&name, "rules_restored", &format!("somebody had changed table inet {table}"));
         }
     }
-}
 
-impl Supervisor {
     /// Looks at the tables of others where that is due, and names in the log what has come to stand in the way.
     pub(super) fn note_obstacles(&mut self) {
         (self.wall.look, self.wall.looked) = (None, Some(now()));
+        if !self.nets.values().any(is_forwarded) {
+            return;
+        }
         let found: Vec<String> = match self.launcher.network.obstacles() {
             Ok(found) => found.iter().map(ToString::to_string).collect(),
             Err(error) => vec![format!("what other tables drop cannot be read or changed: {error}")],
@@ -175,11 +176,11 @@ impl Supervisor {
 
     /// The chains of others that drop what this service sends or receives.
     pub(super) fn in_the_way(&mut self, name: &UnitName) -> Vec<types::Obstacle> {
-        let Some(net) = self.nets.get(&name.base()).filter(|net| net.link.is_some()) else {
-            return Vec::new();
-        };
-        let is_reached = net.reserved.iter().any(|(publish, _)| !publish.address.is_loopback());
-        if !is_reached && net.egress == Egress::None && net.talk.is_empty() {
+        let base = name.base();
+        // Who has the network of another is met by what meets that.
+        let base =
+            self.fleet.entry(&base).and_then(|entry| entry.unit.network.joined().cloned()).unwrap_or(base);
+        if !self.nets.get(&base).is_some_and(is_forwarded) {
             return Vec::new();
         }
         // What there is has been read and told.
@@ -189,6 +190,12 @@ impl Supervisor {
             |net::others::Obstacle { table, chain, why, allow }| types::Obstacle { table, chain, why, allow };
         found.into_iter().map(told).collect()
     }
+}
+
+/// Whether anything of it passes the forward hook, where tables of others may drop it.
+fn is_forwarded(net: &Net) -> bool {
+    let is_reached = net.reserved.iter().any(|(publish, _)| !publish.address.is_loopback());
+    net.link.is_some() && (is_reached || net.egress != Egress::None || !net.talk.is_empty())
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ fn rich(world: &World) -> String {
          rootfs.hide = [\"/usr/share\"]\nrootfs.read_only = [\"/tmp\"]\nservice.oom_score_adj = 500\n\
          security.credentials = [{{ name = \"t\", command = \"/bin/true\" }}]\n\
          network.publish = [\"8081:80\", \"8082:81/udp\"]\nnetwork.egress = \"any\"\n\
-         network.bandwidth.ingress = \"1Gbit\"\n"
+         network.bandwidth.ingress = \"1Gbit\"\nnetwork.firewall = \"insert\"\n"
     )
 }
 

@@ -127,16 +127,16 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
         Live: allow_to => "network.allow_to", allow_from => "network.allow_from",
             firewall => "network.firewall", bandwidth => "network.bandwidth";
     });
-    // Where to ask is in a file of the sandbox; who is asked in turn is the supervisor's to change.
+    let may_ask = new.network.mode == NetworkMode::Veth && new.network.dns != Dns::None;
+    // Where to ask is in a file of the sandbox; who is asked in turn is the supervisor's to change, where it is asked.
     match [old, new].map(|unit| unit.network.dns == Dns::None) {
         _ if old.network.dns == new.network.dns => {}
-        [false, false] => diff.note(Change::Live, "network.dns"),
+        [false, false] if may_ask => diff.note(Change::Live, "network.dns"),
         _ => diff.note(Change::Restart, "network.dns"),
     }
     // The run has what there was in a file of its own, and may ask for more.
     let (hosts, others) = (&old.network.hosts, &new.network.hosts);
     let is_kept = hosts.iter().all(|(name, address)| others.get(name) == Some(address));
-    let may_ask = new.network.mode == NetworkMode::Veth && new.network.dns != Dns::None;
     match is_kept && may_ask {
         _ if hosts == others => {}
         true => diff.note(Change::Live, "network.hosts"),

@@ -113,6 +113,7 @@ pub(super) fn past_the_filter(reader: &mut Reader<'_>, kind: AttachedKind) {
         ("allow_to", table.allow_to.iter().flatten().next().map(Text::span)),
         ("allow_from", table.allow_from.iter().flatten().next().map(Text::span)),
         ("bandwidth", table.bandwidth.as_ref().map(toml::Spanned::span)),
+        ("firewall", table.firewall.as_ref().map(Text::span)),
     ];
     for (key, span) in spans {
         if let Some(span) = span {

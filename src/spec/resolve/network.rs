@@ -20,8 +20,14 @@ use crate::{
     },
 };
 
-const MODES: &[(&str, NetworkMode)] =
-    &[("veth", NetworkMode::Veth), ("none", NetworkMode::None), ("host", NetworkMode::Host)];
+/// macvlan and ipvlan are taken before this is looked at; here for who mistypes them.
+const MODES: &[(&str, NetworkMode)] = &[
+    ("veth", NetworkMode::Veth),
+    ("none", NetworkMode::None),
+    ("macvlan", NetworkMode::None),
+    ("ipvlan", NetworkMode::None),
+    ("host", NetworkMode::Host),
+];
 /// Of a service whose network is shared.
 const JOIN: &str = "join:";
 
@@ -95,12 +101,6 @@ fn mode(reader: &mut Reader<'_>, claims: &mut Claims) -> NetworkMode {
         // A mistake is noted, so that nothing comes of the mode in its place.
         return link::attached(reader, kind, text.span(), claims)
             .map_or(NetworkMode::None, NetworkMode::Attached);
-    }
-    let later = |word: &str| word == "bridge";
-    if let Some(text) = key.as_ref().filter(|text| later(text.get_ref())) {
-        let refusal = Refusal::new(format!("{:?} is not a mode of this version yet", text.get_ref()));
-        reader.refuse(text.span(), refusal.hint("write \"veth\", \"none\" or \"host\""));
-        return defaults::NETWORK_MODE;
     }
     reader.word("network.mode", key, MODES).unwrap_or(defaults::NETWORK_MODE)
 }
@@ -216,7 +216,7 @@ fn dns(reader: &mut Reader<'_>) -> Dns {
         WordOrList::List(list) => list,
     };
     let server = |reader: &mut Reader<'_>, text: &Text| {
-        reader.checked(text, |written| parse_host(written).map_err(|refusal| refusal.hint(hint)))
+        reader.checked(text, |written| parse_server(written).map_err(|refusal| refusal.hint(hint)))
     };
     let servers: Vec<IpAddr> = list.iter().filter_map(|text| server(reader, text)).collect();
     if list.is_empty() {
@@ -228,7 +228,7 @@ fn dns(reader: &mut Reader<'_>) -> Dns {
 }
 
 /// The address of somebody.
-fn parse_host(text: &str) -> Result<IpAddr, Refusal> {
+fn parse_server(text: &str) -> Result<IpAddr, Refusal> {
     let address: IpAddr =
         text.parse().map_err(|_| Refusal::new(format!("{text:?} is not the address of a host")))?;
     match address.is_unspecified() || address.is_multicast() {
@@ -245,7 +245,9 @@ fn hosts(reader: &mut Reader<'_>) -> BTreeMap<String, IpAddr> {
             false => Err(Refusal::new(format!("{name:?} is not the name of a host"))
                 .hint("names are labels of letters, digits and '-', with dots between them")),
         });
-        let address = reader.checked(value, |text| parse_host(text));
+        let address = reader.checked(value, |text| {
+            parse_server(text).map_err(|refusal| refusal.hint("write an IP address, such as \"192.0.2.77\""))
+        });
         all.extend(name.zip(address));
     }
     all
