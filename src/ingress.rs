@@ -61,6 +61,15 @@ pub fn sites<'a>(services: impl IntoIterator<Item = (&'a UnitName, &'a Http, IpA
             all.entry((host, &http.path)).or_default().push(backend);
         }
     }
+    // Whoever comes with a claim of somebody else's gets no share of it: instances of one template have it together.
+    let template =
+        |backend: &Backend| backend.service.as_str().split_once('@').map(|(prefix, _)| prefix.to_owned());
+    for backends in all.values_mut() {
+        let first = backends[0].clone();
+        backends.retain(|one| {
+            one.service == first.service || template(one).is_some() && template(one) == template(&first)
+        });
+    }
     let mut sites: Vec<Site> = all
         .into_iter()
         .map(|((host, path), backends)| Site { host: host.clone(), path: path.clone(), backends })
@@ -202,6 +211,9 @@ fn nginx_locations(text: &mut String, site: &Site, number: usize) -> std::fmt::R
     Ok(())
 }
 
+/// What Caddy does not do by itself: it makes X-Forwarded-For, -Proto and -Host anew.
+const CADDY_PROXY: &str = "\t\t\theader_up X-Real-IP {remote_host}\n\t\t\theader_up -Forwarded\n";
+
 fn caddy(text: &mut String, tls: &Tls, sites: &[Site]) -> std::fmt::Result {
     text.push_str("\n# whoever asks for another host\nhttp:// {\n\trespond 421\n}\n");
     for sites in hosts(sites) {
@@ -217,7 +229,7 @@ fn caddy(text: &mut String, tls: &Tls, sites: &[Site]) -> std::fmt::Result {
         }
         for (number, site) in sites.iter().enumerate() {
             let backends: Vec<String> = site.backends.iter().map(|b| b.socket().to_string()).collect();
-            let proxy = format!("\t\treverse_proxy {}\n", backends.join(" "));
+            let proxy = format!("\t\treverse_proxy {} {{\n{CADDY_PROXY}\t\t}}\n", backends.join(" "));
             match site.path.is_whole() {
                 true => write!(text, "\thandle {{\n{proxy}\t}}\n")?,
                 false => {

@@ -25,7 +25,7 @@ use crate::{
         shape, sysctl,
         watch::{Heard, Watch},
     },
-    spec::{Bandwidth, Destination, Door, Egress, Firewall, Named, Publish},
+    spec::{Bandwidth, Destination, Door, Egress, Firewall, Named, Proto, Publish},
     sys::SysError,
 };
 
@@ -105,7 +105,7 @@ impl Net {
             let is_family = |other: IpAddr| other.is_ipv6() == address.is_ipv6();
             let published = self.reserved.iter().map(|(publish, _)| *publish);
             let published = published.filter(|publish| is_family(publish.address));
-            elements.extend(published.map(|publish| Element::Publish(publish, address)));
+            elements.extend(published.flat_map(|publish| Element::of_port(publish, address)));
             match &self.egress {
                 Egress::None => {}
                 Egress::Any => elements.push(Element::Egress(address)),
@@ -431,7 +431,10 @@ impl NetworkHost {
             }
         }
         self.talk.retain(|_, count| *count > 0);
-        last.iter().try_for_each(|one| self.conntrack()?.forget_talk(one).map(drop))
+        match last.is_empty() {
+            true => Ok(()),
+            false => self.conntrack()?.forget_talk(&last).map(drop),
+        }
     }
 
     /// Whom the service with this address may begin to talk to.
@@ -515,18 +518,24 @@ impl NetworkHost {
     /// # Errors
     /// The first trouble; the rest is taken away all the same.
     pub fn release(&mut self, mut net: Net) -> Result<(), NetError> {
-        let mut elements = net.elements();
-        // Of what has aged nothing is left; the kernel may not have come to it.
-        elements.extend(net.named(Mono(0)));
+        let elements = net.elements();
+        let named = net.named(Mono(0));
         let talk = self.allow(&mut net, &BTreeSet::new());
         let result = match self.table.as_mut() {
             Some(table) if !elements.is_empty() => table.remove(&elements),
             Some(_) | None => Ok(()),
         };
         let mut result = talk.and(result);
+        // For themselves, and what holds by the file is gone already: many of them have aged, as a service may have it, and
+        // what is missing must not keep anything else in the table.
+        if let Some(table) = self.table.as_mut().filter(|_| !named.is_empty()) {
+            result = result.and(table.remove_aged(&named));
+        }
         // Whoever has this address next must not go on with connections that only this network was allowed. The kernel
         // looks through its whole table for them, tens of milliseconds, so nobody else pays for it.
-        if let Some(link) = net.link.as_ref().filter(|_| net.egress != Egress::None) {
+        // A client of a UDP port would be let through for as long as it goes on.
+        let has_clients = net.reserved.iter().any(|(publish, _)| publish.proto == Proto::Udp);
+        if let Some(link) = net.link.as_ref().filter(|_| has_clients || net.egress != Egress::None) {
             for address in link.addresses() {
                 result = result.and(self.conntrack()?.forget_service(address).map(drop));
             }

@@ -301,7 +301,10 @@ impl Question {
             known += 1;
             for record in packet.answers.iter().filter(|record| record.name == *of) {
                 match &record.rdata {
-                    RData::CNAME(other) if !names.contains(&&other.0) => names.push(&other.0),
+                    // A chain of that length is none.
+                    RData::CNAME(other) if names.len() < ADDRESSES_MAX && !names.contains(&&other.0) => {
+                        names.push(&other.0);
+                    }
                     _ => {}
                 }
             }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     NetError,
-    addr::{GUEST_IF, Mac},
+    addr::{GROUP_BASE, GROUP_MASK, GUEST_IF, Mac},
     link,
     netlink::{Netlink, Request},
     netns::NetNs,
@@ -57,6 +57,11 @@ impl AttachPlan {
 /// The first message that failed; the link goes with the namespace. EOPNOTSUPP on RTM_NEWLINK: the kernel has no such kind.
 pub fn create(host: &mut Netlink, netns: &NetNs, plan: &AttachPlan) -> Result<(), NetError> {
     let parent = link::index(host, &plan.to.parent)?;
+    // On the host's end of a service's link it would be behind the packet filter, beside that service.
+    let is_services = |one: &link::Link| one.index == parent && one.group & GROUP_MASK == GROUP_BASE;
+    if link::links(host)?.iter().any(is_services) {
+        return Err(NetError::ParentIsServices(plan.to.parent.clone()));
+    }
     let what = format!("{}, {:?} on {:?}", plan.to.kind.name(), plan.guest_if, plan.to.parent);
     let message = RouteNetlinkMessage::NewLink(message(parent, netns, plan));
     host.request(Request::new(message, NLM_F_CREATE | NLM_F_EXCL, ("RTM_NEWLINK", what)))?;

@@ -4,7 +4,10 @@
 //! client that sends from one port for ever and asked before the port was published is never translated, and one that
 //! knew a service under its old address is sent there for ever, unless the entry is deleted.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 
@@ -38,6 +41,7 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -57,6 +61,7 @@ struct Tuple {
     src: IpAddr,
     dst: IpAddr,
     proto: u8,
+    src_port: u16,
     dst_port: u16,
 }
 
@@ -129,19 +134,29 @@ impl Conntrack {
         self.delete(&stale)
     }
 
-    /// Forgets the connections that one service has with another because it was allowed to. Returns how many there were.
+    /// Forgets the connections that services have with others because they were allowed to. Returns how many there were.
     ///
     /// # Errors
     /// The kernel's answer.
-    pub fn forget_talk(&mut self, talk: &Talk) -> Result<usize, NetError> {
-        let mut stale = self.dump(family(talk.from), |m| from_source(m, Direction::Orig, talk.from))?;
-        stale.retain(|Entry { orig, .. }| {
+    pub fn forget_talk(&mut self, talk: &[Talk]) -> Result<usize, NetError> {
+        // Who answers and where: it may have been asked by a port of the host.
+        let is_one = |Entry { orig, reply, .. }: &Entry, talk: &Talk| {
             let is_door = match talk.door {
                 Door::Any => true,
-                Door::One(port, proto) => orig.proto == proto_number(proto) && orig.dst_port == port,
+                Door::One(port, proto) => reply.proto == proto_number(proto) && reply.src_port == port,
             };
-            orig.src == talk.from && orig.dst == talk.to && is_door
-        });
+            orig.src == talk.from && reply.src == talk.to && is_door
+        };
+        let is_stale = |entry: &Entry| talk.iter().any(|talk| is_one(entry, talk));
+        // Of IPv6 all come, whoever is asked for.
+        let mut sources: BTreeSet<IpAddr> =
+            talk.iter().map(|talk| talk.from).filter(IpAddr::is_ipv4).collect();
+        sources.extend(talk.iter().map(|talk| talk.from).find(IpAddr::is_ipv6));
+        let mut stale = Vec::new();
+        for from in sources {
+            let asked = |m: &mut Encoder| from_source(m, Direction::Orig, from);
+            stale.extend(self.dump_those(family(from), asked, is_stale)?);
+        }
         self.delete(&stale)
     }
 
@@ -176,6 +191,16 @@ impl Conntrack {
     }
 
     fn dump(&mut self, family: u8, filter: impl FnOnce(&mut Encoder)) -> Result<Vec<Entry>, NetError> {
+        self.dump_those(family, filter, |_| true)
+    }
+
+    /// As [`Conntrack::dump`]; what is not meant is not kept, for there may be very many.
+    fn dump_those(
+        &mut self,
+        family: u8,
+        filter: impl FnOnce(&mut Encoder),
+        is_meant: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<Entry>, NetError> {
         let sequence = self.0.take_sequence(1);
         let mut request = Encoder::default();
         request.message(IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, sequence, |m| {
@@ -184,7 +209,7 @@ impl Conntrack {
         });
         let mut all = Vec::new();
         self.0.exchange(request.bytes(), sequence, "IPCTNL_MSG_CT_GET", |message| {
-            all.extend(entry(message.body));
+            all.extend(entry(message.body).filter(&is_meant));
         })?;
         Ok(all)
     }
@@ -240,11 +265,15 @@ fn tuple(bytes: &[u8]) -> Option<Tuple> {
         v4.or_else(|| v6().map(|octets: &[u8; 16]| IpAddr::V6(Ipv6Addr::from(*octets))))
     };
     // ICMP has none.
-    let dst_port = find(CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT).and_then(|port| port.first_chunk());
+    let port = |kind| {
+        let port = find(CTA_TUPLE_PROTO, kind).and_then(|port| port.first_chunk());
+        port.map_or(0, |port| u16::from_be_bytes(*port))
+    };
     Some(Tuple {
         src: address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
         dst: address(CTA_IP_V4_DST, CTA_IP_V6_DST)?,
         proto: *find(CTA_TUPLE_PROTO, CTA_PROTO_NUM)?.first()?,
-        dst_port: dst_port.map_or(0, |port| u16::from_be_bytes(*port)),
+        src_port: port(CTA_PROTO_SRC_PORT),
+        dst_port: port(CTA_PROTO_DST_PORT),
     })
 }

@@ -82,10 +82,18 @@ impl Desk {
         let _ = sendto(&self.udp, bytes, SendFlags::DONTWAIT, &to);
     }
 
-    /// The next connection.
-    pub fn accept(&self) -> Option<Stream> {
-        let (fd, _) = acceptfrom_with(&self.tcp, FLAGS).ok()?;
-        Some(Stream::new(fd, false))
+    /// The next connection; none: not now.
+    ///
+    /// # Errors
+    /// Nobody will come any more: who has power over the network of the service has destroyed the socket, which is readable
+    /// for ever from then on.
+    pub fn accept(&self) -> Result<Option<Stream>, SysError> {
+        use rustix::io::Errno;
+        match acceptfrom_with(&self.tcp, FLAGS) {
+            Ok((fd, _)) => Ok(Some(Stream::new(fd, false))),
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+            Err(errno) => Err(SysError::new("accept", "questions about names", errno)),
+        }
     }
 }
 

@@ -70,6 +70,9 @@ pub enum NetError {
         "{0} needs IPv6, which services do not have here: prefix6 of palisade.toml is \"off\", or the kernel's IPv6 is"
     )]
     NoIpv6(String),
+    /// A link of a service's is no network of the host's.
+    #[error("{0:?} is the link of a service: write one of the host's own as `parent`")]
+    ParentIsServices(String),
     /// The program `nft` is nowhere in the usual places.
     #[error("nft is not installed: install the package nftables, or use network.mode = \"none\" or \"host\"")]
     NftMissing,
@@ -123,7 +126,10 @@ impl NetError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             NetError::Sys(cause) | NetError::Netlink { cause, .. } => Some(cause.errno),
-            NetError::NoIpv6(_) | NetError::NftMissing | NetError::NftText { .. } => None,
+            NetError::NoIpv6(_)
+            | NetError::ParentIsServices(_)
+            | NetError::NftMissing
+            | NetError::NftText { .. } => None,
             NetError::Overlap { .. } => Some(libc::EADDRNOTAVAIL),
             NetError::Taken { .. } | NetError::PathTaken { .. } => Some(libc::EADDRINUSE),
         }
@@ -144,7 +150,7 @@ pub fn read_datagram(datagram: &[u8]) -> usize {
         found += usize::from(nft::generation(message.body).is_some());
         found += usize::from(sockdiag::orphan(message.body).is_some());
         if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) =
-            NetlinkMessage::deserialize(message.bytes)
+            NetlinkMessage::<netlink_packet_route::RouteNetlinkMessage>::deserialize(message.bytes)
         {
             found += clash::parts(inner.clone());
             found += link::parts(inner);

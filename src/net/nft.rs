@@ -63,8 +63,14 @@ const NFPROTO_IPV6: u8 = 10;
 
 /// A thousand services with a handful of ports each in one batch.
 const SEND_BUFFER: usize = 8 << 20;
+/// Half of what the answers about have room for in a socket's buffer by default.
+const AGED_AT_ONCE: usize = 100;
 /// The sets and maps that elements go to.
-const SETS: [&str; 25] = [
+const SETS: [&str; 29] = [
+    "doors",
+    "doors6",
+    "doors_any",
+    "doors_any6",
     "exact",
     "exact6",
     "wildcard",
@@ -158,6 +164,11 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 	map exact6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
 	map wildcard { type inet_proto . inet_service : ipv4_addr . inet_service; }
 	map wildcard6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
+	# The same ports once more: Linux 6.1 looks up what is in a map for its value alone.
+	set doors { type ipv4_addr . inet_proto . inet_service; }
+	set doors6 { type ipv6_addr . inet_proto . inet_service; }
+	set doors_any { type inet_proto . inet_service; }
+	set doors_any6 { type inet_proto . inet_service; }
 	# Services that may go out, and those that may go to some places.
 	set egress { type ipv4_addr; }
 	set egress6 { type ipv6_addr; }
@@ -232,10 +243,10 @@ fn rules(settings: &NetworkSettings) -> String {
 	}}
 	chain to_local {{
 		# What leads to a service is judged as what it becomes: whoever may talk to it gets there by the host's port, too.
-		iifgroup {ours} ip daddr . meta l4proto . th dport @exact accept
-		iifgroup {ours} ip6 daddr . meta l4proto . th dport @exact6 accept
-		iifgroup {ours} meta nfproto ipv4 fib daddr type local meta l4proto . th dport @wildcard accept
-		iifgroup {ours} meta nfproto ipv6 fib daddr type local meta l4proto . th dport @wildcard6 accept
+		iifgroup {ours} ip daddr . meta l4proto . th dport @doors accept
+		iifgroup {ours} ip6 daddr . meta l4proto . th dport @doors6 accept
+		iifgroup {ours} meta nfproto ipv4 fib daddr type local meta l4proto . th dport @doors_any accept
+		iifgroup {ours} meta nfproto ipv6 fib daddr type local meta l4proto . th dport @doors_any6 accept
 		# Before anybody's translation: a port of the host that leads elsewhere is the host's all the same.
 		iifgroup {ours} fib daddr type local ct state new,invalid,untracked goto refuse_to_host
 	}}
@@ -305,7 +316,7 @@ fn rules(settings: &NetworkSettings) -> String {
 		oifgroup & 0xffff0000 == {any} goto refuse_to_service
 		ip daddr {prefix} goto refuse_to_service{to_service6}
 		# Link-local, and where clouds have the addresses that tell a machine its secrets.
-		ip daddr 169.254.0.0/16 goto refuse_to_metadata
+		ip daddr {{ 169.254.0.0/16, 168.63.129.16, 100.100.100.200, 192.0.0.192 }} goto refuse_to_metadata
 		ip6 daddr {{ fe80::/10, fd00:ec2::/32, fd20:ce::/32 }} goto refuse_to_metadata
 		ip saddr @egress accept
 		ip saddr . ip daddr . meta l4proto . th dport @reach accept
@@ -333,6 +344,8 @@ fn rules(settings: &NetworkSettings) -> String {
 pub enum Element {
     /// A port of the host leads to a service, to its address of the same family.
     Publish(Publish, IpAddr),
+    /// A port of the host leads to some service.
+    Door(Publish),
     /// The service with this address may go out.
     Egress(IpAddr),
     /// The service with this address may go there.
@@ -361,6 +374,9 @@ impl fmt::Display for Element {
                 let (at, to) = (SocketAddr::new(p.address, p.host_port), SocketAddr::new(*to, p.port));
                 write!(f, "{at}/{} to {to}", p.proto)
             }
+            Element::Door(p) => {
+                write!(f, "{}/{} is a service's", SocketAddr::new(p.address, p.host_port), p.proto)
+            }
             Element::Egress(address) => write!(f, "egress of {address}"),
             Element::Reach(address, to) => write!(f, "egress of {address} to {to}"),
             Element::Named(address, to, door, _) => write!(f, "egress of {address} to {to}:{door} by name"),
@@ -387,6 +403,7 @@ impl Element {
         match self {
             Element::Named(.., span) => Some(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
             Element::Publish(..)
+            | Element::Door(_)
             | Element::Egress(_)
             | Element::Reach(..)
             | Element::Talk(_)
@@ -398,11 +415,20 @@ impl Element {
         }
     }
 
+    /// What leads a port of the host to a service's address.
+    pub fn of_port(publish: Publish, to: IpAddr) -> [Self; 2] {
+        [Self::Publish(publish, to), Self::Door(publish)]
+    }
+
     fn set(&self) -> &'static str {
         let (v4, v6, is_ipv6) = match self {
             Element::Publish(publish, to) => match publish.address.is_unspecified() {
                 true => ("wildcard", "wildcard6", to.is_ipv6()),
                 false => ("exact", "exact6", to.is_ipv6()),
+            },
+            Element::Door(publish) => match publish.address.is_unspecified() {
+                true => ("doors_any", "doors_any6", publish.address.is_ipv6()),
+                false => ("doors", "doors6", publish.address.is_ipv6()),
             },
             Element::Egress(address) => ("egress", "egress6", address.is_ipv6()),
             Element::Reach(from, Destination { door: Door::Any, .. }) => {
@@ -432,14 +458,10 @@ impl Element {
         };
         let key = match self {
             Element::Publish(publish, to) => {
-                let address = match publish.address.is_unspecified() {
-                    true => Vec::new(),
-                    false => octets(publish.address),
-                };
-                let key = [address, door_bytes(Door::One(publish.host_port, publish.proto))].concat();
                 let data = [octets(*to), port_bytes(publish.port).to_vec()].concat();
-                return Bytes { key, end: None, data: Some(data) };
+                return Bytes { key: host_port(publish), end: None, data: Some(data) };
             }
+            Element::Door(publish) => host_port(publish),
             Element::Reach(address, to) => {
                 let end = |there: IpAddr| [octets(*address), octets(there), door_bytes(to.door)].concat();
                 return Bytes { key: end(to.net.network()), end: Some(end(to.net.broadcast())), data: None };
@@ -464,6 +486,15 @@ struct Bytes {
     key: Vec<u8>,
     end: Option<Vec<u8>>,
     data: Option<Vec<u8>>,
+}
+
+/// A port of one address of the host, or of all of them.
+fn host_port(publish: &Publish) -> Vec<u8> {
+    let address = match publish.address.is_unspecified() {
+        true => Vec::new(),
+        false => octets(publish.address),
+    };
+    [address, door_bytes(Door::One(publish.host_port, publish.proto))].concat()
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -538,6 +569,20 @@ struct Part {
     flags: u16,
     body: Encoder,
     name: String,
+}
+
+/// A transaction of which nothing holds.
+struct Aborted {
+    /// Parts that are about something that is not there.
+    missing: BTreeSet<usize>,
+    /// Why; of something else, where there is something else.
+    error: NetError,
+}
+
+impl Aborted {
+    fn by(error: NetError) -> Self {
+        Self { missing: BTreeSet::new(), error }
+    }
 }
 
 /// Our table in the network namespace that it was opened in.
@@ -700,7 +745,7 @@ impl Table {
     pub fn add(&mut self, elements: &[Element]) -> Result<(), NetError> {
         let parts: Vec<Part> =
             elements.iter().map(|element| self.element(NFT_MSG_NEWSETELEM, element)).collect();
-        self.commit(&parts).map_err(|(_, error)| error)
+        self.commit(&parts).map_err(|aborted| aborted.error)
     }
 
     /// Deletes elements that may have aged, and adds others, in one step: those of both begin anew.
@@ -749,16 +794,30 @@ impl Table {
         self.commit_without_missing(parts)
     }
 
+    /// Deletes elements many of which may have aged and be gone: a few at a time, for the answers about all that are missing
+    /// have to fit into the socket's buffer.
+    ///
+    /// # Errors
+    /// As [`Table::remove`]; the others are deleted all the same.
+    pub fn remove_aged(&mut self, elements: &[Element]) -> Result<(), NetError> {
+        let mut result = Ok(());
+        for some in elements.chunks(AGED_AT_ONCE) {
+            result = result.and(self.remove(some));
+        }
+        result
+    }
+
     /// Sends a transaction, without what is to be deleted and is not there.
     fn commit_without_missing(&mut self, mut parts: Vec<Part>) -> Result<(), NetError> {
-        let is_deletion = |parts: &[Part], part: usize| parts[part].kind == NFT_MSG_DELSETELEM;
-        while let Err((part, error)) = self.commit(&parts) {
-            // Linux 6.3 has a message that does not mind; before it, the batch goes again without the missing one.
-            let missing = part.filter(|_| error.errno() == Some(libc::ENOENT));
-            match missing.filter(|part| is_deletion(&parts, *part)) {
-                Some(part) => drop(parts.remove(part)),
-                None => return Err(error),
+        while let Err(Aborted { missing, error }) = self.commit(&parts) {
+            // Linux 6.3 has a message that does not mind; before it, the batch goes again without the missing ones.
+            let is_all =
+                !missing.is_empty() && missing.iter().all(|part| parts[*part].kind == NFT_MSG_DELSETELEM);
+            if error.errno() != Some(libc::ENOENT) || !is_all {
+                return Err(error);
             }
+            let mut numbers = 0..;
+            parts.retain(|_| !numbers.next().is_some_and(|number| missing.contains(&number)));
         }
         Ok(())
     }
@@ -777,7 +836,7 @@ impl Table {
         };
         let mut parts: Vec<Part> = SETS.into_iter().map(flush).collect();
         parts.extend(elements.iter().map(|element| self.element(NFT_MSG_NEWSETELEM, element)));
-        self.commit(&parts).map_err(|(_, error)| error)
+        self.commit(&parts).map_err(|aborted| aborted.error)
     }
 
     /// Takes the table away with everything in it.
@@ -789,7 +848,7 @@ impl Table {
         body.text(NFTA_TABLE_NAME, &self.settings.name);
         let part = Part { kind: NFT_MSG_DELTABLE, flags: 0, body, name: "the table".to_owned() };
         match self.commit(&[part]) {
-            Err((_, error)) if error.errno() != Some(libc::ENOENT) => Err(error),
+            Err(Aborted { error, .. }) if error.errno() != Some(libc::ENOENT) => Err(error),
             _ => Ok(()),
         }
     }
@@ -818,19 +877,19 @@ impl Table {
     }
 
     /// Sends one transaction; an error comes with the number of the part that it is about, where it is about one.
-    fn commit(&mut self, parts: &[Part]) -> Result<(), (Option<usize>, NetError)> {
+    fn commit(&mut self, parts: &[Part]) -> Result<(), Aborted> {
         if parts.is_empty() {
             return Ok(());
         }
         let count = u32::try_from(parts.len()).expect("a batch is far below 4 billion parts");
         let begin = self.socket.take_sequence(count + 2);
-        self.socket.send(batch(parts, begin).bytes()).map_err(|error| (None, error.into()))?;
+        self.socket.send(batch(parts, begin).bytes()).map_err(|error| Aborted::by(error.into()))?;
         // Only the last part asks for an acknowledgement; an error is always told. So an answer to any other is one.
         let last = begin.wrapping_add(count);
-        let mut first: Option<(Option<usize>, NetError)> = None;
+        let (mut missing, mut first, mut worse) = (BTreeSet::new(), None, None);
         let mut is_done = false;
         let args = |part: &str| format!("table inet {}, {part}", self.settings.name);
-        while let Some(datagram) = self.socket.receive().map_err(|error| (None, error.into()))? {
+        while let Some(datagram) = self.socket.receive().map_err(|error| Aborted::by(error.into()))? {
             for ack in messages(datagram).filter_map(|message| message.ack()) {
                 let offset = ack.sequence.wrapping_sub(begin);
                 let part =
@@ -839,15 +898,22 @@ impl Table {
                 // Everything else is the remainder of a batch whose error was reported long ago.
                 let is_ours = offset <= count + 1;
                 let name = part.map_or("the batch", |n| &parts[n].name);
-                if let Some(error) = ack.result("nft", &args(name)).err().filter(|_| is_ours) {
-                    first.get_or_insert((part, error));
+                let Some(error) = ack.result("nft", &args(name)).err().filter(|_| is_ours) else { continue };
+                match part.filter(|_| error.errno() == Some(libc::ENOENT)) {
+                    Some(part) => {
+                        missing.insert(part);
+                        first.get_or_insert(error);
+                    }
+                    None => {
+                        worse.get_or_insert(error);
+                    }
                 }
             }
         }
-        match (first, is_done) {
-            (Some(error), _) => Err(error),
+        match (worse.or(first), is_done) {
+            (Some(error), _) => Err(Aborted { missing, error }),
             (None, true) => Ok(()),
-            (None, false) => Err((None, SysError::new("nft", args("no answer"), libc::EPROTO).into())),
+            (None, false) => Err(Aborted::by(SysError::new("nft", args("no answer"), libc::EPROTO).into())),
         }
     }
 }

@@ -107,6 +107,9 @@ impl WebPath {
             !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(good)
         };
         let plain = text.strip_suffix('/').unwrap_or(text);
+        if plain.starts_with("/.well-known") {
+            return Err(format!("{text:?} speaks for the whole host, to those who certify it among others"));
+        }
         let is_whole = text == "/";
         match is_whole
             || text.len() <= 255 && plain.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment))

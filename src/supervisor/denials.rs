@@ -3,7 +3,11 @@
 //! Whoever floods is told of ten times a second; of a service so many different refusals are kept, the latest ones. What
 //! stands in the packets was written by whoever sent them.
 
-use std::{collections::BTreeMap, net::IpAddr, os::fd::BorrowedFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::BorrowedFd,
+};
 
 use super::{Supervisor, now, requests::moment};
 use crate::{
@@ -141,7 +145,9 @@ fn judge(reason: Reason, head: Option<&Head>, from: &Side<'_>, to: Option<&Side<
         }
         (Reason::NoEgress, None) => from.lacks("network.egress", None),
         (Reason::ToService, Some(head)) => {
-            let Some(to) = to else { return nothing("no service that is up has this address") };
+            let Some(to) = to else {
+                return nothing("no service that is up and may be seen has this address");
+            };
             let mut verdict = from.lacks("network.allow_to", Some(format!("{}{}", to.name, door(head))));
             let other = to.lacks("network.allow_from", Some(format!("{}{}", from.name, door(head))));
             verdict.why += &format!(", or: {}", other.why);
@@ -226,8 +232,8 @@ impl Supervisor {
         self.nets.values().any(|net| net.talk.iter().any(is_it))
     }
 
-    /// What of a service was refused lately, with what decides it.
-    pub(super) fn denied(&mut self, name: &UnitName) -> Vec<types::Denial> {
+    /// What of a service was refused lately, with what decides it; nothing of services that who asks may not see.
+    pub(super) fn denied(&mut self, name: &UnitName, unseen: &BTreeSet<UnitName>) -> Vec<types::Denial> {
         self.hear_denials();
         let base = name.base();
         // Who has the network of another has what was refused there.
@@ -235,9 +241,9 @@ impl Supervisor {
             self.fleet.entry(&base).and_then(|entry| entry.unit.network.joined().cloned()).unwrap_or(base);
         let file = |name: &UnitName| self.files.get(name).map(|path| path.display().to_string());
         let all = self.denials.of(&base, &self.linked_addresses(&base));
-        let told = all.iter().map(|(from, denial)| {
+        let told = all.iter().filter(|(from, _)| !unseen.contains(from)).map(|(from, denial)| {
             let Denial { reason, head, count, last } = denial;
-            let to = head.and_then(|head| self.holder(head.to));
+            let to = head.and_then(|head| self.holder(head.to)).filter(|to| !unseen.contains(to));
             let side = |name| Side { name, places: self.denials.places.get(name), file: file(name) };
             let Verdict { why, key, at, add } = match head.filter(|head| self.may_by_now(head)) {
                 Some(_) => nothing(

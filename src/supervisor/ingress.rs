@@ -63,7 +63,9 @@ impl Supervisor {
     }
 
     fn sites(&mut self) -> Vec<Site> {
-        let services = self.http_services();
+        let mut services = self.http_services();
+        // Whose new file is refused because another has taken what it has keeps it: it was there before.
+        services.sort_by_key(|(name, ..)| !self.broken.contains_key(name));
         ingress::sites(services.iter().map(|(name, http, address)| (name, http, *address)))
     }
 

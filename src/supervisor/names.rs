@@ -295,7 +295,22 @@ impl Supervisor {
             Seat::Datagrams => self.datagrams_ready(name),
             Seat::Door => {
                 let Some(counter) = self.names.counters.get_mut(name) else { return };
-                let Some(stream) = counter.desk.accept() else { return };
+                let stream = match counter.desk.accept() {
+                    Ok(Some(stream)) => stream,
+                    Ok(None) => return,
+                    // Of descriptors or memory there will be some again.
+                    Err(error)
+                        if [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]
+                            .contains(&error.errno) =>
+                    {
+                        counter.rests = Some(now().after(WINDOW));
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::error!(unit = %name, "it is not answered about names any more: {error}");
+                        return self.names.close(name);
+                    }
+                };
                 let number = counter.next;
                 counter.next = number.wrapping_add(1);
                 let client = Client { stream, until: now().after(IDLE), is_waiting: false };
@@ -424,7 +439,8 @@ impl Supervisor {
                 question.handed_back(bytes, ttl, room)
             }
             Err(error) => {
-                tracing::error!(unit = %name, "it may not go where {} leads: {error}", question.name);
+                // The name is whatever the service has asked for.
+                tracing::error!(unit = %name, "it may not go where {:?} leads: {error}", question.name);
                 question.unanswered()
             }
         };

@@ -215,7 +215,10 @@ impl Supervisor {
                     let mut status = self.status(name);
                     if is_detailed {
                         status.firewall = self.in_the_way(name);
-                        status.denials = self.denied(name);
+                        let is_seen = |other: &UnitName| self.may(caller, other, Right::Status);
+                        let unseen: BTreeSet<UnitName> =
+                            self.fleet.entries().keys().filter(|other| !is_seen(other)).cloned().collect();
+                        status.denials = self.denied(name, &unseen);
                         status = self.with_limits(name, status);
                     }
                     services.push(status);

@@ -66,7 +66,7 @@ fn a_service_reaches_neither_another_service_nor_the_host_nor_the_outside() {
         let port = at.publish(at.any, "5432:5432/udp");
         let (web, db) = (world.guest(0, &[]), world.guest(1, &[port]));
         let mut table = world.table();
-        table.add(&[Element::Publish(port, db.address)]).unwrap();
+        table.add(&Element::of_port(port, db.address)).unwrap();
         world.open("up0");
         let guarded = [
             db.udp(DB),
@@ -184,7 +184,7 @@ fn who_may_talk_to_a_service_begins_and_the_other_answers() {
         assert_eq!(client.recv(&mut [0; 8]).unwrap(), 1);
         table.remove(&allowed[1..]).unwrap();
         let ended = Talk { from: web.address, to: db.address, door: Door::One(53, Proto::Udp) };
-        assert!(Conntrack::open().unwrap().forget_talk(&ended).unwrap() > 0);
+        assert!(Conntrack::open().unwrap().forget_talk(&[ended]).unwrap() > 0);
         client.send(b"?").unwrap();
         until_counted("to_service", 4);
         assert_empty(&dns);
@@ -200,7 +200,7 @@ fn a_published_port_leads_services_to_whom_they_may_talk_and_to_themselves() {
         let ports = [at.publish(at.any, "8080:80/tcp"), at.publish(at.host, "5353:53/udp")];
         let (web, db) = (world.guest(0, &[]), world.guest(1, &ports));
         let mut table = world.table();
-        table.add(&ports.map(|port| Element::Publish(port, db.address))).unwrap();
+        ports.iter().for_each(|port| table.add(&Element::of_port(*port, db.address)).unwrap());
         let (http, dns) = (db.tcp(80), db.udp(53));
         shout(&web.netns, (at.host, 5353));
         until_counted("to_service", 1);
@@ -214,12 +214,24 @@ fn a_published_port_leads_services_to_whom_they_may_talk_and_to_themselves() {
             );
         }
         assert_eq!(ask(&dns, &web.netns, (at.host, 5353)), web.address);
+        // What was allowed ends also where it came by a port of the host.
+        let client = udp(&web.netns, SocketAddr::new(at.any, 0));
+        client.connect((at.host, 5353)).unwrap();
+        client.send(b"?").unwrap();
+        let (_, peer) = whole(|| dns.recv_from(&mut [0; 8]));
+        dns.send_to(b"!", peer).unwrap();
+        assert_eq!(whole(|| client.recv(&mut [0; 8])), 1);
+        table.remove(&[talk_to(Door::One(53, Proto::Udp))]).unwrap();
+        let ended = Talk { from: web.address, to: db.address, door: Door::One(53, Proto::Udp) };
+        assert!(Conntrack::open().unwrap().forget_talk(&[ended]).unwrap() > 0);
+        client.send(b"?").unwrap();
+        until_counted("to_service", 2);
         // Published on one address only.
         shout(&web.netns, (at.gateway, 5353));
         until_counted("to_host", 1);
         assert_eq!(talk(&http, &db.netns, (at.host, 8080)), at.gateway);
         assert_eq!(ask(&dns, &db.netns, (at.host, 5353)), at.gateway);
-        assert_eq!((counted("to_service"), counted("spoofed")), (1, 0));
+        assert_eq!((counted("to_service"), counted("spoofed")), (2, 0));
     });
 }
 

@@ -284,6 +284,28 @@ fn elements_come_and_go_all_or_none_and_twice_is_once() {
 }
 
 #[test]
+fn whatever_has_aged_is_no_trouble_however_much_it_is() {
+    on_a_host(|world| {
+        let mut table = world.table();
+        let own = world.settings.addresses(0)[0];
+        let place = |n: u32| IpAddr::from(Ipv4Addr::from_bits(0xc000_0200 + n));
+        let named: Vec<Element> = (0..1000)
+            .map(|n| Element::Named(own, place(n), Door::One(443, Proto::Tcp), Duration::from_secs(600)))
+            .collect();
+        table.add(&named).unwrap();
+        run("nft flush set inet palisade named");
+        table.add(&named[..1]).unwrap();
+        table.remove_aged(&named).unwrap();
+        assert_eq!(elements("palisade", "named"), Vec::<String>::new());
+        // Missing ones, and one that is there, in a single transaction.
+        table.add(&[Element::Egress(own)]).unwrap();
+        let some: Vec<Element> = named[..100].iter().cloned().chain([Element::Egress(own)]).collect();
+        table.remove(&some).unwrap();
+        assert_eq!(elements("palisade", "egress"), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn replacing_states_what_holds_whatever_held_before() {
     on_a_host(|world| {
         let mut table = world.table();
