@@ -344,3 +344,12 @@ fn a_question_is_failed_with_what_it_asked() {
     let packet = asked.unanswered();
     assert_eq!(Packet::parse(&packet).unwrap().rcode(), RCODE::ServerFailure);
 }
+
+#[test]
+fn an_answer_that_ends_in_its_header_has_no_addresses() {
+    let asked =
+        wire::read(b"\x01\x02\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01").unwrap();
+    for length in 0..=12 {
+        assert_eq!(asked.addresses(&[0; 12][..length]), None, "{length}");
+    }
+}

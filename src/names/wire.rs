@@ -289,8 +289,8 @@ impl Question {
             return None;
         }
         let mut copy = bytes.to_vec();
-        copy[3] &= !RESERVED;
-        copy[8..12].fill(0);
+        *copy.get_mut(3)? &= !RESERVED;
+        copy.get_mut(8..HEADER)?.fill(0);
         let at = after_name(&copy, HEADER)?;
         copy.get_mut(at..at + 4)?.copy_from_slice(&[0, 1, 0, 1]);
         let packet = Packet::parse(&copy).ok()?;
