@@ -306,6 +306,7 @@ fn flood(count: usize) {
     for _ in 0..count / line.len() {
         out.write_all(&line).expect("somebody reads");
     }
+    out.write_all(b"over\n").expect("somebody reads");
 }
 
 /// Takes memory, a page at a time, and keeps it.
