@@ -120,12 +120,17 @@ pub fn furnish_host() -> Place {
     let outside = Place::new();
     sh(&format!(
         "ip link add up0 type veth peer name eth0 netns {}
+         echo 0 > /proc/sys/net/ipv6/conf/up0/accept_dad
          ip addr add 192.0.2.1/24 dev up0; ip link set up0 up
          ip addr add 169.254.169.254/32 dev up0; ip route add default via 192.0.2.254
          ip neigh add 192.0.2.254 lladdr 02:00:00:00:00:fe dev up0 nud permanent",
         outside.0.id()
     ));
     outside.sh("ip link set eth0 up");
+    // The kernel takes its own address in later, and that one's routes: what is compared has to have them.
+    wait_until("the uplink has its own address", LONG, || {
+        sh("ip -6 -br addr show dev up0 scope link -tentative").contains("fe80::")
+    });
     outside
 }
 
