@@ -31,7 +31,7 @@ use rustix::{
 pub use crate::sys::{clone::reap, socket::channel};
 pub use fault::{LaunchFault, Retry, StepError};
 pub use join::Peers;
-pub use network::{Net, NetworkHost};
+pub use network::{Journal, Net, NetworkHost};
 pub use seen::of_session;
 
 use crate::{

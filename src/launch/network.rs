@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::{IpAddr, Ipv4Addr},
     os::fd::{BorrowedFd, OwnedFd},
     time::Duration,
@@ -119,6 +120,24 @@ impl Net {
     }
 }
 
+/// Writes down what of the host's settings is about to be changed, so that whoever comes after a death in between puts it back.
+pub struct Journal(Box<Note>);
+
+type Note = dyn FnMut(&Changed) -> Result<(), SysError>;
+
+impl Journal {
+    /// One that is written so.
+    pub fn new(note: impl FnMut(&Changed) -> Result<(), SysError> + 'static) -> Self {
+        Self(Box::new(note))
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Journal")
+    }
+}
+
 /// The host's side: one table, one netlink socket, opened when the first link is made.
 #[derive(Debug)]
 pub struct NetworkHost {
@@ -143,13 +162,14 @@ pub struct NetworkHost {
     obstacles: Option<Vec<Obstacle>>,
     /// Settings of the host that we changed, so that packets are forwarded.
     changed: Changed,
+    journal: Journal,
     /// How many services' files say so: two of them may say the same.
     talk: BTreeMap<Talk, usize>,
 }
 
 impl NetworkHost {
     /// Nothing is touched before it is needed.
-    pub fn new(settings: NetworkSettings) -> Self {
+    pub fn new(settings: NetworkSettings, journal: Journal) -> Self {
         Self {
             settings,
             table: None,
@@ -163,13 +183,14 @@ impl NetworkHost {
             passing: BTreeSet::new(),
             obstacles: None,
             changed: Changed::new(),
+            journal,
             talk: BTreeMap::new(),
         }
     }
 
     /// As [`NetworkHost::new`], for one who asks [`NetworkHost::hear`] what others do to the packet filter.
-    pub fn watching(settings: NetworkSettings) -> Self {
-        Self { watches: true, ..Self::new(settings) }
+    pub fn watching(settings: NetworkSettings, journal: Journal) -> Self {
+        Self { watches: true, ..Self::new(settings, journal) }
     }
 
     /// Readable when somebody has changed the packet filter; none: there is nothing of ours in it.
@@ -505,8 +526,9 @@ impl NetworkHost {
                     self.table()?.add(&[element])?;
                 }
                 let before = sysctl::get(&key)?;
-                // Known before it is done: what is noted and was not done is put back to what it is.
+                // Written down before it is done: what is noted and was not done is put back to what it is.
                 self.changed.entry(key.clone()).or_insert(before);
+                (self.journal.0)(&self.changed)?;
                 sysctl::set(&key, value)?;
             }
         }

@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Given, LaunchFault, Launcher, Net, NetworkHost, Run, StepError, credentials, input::Input, unprivileged,
+    Given, Journal, LaunchFault, Launcher, Net, NetworkHost, Run, StepError, credentials, input::Input,
+    unprivileged,
 };
 use crate::{
     cgroup,
@@ -147,7 +148,10 @@ fn within(
         | NetworkMode::Join(_)
         | NetworkMode::Host => None,
     };
-    let mut launcher = match Launcher::open(&slot.dir, tree, NetworkHost::new(network), is_users) {
+    let group = tree.as_ref().map(|tree| tree.group(unit.name.as_str(), u64::from(std::process::id())));
+    let (dir, of) = (slot.dir.clone(), group.clone());
+    let journal = Journal::new(move |changed| Slot::note(&dir, of.as_deref(), changed));
+    let mut launcher = match Launcher::open(&slot.dir, tree, NetworkHost::new(network, journal), is_users) {
         Err(error) if is_users => {
             return Ok(Ended::Fault(unprivileged::refused(&error)));
         }
@@ -156,7 +160,7 @@ fn within(
     let assigned = Assigned {
         run: u64::from(std::process::id()),
         id_base,
-        cgroup: launcher.tree().map(|tree| tree.group(unit.name.as_str(), u64::from(std::process::id()))),
+        cgroup: group,
         root: launcher.root().to_path_buf(),
         state: state.to_path_buf(),
         link,
@@ -169,8 +173,8 @@ fn within(
         unprivileged: made,
     };
     slot.clear_left(&mut launcher, is_users);
-    slot.note(&launcher, assigned.cgroup.as_deref());
-    let foreground = Foreground::new(&mut launcher, unit, slot);
+    Slot::note(&slot.dir, assigned.cgroup.as_deref(), launcher.network.changed())?;
+    let foreground = Foreground::new(&mut launcher, unit);
     let ended = foreground.and_then(|foreground| foreground.launch(&assigned, facts, (secrets, held)));
     // Before the groups: what ends with it is in one of them.
     drop(entered);
@@ -301,13 +305,13 @@ impl Slot {
     }
 
     /// Notes what would be left if we were killed now.
-    fn note(&self, launcher: &Launcher, group: Option<&Path>) {
-        let left =
-            Left { group: group.map(Path::to_path_buf), forwarding: launcher.network.changed().clone() };
+    fn note(dir: &Path, group: Option<&Path>, changed: &Changed) -> Result<(), SysError> {
+        let left = Left { group: group.map(Path::to_path_buf), forwarding: changed.clone() };
         let text = serde_json::to_vec(&left).expect("paths and names have a JSON form");
-        if let Err(error) = std::fs::write(self.dir.join("left.json"), text) {
-            tracing::warn!("{}: {error}", self.dir.display());
-        }
+        // In one piece: whoever reads half of it puts nothing back.
+        let (path, new) = (dir.join("left.json"), dir.join("left.new"));
+        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &path));
+        written.map_err(|error| SysError::new("write", path.display().to_string(), error))
     }
 
     fn clear(&self) {
@@ -325,7 +329,6 @@ impl Slot {
 struct Foreground<'a> {
     launcher: &'a mut Launcher,
     unit: &'a Unit,
-    slot: &'a Slot,
     signals: OwnedFd,
     /// Which signal came is in here; the pipe only wakes.
     seen: Vec<(i32, std::sync::Arc<std::sync::atomic::AtomicBool>)>,
@@ -365,7 +368,7 @@ const RELAYED: [i32; 4] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIG
 const STOPPING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
 impl<'a> Foreground<'a> {
-    fn new(launcher: &'a mut Launcher, unit: &'a Unit, slot: &'a Slot) -> Result<Self, SysError> {
+    fn new(launcher: &'a mut Launcher, unit: &'a Unit) -> Result<Self, SysError> {
         let (read, write) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
                 .map_err(|errno| SysError::new("pipe2", "", errno))?;
@@ -381,7 +384,6 @@ impl<'a> Foreground<'a> {
         Ok(Self {
             launcher,
             unit,
-            slot,
             signals: read,
             seen,
             deadline: None,
@@ -422,7 +424,6 @@ impl<'a> Foreground<'a> {
             Ok(run) => run,
             Err(fault) => return Ok(Ended::Fault(fault)),
         };
-        self.slot.note(self.launcher, assigned.cgroup.as_deref());
         self.after(self.unit.service.start_timeout, Due::TimeOut);
         let ended = rustix::io::ioctl_fionbio(&run.channel, true)
             .map_err(|errno| SysError::new("ioctl", "FIONBIO", errno))

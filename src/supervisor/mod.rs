@@ -68,6 +68,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -84,7 +85,7 @@ use crate::{
     },
     control::server::{ClientId, Held, Incoming, Readiness, Server, Source},
     launch::{
-        Given, LaunchFault, Launcher, Net, NetworkHost, Peers, Retry,
+        Given, Journal, LaunchFault, Launcher, Net, NetworkHost, Peers, Retry,
         credentials::{Fetch, Secret},
     },
     logs::LogWriter,
@@ -202,7 +203,7 @@ struct Supervisor {
     options: Options,
     settings: Settings,
     facts: HostFacts,
-    store: Store,
+    store: Rc<Store>,
     assigned: Assigned,
     fleet: Fleet,
     /// What is to be told to the fleet, in order.
@@ -303,7 +304,7 @@ impl Supervisor {
             Some(held) => Server::resume(&options.run, group, held)?,
             None => Server::bind(&options.run, group)?,
         };
-        let store = Store::open(&options.run, &options.state)?;
+        let store = Rc::new(Store::open(&options.run, &options.state)?);
         let (mut assigned, complaint) = store.assigned().map_err(StartError::State)?;
         if let Some(complaint) = &complaint {
             tracing::error!("{complaint}: its copy is taken");
@@ -314,7 +315,10 @@ impl Supervisor {
         }
         let network = settings.network.clone();
         let tree = cgroup::Tree::find(settings.cgroup.as_deref())?;
-        let launcher = Launcher::open(&options.run, tree, NetworkHost::watching(network), false)?;
+        let notes = Rc::clone(&store);
+        let network =
+            NetworkHost::watching(network, Journal::new(move |changed| notes.save_forwarding(changed)));
+        let launcher = Launcher::open(&options.run, tree, network, false)?;
         // After the launcher has seen what services are to have.
         raise_descriptor_limit();
         let keeper = Keeper::new(&options.run.join("init"));
@@ -676,9 +680,6 @@ impl Supervisor {
             // Written down before the service is executed: whoever takes over knows of every service that ever ran.
             self.keep_net(&unit.name, launch.net());
             self.point(name, "launch-kept");
-            if let Err(error) = self.store.save_forwarding(self.launcher.network.changed()) {
-                tracing::error!("state was not written: {error}");
-            }
             let init = launch.pid().and_then(|pid| Some((pid, state::start_time(pid)?)));
             let record = init.map(|(pid, start_time)| RunRecord {
                 pid,

@@ -161,3 +161,28 @@ pub fn a_kernel_without_it_is_no_trouble_until_somebody_asks_for_it(world: &mut 
     let show = Command::new("umount").arg("/proc/sys/net/ipv6").status();
     assert!(show.expect("umount(8)").success());
 }
+
+pub fn what_was_switched_on_by_who_died_at_it_is_put_back(world: &mut World) {
+    let outside = furnish();
+    let (all, switch) = (switches(), "/proc/sys/net/ipv4/conf/up0/forwarding");
+    // A new network namespace has what the first one has.
+    fs::write(switch, "0").expect("the network is the world's");
+    let ipv4 = || fs::read_to_string(switch).expect("its link is there");
+    write(
+        world,
+        "open",
+        "network.egress = \"any\"\nnetwork.publish = [\"[::]:8081:80\", \"0.0.0.0:8081:80\"]",
+    );
+    let mut command = world.supervise();
+    command.args(["--die-at", "open:at:launch-prepared"]);
+    world.start_to_die(command);
+    wait_until("it has died", LONG, || world.has_died());
+    assert_eq!(ipv4(), "1\n", "it died behind that");
+    world.start();
+    wait_until("it is up", LONG, || {
+        ask(&outside, &format!("http://[{HOST}]:8081/")).as_deref() == Some("open")
+    });
+    assert_eq!(world.stop(), Ok(()));
+    assert_eq!((switches(), ipv4()), (all, "0\n".to_owned()));
+    drop(outside);
+}
