@@ -269,3 +269,29 @@ pub fn the_programs_accept_what_is_made_for_them(world: &mut World) {
     assert_eq!(ask("one.example.org", "/").0, "308");
     assert_eq!(ask("one.example.org", "/.well-known/acme-challenge/none").0, "404");
 }
+
+pub fn whoever_claims_anothers_host_gets_no_share_of_it(world: &mut World) {
+    let host = "http.host = \"bank.example.org\"";
+    app(world, "bank", host);
+    world.start();
+    world.wait_state("bank", "active");
+    let backends = |world: &World| -> Vec<String> {
+        let told = world.json(&["ingress"]);
+        let site =
+            told["sites"].as_array().expect("a list").iter().find(|site| site["host"] == "bank.example.org");
+        let all =
+            site.map(|site| site["backends"].as_array().cloned().unwrap_or_default()).unwrap_or_default();
+        all.iter().filter_map(|one| one["service"].as_str()).map(str::to_owned).collect()
+    };
+    assert_eq!(backends(world), ["bank"]);
+    // Before it by its name, and behind it.
+    for name in ["aaa", "zzz"] {
+        app(world, name, host);
+        world.palisade(&["daemon-reload"]);
+        wait_until("the claim is refused", LONG, || world.supervisor_log().contains("is already that of"));
+        assert_eq!(backends(world), ["bank"], "{name}");
+        fs::remove_file(world.services_dir().join(format!("{name}.toml"))).expect("our own file");
+        world.palisade(&["daemon-reload"]);
+    }
+    assert_eq!(world.run_id("bank"), 1);
+}

@@ -13,20 +13,12 @@ use crate::support::{
     World, wait_until,
     world::{describe, wait_http},
 };
-use crate::{reach::connect, spoof::furnish_host};
+use crate::{
+    reach::connect,
+    spoof::{furnish_host, json, sh},
+};
 
 const LONG: Duration = Duration::from_secs(20);
-
-fn sh(command: &str) -> String {
-    let output = Command::new("sh").args(["-ec", command]).output().expect("a shell");
-    assert!(output.status.success(), "{command}: {}", describe(&output));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn json(command: &str) -> Value {
-    let text = sh(command);
-    serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text }).expect("it prints JSON")
-}
 
 /// As root of the host in the network namespace of a service, whose programs are not asked.
 fn inside(world: &World, name: &str, command: &str) -> Value {
@@ -386,4 +378,20 @@ pub fn an_ipvlan_is_made_or_missed_by_name(world: &mut World) {
     }
     assert_eq!(world.stop(), Ok(()));
     sh("ip link del up0");
+}
+
+pub fn the_link_of_a_service_is_nobodys_parent(world: &mut World) {
+    world.write_service("web", &world.probe_toml(&["http", "80"], ""));
+    world.start();
+    world.wait_state("web", "active");
+    let keys = format!(
+        "network.mode = \"macvlan\"\nnetwork.parent = \"{}\"\nnetwork.address = \"10.83.0.99/16\"\nrestart.policy = \"never\"",
+        host_end(world, "web")
+    );
+    world.write_service("beside", &world.probe_toml(&["wait"], &keys));
+    world.ok(&["daemon-reload"]);
+    world.wait_state("beside", "failed");
+    let fault = world.status("beside")["fault"].to_string();
+    assert!(fault.contains("is the link of a service"), "{fault}");
+    assert_eq!(json("ip -j link show type macvlan"), serde_json::json!([]));
 }

@@ -58,8 +58,10 @@ fn everywhere() -> Vec<support::Test> {
     tests![
         reach::two_published_services_see_only_themselves: Root CgroupV2 UserNs Nft;
         reach::udp_is_published_too: Root CgroupV2 UserNs Nft;
+        reach::a_client_of_a_port_that_is_published_no_more_is_heard_no_more: Root CgroupV2 UserNs Nft;
         reach::a_service_reaches_neither_another_nor_the_host: Root CgroupV2 UserNs Nft;
         ipv6::a_service_has_it_where_its_file_says_and_nowhere_else: Root CgroupV2 UserNs Nft Program("curl");
+        ipv6::what_was_switched_on_by_who_died_at_it_is_put_back: Root CgroupV2 UserNs Nft Program("curl");
         ipv6::who_may_talk_does_so_by_either_address: Root CgroupV2 UserNs Nft Program("curl");
         ipv6::a_kernel_without_it_is_no_trouble_until_somebody_asks_for_it: Root CgroupV2 UserNs Nft;
         many::two_hundred_start_at_once_and_leave_nothing: Root CgroupV2 UserNs Nft;
@@ -70,6 +72,7 @@ fn everywhere() -> Vec<support::Test> {
         talk::a_pattern_means_whoever_comes: Root CgroupV2 UserNs Nft;
         talk::egress_to_some_places_is_to_those_alone: Root CgroupV2 UserNs Nft;
         links::what_a_link_carries_is_bounded_in_both_directions: Root CgroupV2 UserNs Nft Program("tc");
+        links::the_link_of_a_service_is_nobodys_parent: Root CgroupV2 UserNs Nft;
         links::its_bounds_follow_the_file_and_stay_over_restarts_and_takeovers: Root CgroupV2 UserNs Nft Program("tc");
         links::the_end_of_a_service_has_the_name_and_address_of_its_file: Root CgroupV2 UserNs Nft Program("tc");
         links::addresses_that_somebody_has_are_given_to_nobody: Root CgroupV2 UserNs Nft;
@@ -78,6 +81,7 @@ fn everywhere() -> Vec<support::Test> {
         links::an_ipvlan_is_made_or_missed_by_name: Root CgroupV2 UserNs;
         reach::what_is_published_is_reached_from_outside_and_who_may_go_out_does: Root CgroupV2 UserNs Nft Program("curl");
         ingress::nginx_passes_on_by_host_name_and_takes_others_in_without_a_restart: Root CgroupV2 UserNs Nft Program("nginx") Program("gunicorn") Program("node") Program("curl");
+        ingress::whoever_claims_anothers_host_gets_no_share_of_it: Root CgroupV2 UserNs Nft;
         ingress::the_real_client_is_told_and_cannot_say_that_he_is_another: Root CgroupV2 UserNs Nft Program("nginx") Program("node") Program("curl");
         ingress::caddy_passes_on_by_host_name: Root CgroupV2 UserNs Nft Program("caddy") Program("curl");
         ingress::a_change_while_nobody_supervises_is_taken_in_by_the_next: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");
@@ -91,6 +95,7 @@ fn everywhere() -> Vec<support::Test> {
         names::names_follow_restarts_takeovers_and_files: Root CgroupV2 UserNs Nft;
         names::others_are_asked_for_whom_egress_lets_out: Root CgroupV2 UserNs Nft Program("getent");
         names::who_takes_the_place_has_no_power_by_it: Root CgroupV2 UserNs Nft Program("python3");
+        names::who_destroys_the_place_is_not_answered_and_holds_nobody_up: Root CgroupV2 UserNs Nft;
         names::a_flood_of_questions_holds_nobody_up: Root CgroupV2 UserNs Nft;
         names::where_a_name_leads_its_service_may_go: Root CgroupV2 UserNs Nft Program("python3");
         names::where_a_name_leads_with_ipv6_its_service_may_go: Root CgroupV2 UserNs Nft;
@@ -204,6 +209,7 @@ fn everywhere() -> Vec<support::Test> {
         verbs::an_abandoned_exec_ends: Root CgroupV2 UserNs;
         verbs::a_full_log_file_system_stops_nobody: Root CgroupV2 UserNs;
         owners::owners_operate_their_own_services_and_no_others: Root CgroupV2 UserNs;
+        owners::what_was_refused_tells_owners_of_no_others: Root CgroupV2 UserNs Nft Program("python3");
         owners::a_policy_says_what_owners_may_do: Root CgroupV2 UserNs;
         owners::what_is_above_the_ceiling_runs_on_but_does_not_start: Root CgroupV2 UserNs;
         owners::a_profile_is_read_again_with_the_files: Root CgroupV2 UserNs;

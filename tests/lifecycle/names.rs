@@ -22,20 +22,10 @@ use crate::{
         wait_until,
         world::{PROBE, describe},
     },
+    talk::{up, write},
 };
 
 const LONG: Duration = Duration::from_secs(20);
-
-fn write(world: &World, name: &str, keys: &str) {
-    world.write_service(name, &world.probe_toml(&["http", "80"], keys));
-}
-
-fn up(world: &mut World, names: &[&str]) {
-    world.start();
-    for name in names {
-        world.wait_state(name, "active");
-    }
-}
 
 /// What a service is told.
 fn ask(world: &World, from: &str, name: &str, kind: &str) -> String {
@@ -220,6 +210,28 @@ pub fn who_takes_the_place_has_no_power_by_it(world: &mut World) {
     assert_eq!(ask(world, "squat", "db", "A"), db);
 }
 
+pub fn who_destroys_the_place_is_not_answered_and_holds_nobody_up(world: &mut World) {
+    let powers = "service.user = \"root\"\nsecurity.capabilities = [\"CAP_NET_ADMIN\"]\n";
+    world.write_service("liar", &world.probe_toml(&["wait"], &format!("{powers}{ALLOWED}")));
+    write(world, "app", ALLOWED);
+    write(world, "db", "");
+    up(world, &["liar", "app", "db"]);
+    let db = found(world, "db");
+    assert_eq!(ask(world, "liar", "db", "A"), db);
+    world.ok(&["exec", "liar", "--", "/usr/bin/ss", "-K", "-t", "-a", "src", "127.0.0.53"]);
+    wait_until("it is told", LONG, || {
+        world.supervisor_log().contains("it is not answered about names any more")
+    });
+    assert_eq!(ask(world, "app", "db", "A"), db);
+    // Nothing is readable for ever: without anything to do the supervisor does nothing.
+    let pid = world.supervisor_pid();
+    wait_until("it waits for something", LONG, || {
+        fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|text| text.contains("poll"))
+    });
+    world.ok(&["restart", "liar"]);
+    assert_eq!(ask(world, "liar", "db", "A"), db, "the next run has the place again");
+}
+
 pub fn others_are_asked_for_whom_egress_lets_out(world: &mut World) {
     let upstream = Names::start(world);
     upstream.set("a", "192.0.2.7", 60);
@@ -298,6 +310,14 @@ pub fn a_flood_of_questions_holds_nobody_up(world: &mut World) {
     world.write_service("flood", &world.probe_toml(&["ask-on"], "network.allow_to = [\"db:80\"]"));
     up(world, &["app", "db", "flood"]);
     let db = found(world, "db");
+    // More comes than is heard: the kernel throws questions away. (The last column of its line; proc_pid_net(5).)
+    let desks = format!("/proc/{}/net/udp", world.pid("flood"));
+    wait_until("the flood is held back", LONG, || {
+        let text = fs::read_to_string(&desks).unwrap_or_default();
+        let line = text.lines().find(|line| line.contains("3500007F:0035"));
+        line.and_then(|line| line.split_whitespace().last()?.parse::<u64>().ok())
+            .is_some_and(|drops| drops > 0)
+    });
     for _ in 0..20 {
         assert_eq!(ask(world, "app", "db", "A"), db);
     }

@@ -88,6 +88,25 @@ pub fn owners_operate_their_own_services_and_no_others(world: &mut World) {
     assert_eq!((world.run_id("db"), world.run_id("ops")), (run, theirs), "a pattern means one's own alone");
 }
 
+pub fn what_was_refused_tells_owners_of_no_others(world: &mut World) {
+    world.write_service("web", &world.probe_toml(&["wait"], "unit.owners = [\"4242\"]"));
+    world.write_service("secret", &world.probe_toml(&["wait"], ""));
+    world.start();
+    for name in ["web", "secret"] {
+        world.wait_state(name, "active");
+    }
+    let to = world.address("secret");
+    let send =
+        format!("import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'?', ('{to}', 9))");
+    world.ok(&["exec", "web", "--", "/usr/bin/python3", "-c", &send]);
+    wait_until("root is told of it", LONG, || world.ok(&["why", "web"]).contains("secret"));
+    let (code, said) = ask(world, ALICE, ALICE, &["why", "web"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("to_service: udp {} -> {to}:9", world.address("web"))), "{said}");
+    assert!(!said.contains("secret"), "{said}");
+    assert!(!ask(world, ALICE, ALICE, &["status", "web", "--json"]).1.contains("secret"));
+}
+
 pub fn a_policy_says_what_owners_may_do(world: &mut World) {
     let keys = format!("unit.owners = [\"4242\"]\n{NONE}");
     world.write_service("web", &world.probe_toml(&["wait"], &keys));

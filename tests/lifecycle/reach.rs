@@ -64,6 +64,35 @@ pub fn udp_is_published_too(world: &mut World) {
     assert!(answered);
 }
 
+pub fn a_client_of_a_port_that_is_published_no_more_is_heard_no_more(world: &mut World) {
+    let toml = |world: &World, keys: &str| world.probe_toml(&["udp", "53"], keys);
+    let text = toml(world, "network.publish = [\"5353:53/udp\"]");
+    world.write_service("echo", &text);
+    world.start();
+    world.wait_state("echo", "active");
+    // One and the same conversation, as the kernel sees it.
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket");
+    let mut bytes = [0; 16];
+    let mut is_heard = || {
+        let _ = socket.send_to(b"ping", "127.0.0.1:5353");
+        socket.recv(&mut bytes).is_ok()
+    };
+    assert!((0..50).any(|_| is_heard()), "while it is published");
+    let text = toml(world, "");
+    world.write_service("echo", &text);
+    world.ok(&["daemon-reload"]);
+    wait_for("it is another run", Duration::from_secs(20), || {
+        (world.run_id("echo") == 2 && world.state("echo") == "active").then_some(())
+    });
+    // That it listens again a client of its own address is told.
+    let own = format!("{}:53", world.address("echo"));
+    let direct = UdpSocket::bind("0.0.0.0:0").expect("a port");
+    direct.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket");
+    assert!((0..50).any(|_| direct.send_to(b"ping", &*own).is_ok() && direct.recv(&mut [0; 16]).is_ok()));
+    assert!(!(0..3).any(|_| is_heard()), "it goes on, and nobody is there");
+}
+
 pub fn a_service_reaches_neither_another_nor_the_host(world: &mut World) {
     web(world, "one", 8081);
     world.write_service("two", &world.probe_toml(&["wait"], ""));

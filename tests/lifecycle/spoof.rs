@@ -66,13 +66,13 @@ impl Drop for Ear {
     }
 }
 
-fn sh(command: &str) -> String {
+pub fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().expect("a shell");
     assert!(output.status.success(), "{command}: {}", describe(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn json(command: &str) -> Value {
+pub fn json(command: &str) -> Value {
     let text = sh(command);
     serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text }).expect("ip prints JSON")
 }

@@ -11,12 +11,12 @@ use crate::{
 const LONG: Duration = Duration::from_secs(20);
 
 /// A probe with HTTP on port 80.
-fn write(world: &World, name: &str, keys: &str) {
+pub(crate) fn write(world: &World, name: &str, keys: &str) {
     world.write_service(name, &world.probe_toml(&["http", "80"], keys));
 }
 
 /// Starts the supervisor, and waits until these are up.
-fn up(world: &mut World, names: &[&str]) {
+pub(crate) fn up(world: &mut World, names: &[&str]) {
     world.start();
     for name in names {
         world.wait_state(name, "active");

@@ -358,7 +358,7 @@ pub fn what_is_refused_is_named_with_the_line_that_decides_it(world: &mut World)
     ] {
         send(world, service, from, (to, port), count);
     }
-    outside.sh(&format!("curl -s -m 2 http://{db}:80/ || true"));
+    outside.sh(&format!("! curl -s -m 2 http://{db}:80/"));
     let wanted = |world: &World, name: &str, reason: &str, door: &str| {
         denials(world, name).get(&(reason.to_owned(), door.to_owned())).cloned()
     };
