@@ -891,7 +891,8 @@ pub struct HttpTable {
     /// The service's own port, which answers HTTP. Default: 80.
     pub port: Option<Spanned<i64>>,
     /// What the paths of its requests begin with, such as `/blog`, which is `/blog` itself and all below `/blog/`; they are
-    /// passed on as they are. The longest one that fits counts. Default: `/`.
+    /// passed on as they are. The longest one that fits counts. Nothing below `/.well-known`, which speaks for the whole host.
+    /// Default: `/`.
     pub path: Option<Text>,
 }
 

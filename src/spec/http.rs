@@ -107,7 +107,9 @@ impl WebPath {
             !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(good)
         };
         let plain = text.strip_suffix('/').unwrap_or(text);
-        if plain.starts_with("/.well-known") {
+        // In whatever case: some who pass requests on do not tell.
+        let first = plain.split('/').nth(1).unwrap_or_default();
+        if first.eq_ignore_ascii_case(".well-known") {
             return Err(format!("{text:?} speaks for the whole host, to those who certify it among others"));
         }
         let is_whole = text == "/";
@@ -313,6 +315,10 @@ mod tests {
             assert!(WebPath::new(bad).is_err(), "{bad}");
         }
         assert!(WebPath::new(&format!("/{}", "a".repeat(255))).is_err());
+        for all in ["/.well-known", "/.well-known/", "/.well-known/acme-challenge", "/.Well-Known/a"] {
+            assert!(WebPath::new(all).unwrap_err().contains("the whole host"), "{all}");
+        }
+        assert!(WebPath::new("/a/.well-known").is_ok() && WebPath::new("/.well-knowns").is_ok());
     }
 
     #[test]
