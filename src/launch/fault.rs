@@ -262,6 +262,11 @@ fn retry(errno: Option<i32>) -> Retry {
     }
 }
 
+// Of macvlan and ipvlan alike.
+const NO_PARENT: &str = "network.parent names no link that the host has: see `ip link`";
+const BUSY_PARENT: &str = "network.parent belongs to a bridge, a bond or another kind of such links: name that one, or one that is free";
+const BAD_PARENT: &str = "network.parent cannot carry such links, or not with this network.mtu";
+
 /// (step, call or nothing for any, error number) to what to do about it. One table, so that every hint is written once.
 const HINTS: &[(&str, &str, i32, &str)] = &[
     (
@@ -320,38 +325,18 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         libc::EOPNOTSUPP,
         "this kernel has no macvlan (CONFIG_MACVLAN; `modprobe macvlan`): provide it, or choose another network.mode",
     ),
-    ("macvlan.create", "", libc::ENODEV, "network.parent names no link that the host has: see `ip link`"),
-    (
-        "macvlan.create",
-        "",
-        libc::EBUSY,
-        "network.parent belongs to a bridge, a bond or another kind of such links: name that one, or one that is free",
-    ),
-    (
-        "macvlan.create",
-        "",
-        libc::EINVAL,
-        "network.parent cannot carry such links, or not with this network.mtu",
-    ),
+    ("macvlan.create", "", libc::ENODEV, NO_PARENT),
+    ("macvlan.create", "", libc::EBUSY, BUSY_PARENT),
+    ("macvlan.create", "", libc::EINVAL, BAD_PARENT),
     (
         "ipvlan.create",
         "",
         libc::EOPNOTSUPP,
         "this kernel has no ipvlan (CONFIG_IPVLAN; `modprobe ipvlan`): provide it, or choose another network.mode",
     ),
-    ("ipvlan.create", "", libc::ENODEV, "network.parent names no link that the host has: see `ip link`"),
-    (
-        "ipvlan.create",
-        "",
-        libc::EBUSY,
-        "network.parent belongs to a bridge, a bond or another kind of such links: name that one, or one that is free",
-    ),
-    (
-        "ipvlan.create",
-        "",
-        libc::EINVAL,
-        "network.parent cannot carry such links, or not with this network.mtu",
-    ),
+    ("ipvlan.create", "", libc::ENODEV, NO_PARENT),
+    ("ipvlan.create", "", libc::EBUSY, BUSY_PARENT),
+    ("ipvlan.create", "", libc::EINVAL, BAD_PARENT),
     (
         "netns.join",
         "",

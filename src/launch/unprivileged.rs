@@ -21,7 +21,13 @@ use crate::{
     cgroup,
     config::Settings,
     init,
-    net::{self, addr::Prefix4, link, netlink::Netlink, netns, nft},
+    net::{
+        self,
+        addr::{METADATA4, Prefix4},
+        link,
+        netlink::Netlink,
+        netns, nft,
+    },
     plan::unprivileged::{Caller, Carrier, Unprivileged, UserLink},
     rootfs::{IdRange, write_id_maps},
     spec::HostFacts,
@@ -264,7 +270,7 @@ fn closed(services: Prefix4) -> Result<Vec<String>, net::NetError> {
         IpAddr::V6(_) => None,
     };
     let own = own.into_values().flatten().filter_map(ipv4).filter(|address| !address.is_loopback());
-    let mut closed: Vec<String> = ["127.0.0.0/8", "169.254.0.0/16"].map(str::to_owned).into();
+    let mut closed: Vec<String> = ["127.0.0.0/8"].into_iter().chain(METADATA4).map(str::to_owned).collect();
     closed.push(services.to_string());
     closed.extend(own.filter(|address| !services.contains(*address)).map(|address| address.to_string()));
     closed.sort();

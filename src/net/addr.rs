@@ -22,6 +22,11 @@ pub const GROUP_MASK: u32 = 0xffff_0000;
 /// The service's end of its link, under the name that programs expect.
 pub const GUEST_IF: &str = "eth0";
 
+/// Where clouds have what tells a machine its secrets, beside other link-local addresses: nobody's outside.
+pub const METADATA4: [&str; 4] = ["169.254.0.0/16", "168.63.129.16", "100.100.100.200", "192.0.0.192"];
+/// The same of IPv6.
+pub const METADATA6: [&str; 3] = ["fe80::/10", "fd00:ec2::/32", "fd20:ce::/32"];
+
 /// Between the name of a supervisor's network and the number of a `palisade run` beside it.
 const RUN: &str = "-run";
 /// How many of those there may be at a time.

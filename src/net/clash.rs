@@ -12,22 +12,20 @@ use std::{
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    address::AddressMessage,
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
 use super::{
     NetError,
     addr::{GROUP_BASE, GROUP_MASK, NetworkSettings},
-    link::{self, Link},
+    link::{self, Link, RT_TABLE_LOCAL},
     netlink::Netlink,
 };
 
 /// Routes to more than this are no network but the way out: a default route, or the halves and eighths of one that programs
 /// for private networks make.
 const WAY_OUT: u8 = 8;
-/// RT_TABLE_LOCAL, linux/rtnetlink.h.
-const LOCAL: u32 = 255;
 
 /// What the host has: where its routes lead, over which links, and its own addresses.
 #[derive(Debug, Default)]
@@ -107,17 +105,7 @@ fn read(socket: &mut Netlink) -> Result<Host, NetError> {
 
 fn address(message: RouteNetlinkMessage) -> Option<(IpAddr, u32)> {
     let RouteNetlinkMessage::NewAddress(message) = message else { return None };
-    let index = message.header.index;
-    // IPv6 has an address of a point-to-point link's own in `Local`, and of any other in `Address` alone.
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    let plain = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    });
-    local.or(plain).map(|address| (address, index))
+    link::own_address(&message).map(|address| (address, message.header.index))
 }
 
 /// Where a route leads that packets are sent over: one that turns them away leads nowhere, and what the table of local
@@ -129,7 +117,7 @@ fn route(message: RouteNetlinkMessage) -> Option<(IpNet, Vec<u32>)> {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    let is_local = table.unwrap_or(u32::from(header.table)) == LOCAL;
+    let is_local = table.unwrap_or(u32::from(header.table)) == u32::from(RT_TABLE_LOCAL);
     let is_ip = matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6);
     if header.kind != RouteType::Unicast || is_local || !is_ip {
         return None;

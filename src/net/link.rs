@@ -39,7 +39,7 @@ use super::{
 use crate::{spec::Publish, sys::SysError};
 
 /// linux/rtnetlink.h
-const RT_TABLE_LOCAL: u8 = 255;
+pub(super) const RT_TABLE_LOCAL: u8 = 255;
 
 /// Everything that a link needs to be made; plain values, so that a plan can print them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -532,7 +532,7 @@ pub fn addresses(host: &mut Netlink) -> Result<BTreeMap<u32, Vec<IpAddr>>, NetEr
 }
 
 /// The address itself: of a point-to-point IPv4 address the near end, which IPv6 says only where it differs.
-fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+pub(super) fn own_address(message: &AddressMessage) -> Option<IpAddr> {
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
     let local = find(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),

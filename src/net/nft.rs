@@ -21,7 +21,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
 
 use super::{
     NetError,
-    addr::{GROUP_BASE, Mac, NetworkSettings, Talk},
+    addr::{GROUP_BASE, GROUP_MASK, METADATA4, METADATA6, Mac, NetworkSettings, Talk},
     drops::{HEAD, Reason},
     link::LinkPlan,
     netlink::{Encoder, NLA_F_NESTED, Netlink, attributes, messages},
@@ -39,12 +39,12 @@ const NFT_MSG_DELTABLE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 2;
 const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
 const NFT_MSG_GETSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 13;
 const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
-const NFT_MSG_GETCHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 4;
+pub(super) const NFT_MSG_GETCHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 4;
 const NFT_MSG_GETSET: u16 = NFNL_SUBSYS_NFTABLES << 8 | 10;
 const NFT_MSG_GETGEN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 16;
 const NFTA_TABLE_NAME: u16 = 1;
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
+pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
+pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_SET_TABLE: u16 = 1;
 const NFTA_SET_NAME: u16 = 2;
 pub(super) const NFTA_GEN_ID: u16 = 1;
@@ -57,9 +57,9 @@ const NFTA_SET_ELEM_DATA: u16 = 2 | NLA_F_NESTED;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 const NFTA_SET_ELEM_KEY_END: u16 = 10 | NLA_F_NESTED;
-const NFTA_DATA_VALUE: u16 = 1;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
 pub(super) const NFPROTO_INET: u8 = 1;
-const NFPROTO_IPV6: u8 = 10;
+pub(super) const NFPROTO_IPV6: u8 = 10;
 
 /// A thousand services with a handful of ports each in one batch.
 const SEND_BUFFER: usize = 8 << 20;
@@ -212,8 +212,9 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 fn rules(settings: &NetworkSettings) -> String {
     let (ours, any, prefix) = (settings.group(), GROUP_BASE, settings.prefix4);
     let gateway = prefix.gateway();
+    let (metadata4, metadata6) = (METADATA4.join(", "), METADATA6.join(", "));
     // Without a prefix nothing passes the pins.
-    let to_outside = format!("oifgroup & 0xffff0000 != {any}");
+    let to_outside = format!("oifgroup & {GROUP_MASK:#x} != {any}");
     let (mut nat6, mut leave6, mut to_service6) = Default::default();
     if let Some(prefix6) = settings.prefix6 {
         let gateway6 = prefix6.gateway();
@@ -252,7 +253,7 @@ fn rules(settings: &NetworkSettings) -> String {
 	}}
 	chain publish {{
 		# The services of another supervisor are no business of ours.
-		iifgroup & 0xffff0000 == {any} iifgroup != {ours} accept
+		iifgroup & {GROUP_MASK:#x} == {any} iifgroup != {ours} accept
 		# 127.0.0.1 from outside is a forgery that must not be translated before routing refuses it.
 		ip daddr 127.0.0.0/8 accept
 		fib daddr type local jump translate
@@ -313,11 +314,11 @@ fn rules(settings: &NetworkSettings) -> String {
 		oifgroup {ours} ip saddr . ip daddr @talk_any accept
 		oifgroup {ours} ip6 saddr . ip6 daddr . meta l4proto . th dport @talk6 accept
 		oifgroup {ours} ip6 saddr . ip6 daddr @talk_any6 accept
-		oifgroup & 0xffff0000 == {any} goto refuse_to_service
+		oifgroup & {GROUP_MASK:#x} == {any} goto refuse_to_service
 		ip daddr {prefix} goto refuse_to_service{to_service6}
 		# Link-local, and where clouds have the addresses that tell a machine its secrets.
-		ip daddr {{ 169.254.0.0/16, 168.63.129.16, 100.100.100.200, 192.0.0.192 }} goto refuse_to_metadata
-		ip6 daddr {{ fe80::/10, fd00:ec2::/32, fd20:ce::/32 }} goto refuse_to_metadata
+		ip daddr {{ {metadata4} }} goto refuse_to_metadata
+		ip6 daddr {{ {metadata6} }} goto refuse_to_metadata
 		ip saddr @egress accept
 		ip saddr . ip daddr . meta l4proto . th dport @reach accept
 		ip saddr . ip daddr @reach_any accept

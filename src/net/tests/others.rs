@@ -166,11 +166,9 @@ fn a_table_with_an_owner_is_named_and_not_changed() {
             )
             .unwrap();
         let mut others = Others::open(&world.settings).unwrap();
-        let start = std::time::Instant::now();
-        while others.obstacles().unwrap().is_empty() {
-            assert!(start.elapsed() < PATIENCE * 4, "nft makes its table");
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        let others = std::cell::RefCell::new(&mut others);
+        until("nft makes its table", || !others.borrow_mut().obstacles().unwrap().is_empty());
+        let others = others.into_inner();
         let error = others.insert().unwrap_err();
         assert_eq!(error.errno(), Some(libc::EPERM), "{error}");
         assert!(error.to_string().contains("table ip theirs, chain forward"), "{error}");
