@@ -43,7 +43,7 @@ fn unit(path: &Path) -> (Unit, Assigned) {
     let network = NetworkSettings::default();
     let position = unit.network.address.map_or(0, |address| network.prefix4.slot(address).unwrap());
     let link = (unit.network.mode == NetworkMode::Veth)
-        .then(|| LinkPlan::new(&network, (position, 0), unit.network.mtu, &unit.network.publish).unwrap());
+        .then(|| LinkPlan::of(&network, (position, 0), &unit.network).unwrap());
     let assigned = Assigned {
         run: 1,
         id_base: 1 << 30,

@@ -282,11 +282,10 @@ fn assumed(unit: &Unit, settings: &Settings, facts: &HostFacts) -> plan::Assigne
     let network = &settings.network;
     let position = match unit.network.address {
         Some(address) => network.prefix4.slot(address).unwrap_or_default(),
-        None => 0,
+        None => network.places(unit.network.bridge.as_deref()).iter().next().unwrap_or_default(),
     };
     let link = match &unit.network.mode {
-        NetworkMode::Veth => LinkPlan::new(network, (position, 0), unit.network.mtu, &unit.network.publish)
-            .map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac)),
+        NetworkMode::Veth => LinkPlan::of(network, (position, 0), &unit.network),
         NetworkMode::None | NetworkMode::Attached(_) | NetworkMode::Join(_) | NetworkMode::Host => None,
     };
     let group = settings.cgroup.clone().unwrap_or_else(|| "palisade".into());

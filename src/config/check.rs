@@ -11,9 +11,12 @@ use super::{
     diagnostic::{Diagnostic, Location},
     value::nearest,
 };
-use crate::spec::{
-    self, Host, Listen, MOST, Namespace, Namespaces, NetworkMode, Proto, Publish, Socket, SocketKind,
-    UnitName, UserNamespace,
+use crate::{
+    net::addr::Mac,
+    spec::{
+        self, Host, Listen, MOST, Namespace, Namespaces, NetworkMode, Proto, Publish, Socket, SocketKind,
+        UnitName, UserNamespace,
+    },
 };
 
 /// The services of all files.
@@ -36,6 +39,8 @@ impl Known<'_> {
 #[derive(Default)]
 struct Taken<'a> {
     addresses: BTreeMap<Ipv4Addr, (&'a UnitName, &'a Range<usize>)>,
+    /// Hardware addresses on bridges.
+    macs: BTreeMap<&'a (String, Mac), (&'a UnitName, &'a Range<usize>)>,
     ports: BTreeMap<(Proto, u16), Vec<Port<'a>>>,
     sockets: Vec<(&'a Socket, &'a UnitName, &'a Range<usize>)>,
     /// In small letters: some who pass requests on tell paths apart by those alone.
@@ -239,6 +244,18 @@ fn clashes<'a>(
         if other != name {
             let message = format!("{}the address {address} is already that of {other}", who(name));
             let hint = "give it another, or leave `address` out to have one assigned".to_owned();
+            let clash = Diagnostic::at(known.at(name, span), message).hint(hint);
+            found.push(clash.note(known.at(other, there), "taken here"));
+        }
+    }
+    if let Some((port, span)) = &checked.claims.port {
+        let (other, there) = *taken.macs.entry(port).or_insert((name, span));
+        if other != name {
+            let (bridge, mac) = port;
+            let message =
+                format!("{}on {bridge}, {mac} is already the hardware address of {other}", who(name));
+            let hint =
+                "give it another, or leave `mac` out to have one that follows from its address".to_owned();
             let clash = Diagnostic::at(known.at(name, span), message).hint(hint);
             found.push(clash.note(known.at(other, there), "taken here"));
         }

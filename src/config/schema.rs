@@ -436,7 +436,13 @@ pub struct NetworkTable {
     pub mac: Option<Text>,
     /// What the link is called inside, at most 15 bytes. Default: `eth0`.
     pub interface: Option<Text>,
-    /// Largest packet of the link in bytes, 68 to 65535. Default: the kernel's.
+    /// The bridge that the host's end of the link is a port of: one interface of the host's for all services that name it, such
+    /// as `apps`, which `ip link` shows behind the tag of this supervisor (`ps1a2b-apps`). It is for the host to tell them by,
+    /// and no segment that they share: they reach each other only as `allow_to` says. At most 8 bytes, beginning with a letter.
+    /// `network.bridges` of palisade.toml gives it a range of addresses. Default: none.
+    pub bridge: Option<Text>,
+    /// Largest packet of the link in bytes, 68 to 65535; on a bridge the smallest of its links holds for all. Default: the
+    /// kernel's.
     pub mtu: Option<Spanned<i64>>,
     /// Ports of the host that lead to the service: `[addr:]hostport:port[/proto]`; `0.0.0.0:` is every IPv4 address of the host,
     /// `[::]:` every IPv6 address. Default: none; addr 127.0.0.1, tcp.

@@ -1,6 +1,9 @@
 //! `palisade.toml`: what one supervisor calls its things, so that several live side by side on a host.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -10,7 +13,7 @@ use super::{
     schema::{Tables, Text},
     tables,
     trust::{self, Found, Owners},
-    value::Refusal,
+    value::{self, Refusal},
 };
 use crate::net::addr::{AddrError, NetworkSettings, Prefix4, Prefix6};
 
@@ -68,6 +71,9 @@ struct NetworkTable {
     prefix4: Option<Text>,
     /// Range of the services' IPv6 addresses, or `off`. Default: `fd50:5300:TAG::/64`, with a tag of the name.
     prefix6: Option<Text>,
+    /// Parts of `prefix4` by the name of a bridge: `apps = "10.83.4.0/24"`. They are for services with that `network.bridge`
+    /// and for no others; their IPv6 addresses end alike. Default: none, services on bridges have addresses as all have.
+    bridges: BTreeMap<String, Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -167,6 +173,16 @@ impl Settings {
                 Err(refusal) => refuse(text.span(), refusal),
             }
         }
+        for (name, text) in network.bridges {
+            let part = value::parse_bridge(&name).and_then(|name| {
+                let part = parse_part(text.get_ref(), &settings.network)?;
+                Ok((name, part))
+            });
+            match part {
+                Ok((name, part)) => drop(settings.network.bridges.insert(name, part)),
+                Err(refusal) => refuse(text.span(), refusal),
+            }
+        }
         if let Some(text) = cgroup.path {
             match parse_cgroup(text.get_ref()) {
                 Ok(path) => settings.cgroup = Some(path),
@@ -220,6 +236,21 @@ fn parse_prefix4(text: &str) -> Result<Prefix4, Refusal> {
     {
         true => Err(Refusal::new(format!("services cannot have addresses of {text}")).hint(hint)),
         false => Ok(prefix),
+    }
+}
+
+/// A part of the services' range that is for one bridge.
+fn parse_part(text: &str, network: &NetworkSettings) -> Result<Prefix4, Refusal> {
+    let hint = format!("write a part of {} that is no other bridge's, such as a /24 of it", network.prefix4);
+    let part: Prefix4 =
+        text.parse().map_err(|error: AddrError| Refusal::new(error.to_string()).hint(hint.clone()))?;
+    let other = network.bridges.iter().find(|(_, other)| part.holds(**other) || other.holds(part));
+    match (network.prefix4.holds(part), other) {
+        (false, _) => Err(Refusal::new(format!("{part} is not in {}", network.prefix4)).hint(hint)),
+        (true, Some((name, other))) => {
+            Err(Refusal::new(format!("{part} meets {other}, which is for {name}")).hint(hint))
+        }
+        (true, None) => Ok(part),
     }
 }
 
@@ -305,6 +336,27 @@ mod tests {
         let found = parse(text).unwrap_err();
         assert_eq!(found.len(), 6, "{found:#?}");
         assert!(found[0].starts_with("palisade.toml:4:1: unknown key `brige`"));
+    }
+
+    #[test]
+    fn a_bridges_range_is_a_part_of_the_services_that_no_other_has() {
+        let of = |bridges: &str| {
+            parse(&format!("[network]\nprefix4 = '10.90.0.0/16'\n[network.bridges]\n{bridges}"))
+        };
+        let settings = of("apps = '10.90.4.0/24'\ndbs = '10.90.5.0/29'").unwrap();
+        assert_eq!(settings.network.bridges["dbs"].to_string(), "10.90.5.0/29");
+        for (bridges, said) in [
+            ("apps = '10.83.4.0/24'", "palisade.toml:4:8: 10.83.4.0/24 is not in 10.90.0.0/16"),
+            ("apps = '10.90.0.0/12'", "palisade.toml:4:8: prefix 10.90.0.0/12 has host bits set"),
+            (
+                "apps = '10.90.4.0/24'\ndbs = '10.90.4.128/25'",
+                "palisade.toml:5:7: 10.90.4.128/25 meets 10.90.4.0/24, which is for apps",
+            ),
+            ("Apps = '10.90.4.0/24'", "palisade.toml:4:8: \"Apps\" cannot name a bridge"),
+        ] {
+            let found = of(bridges).unwrap_err();
+            assert!(found.len() == 1 && found[0].starts_with(said), "{found:?}");
+        }
     }
 
     #[test]

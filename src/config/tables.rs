@@ -31,7 +31,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["job", "metrics"]),
     ("service", &["cpu"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
-    ("network", &["bridge"]),
     ("limits", &["disk", "pressure"]),
     ("log", &["target", "max_age", "rate", "format"]),
 ];

@@ -514,6 +514,18 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
     ),
     (
         "veth.create",
+        "RTM_NEWNEIGH",
+        libc::EEXIST,
+        "another service on that network.bridge has this hardware address: give it another `network.mac`",
+    ),
+    (
+        "veth.create",
+        "RTM_NEWLINK",
+        libc::EOPNOTSUPP,
+        "this kernel cannot make such a link (CONFIG_VETH, and CONFIG_BRIDGE for network.bridge; `modprobe veth bridge`): provide it, or write network.mode = \"none\"",
+    ),
+    (
+        "veth.create",
         "",
         libc::EPROTONOSUPPORT,
         "the kernel has no nf_tables (CONFIG_NF_TABLES_INET, NFT_NAT, NFT_MASQ, NFT_FIB_INET, as modules or built in): without it nothing keeps services apart, and network.mode = \"none\" is what there is",

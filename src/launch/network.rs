@@ -14,7 +14,7 @@ use crate::{
         NetError,
         addr::{NetworkSettings, Talk},
         attach::{self, AttachPlan},
-        clash,
+        bridge, clash,
         conntrack::Conntrack,
         drops::{Drops, Refused},
         forwarding::{self, Changed},
@@ -165,6 +165,8 @@ pub struct NetworkHost {
     journal: Journal,
     /// How many services' files say so: two of them may say the same.
     talk: BTreeMap<Talk, usize>,
+    /// How many services are on each bridge. It comes with the first one and goes with the last.
+    bridges: BTreeMap<String, usize>,
 }
 
 impl NetworkHost {
@@ -185,6 +187,7 @@ impl NetworkHost {
             changed: Changed::new(),
             journal,
             talk: BTreeMap::new(),
+            bridges: BTreeMap::new(),
         }
     }
 
@@ -362,7 +365,11 @@ impl NetworkHost {
         }
         // The rules are there before the link: no packet passes in between.
         self.table()?;
-        link::create(self.route()?, &net.netns, plan)?;
+        self.join_bridge(plan)?;
+        if let Err(error) = link::create(self.route()?, &net.netns, plan) {
+            let _ = self.leave_bridge(plan);
+            return Err(error);
+        }
         net.link = Some(plan.clone());
         let addresses: BTreeSet<IpAddr> = net.reserved.iter().map(|(publish, _)| publish.address).collect();
         let gateways: Vec<IpAddr> =
@@ -378,6 +385,40 @@ impl NetworkHost {
             self.conntrack()?.forget_clients(publish)?;
         }
         Ok(())
+    }
+
+    /// Whether the host's side of what a service has is there; somebody may have taken it away.
+    ///
+    /// # Errors
+    /// Of netlink.
+    pub fn has_link(&mut self, net: &Net) -> Result<bool, NetError> {
+        let Some(link) = &net.link else { return Ok(true) };
+        let route = self.route()?;
+        Ok([link.host_if.as_str(), link.routed_if()].iter().all(|name| link::is_there(route, name)))
+    }
+
+    /// Makes the bridge of a link, unless it is there already.
+    fn join_bridge(&mut self, plan: &LinkPlan) -> Result<(), NetError> {
+        let Some(name) = &plan.bridge else { return Ok(()) };
+        // Somebody may have taken it away under those who were on it.
+        let is_there = self.bridges.contains_key(name) && link::is_there(self.route()?, name);
+        if !is_there {
+            bridge::create(self.route()?, name, plan)?;
+        }
+        *self.bridges.entry(name.clone()).or_default() += 1;
+        Ok(())
+    }
+
+    /// Takes a link from its bridge, and with the last one the bridge.
+    fn leave_bridge(&mut self, plan: &LinkPlan) -> Result<(), NetError> {
+        let Some(name) = &plan.bridge else { return Ok(()) };
+        let Some(count) = self.bridges.get_mut(name) else { return Ok(()) };
+        *count -= 1;
+        if *count > 0 {
+            return bridge::unplug(self.route()?, name, plan);
+        }
+        self.bridges.remove(name);
+        link::remove(self.route()?, name)
     }
 
     /// Makes a link on one of the host's. It goes with the namespace, and nothing on the host tells of it.
@@ -430,7 +471,7 @@ impl NetworkHost {
             (talk.difference(&net.talk).copied().collect(), net.talk.difference(talk).copied().collect());
         if let Some(link) = net.link.as_ref().filter(|_| new.iter().any(|talk| talk.to.is_ipv6())) {
             // What comes from it is forwarded already, except for IPv6 on an old kernel.
-            self.forward(vec![link.host_if.clone()], true)?;
+            self.forward(vec![link.routed_if().to_owned()], true)?;
         }
         let first = |talk: &&Talk| !self.talk.contains_key(talk);
         let added: Vec<Element> = new.iter().filter(first).copied().map(Element::Talk).collect();
@@ -563,6 +604,9 @@ impl NetworkHost {
             }
         }
         // The kernel takes the link away with the namespace, some time after this; nobody waits for it.
+        if let Some(link) = &net.link {
+            result = result.and(self.leave_bridge(link));
+        }
         result.and(self.let_stand(&mut net))
     }
 
@@ -578,12 +622,21 @@ impl NetworkHost {
     /// Of netlink and nft.
     pub fn adopt(&mut self, live: &mut [&mut Net], changed: Changed, now: Mono) -> Result<(), NetError> {
         let group = self.settings.group();
+        let links: Vec<&LinkPlan> = live.iter().filter_map(|net| net.link.as_ref()).collect();
         let kept: BTreeSet<&str> =
-            live.iter().filter_map(|net| net.link.as_ref()).map(|link| link.host_if.as_str()).collect();
+            links.iter().flat_map(|link| [link.host_if.as_str(), link.routed_if()]).collect();
+        let mut bridged: BTreeMap<&str, Vec<&LinkPlan>> = BTreeMap::new();
+        for (bridge, link) in links.iter().filter_map(|link| Some((link.bridge.as_deref()?, *link))) {
+            bridged.entry(bridge).or_default().push(link);
+        }
         for name in link::list_group(self.route()?, group)? {
             if !kept.contains(name.as_str()) {
                 link::remove(self.route()?, &name)?;
             }
+        }
+        for (name, there) in bridged {
+            self.bridges.insert(name.to_owned(), there.len());
+            bridge::settle(self.route()?, name, &there)?;
         }
         let passing = live.iter().filter(|net| net.firewall == Firewall::Insert);
         self.passing = passing.filter_map(|net| net.link.as_ref()).map(|link| link.host_if.clone()).collect();
@@ -620,13 +673,16 @@ impl NetworkHost {
         Ok(())
     }
 
-    /// Takes away what a predecessor of this name left that is gone for good: its links went with their namespaces.
+    /// Takes away what a predecessor of this name left that is gone for good: its links went with their namespaces, its
+    /// bridges did not.
     ///
     /// # Errors
     /// Of netlink and nft.
     pub fn clear_left(&mut self, changed: Changed) -> Result<(), NetError> {
         self.changed = changed;
         self.table()?;
+        let group = self.settings.group();
+        link::remove_group(self.route()?, group)?;
         let others = self.settle_others();
         self.close().and(others)
     }

@@ -132,15 +132,14 @@ fn within(
         NetworkMode::Veth if !is_users => {
             // The name of the link of whoever had the slot before us is taken for a moment longer.
             let generation = std::process::id() % 26;
-            let last = network.prefix4.slots() - 1;
-            let (mtu, publish) = (unit.network.mtu, &unit.network.publish);
             let position = match unit.network.address {
                 Some(address) => network.prefix4.slot(address).ok(),
-                None => last.checked_sub(slot.number),
+                None => {
+                    let places = network.places(unit.network.bridge.as_deref());
+                    usize::try_from(slot.number).ok().and_then(|number| places.iter().rev().nth(number))
+                }
             };
-            let link =
-                position.and_then(|position| LinkPlan::new(&network, (position, generation), mtu, publish));
-            link.map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac))
+            position.and_then(|position| LinkPlan::of(&network, (position, generation), &unit.network))
         }
         NetworkMode::Veth
         | NetworkMode::None

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Range,
     str::FromStr,
 };
 
@@ -41,6 +42,9 @@ pub struct NetworkSettings {
     pub prefix4: Prefix4,
     /// And their IPv6 addresses; none: they have no IPv6.
     pub prefix6: Option<Prefix6>,
+    /// Parts of `prefix4` that are for the services of one bridge each, and for nobody else.
+    #[serde(default)]
+    pub bridges: BTreeMap<String, Prefix4>,
 }
 
 impl Default for NetworkSettings {
@@ -49,6 +53,7 @@ impl Default for NetworkSettings {
             name: "palisade".to_owned(),
             prefix4: Prefix4 { addr: Ipv4Addr::new(10, 83, 0, 0), len: 16 },
             prefix6: Some(Prefix6::of("palisade")),
+            bridges: BTreeMap::new(),
         }
     }
 }
@@ -119,6 +124,44 @@ impl NetworkSettings {
         let letter = char::from(b'a' + (generation % 26) as u8);
         format!("{}{slot}{letter}", self.link_prefix())
     }
+
+    /// Name of a bridge, at most 15 bytes: `ps1a2b-apps`. It begins with a letter where a link has a number.
+    pub fn bridge_if(&self, name: &str) -> String {
+        format!("{}{name}", self.link_prefix())
+    }
+
+    /// The slots of services on a bridge, or on none: in its part of the prefix if it has one, else in what is nobody's part.
+    pub fn places(&self, bridge: Option<&str>) -> Places {
+        let own = bridge.and_then(|name| self.bridges.get(name));
+        Places {
+            prefix: *own.unwrap_or(&self.prefix4),
+            slots: own.map_or(0..self.prefix4.slots(), |part| self.prefix4.slots_in(*part)),
+            others: match own {
+                Some(_) => Vec::new(),
+                None => self.bridges.values().map(|part| self.prefix4.slots_in(*part)).collect(),
+            },
+        }
+    }
+}
+
+/// Where the address of a service may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    prefix: Prefix4,
+    slots: Range<u32>,
+    others: Vec<Range<u32>>,
+}
+
+impl Places {
+    /// In order, from the first one on or from the last.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> {
+        self.slots.clone().filter(|slot| self.has(*slot))
+    }
+
+    /// Whether it may be this one.
+    pub fn has(&self, slot: u32) -> bool {
+        self.slots.contains(&slot) && !self.others.iter().any(|others| others.contains(&slot))
+    }
 }
 
 /// What is wrong with a prefix or an address.
@@ -162,6 +205,9 @@ pub enum AddrError {
         /// The supervisor's prefix.
         prefix: Prefix4,
     },
+    /// A fixed address that services on one bridge are to have.
+    #[error("address {0} is in the range of a bridge that the service is not on")]
+    Bridges(Ipv4Addr),
     /// A fixed address that another service has.
     #[error("address {address} belongs to {holder}")]
     Clash {
@@ -204,6 +250,20 @@ impl Prefix4 {
     /// Whether `address` is one of the prefix's.
     pub fn contains(self, address: Ipv4Addr) -> bool {
         address.to_bits() >> (32 - self.len) == self.addr.to_bits() >> (32 - self.len)
+    }
+
+    /// The slots whose addresses are in `part` as well.
+    fn slots_in(self, part: Self) -> Range<u32> {
+        // The first two addresses are no slot's.
+        let first = part.addr.to_bits().saturating_sub(self.addr.to_bits());
+        let end = u64::from(first) + (1 << (32 - part.len));
+        let slot = |n: u64| u32::try_from(n.saturating_sub(2)).unwrap_or(u32::MAX).min(self.slots());
+        slot(first.into())..slot(end)
+    }
+
+    /// Whether all of `other` is in it.
+    pub fn holds(self, other: Self) -> bool {
+        self.len <= other.len && self.contains(other.addr)
     }
 
     /// The address of a slot; none beyond [`Prefix4::slots`].
@@ -354,24 +414,26 @@ pub struct Assignments {
 }
 
 impl Assignments {
-    /// The slot of `name`: the one that `fixed` stands for, else the one that it had, else the lowest free one.
+    /// The slot of `name` on `bridge`, or on none: the one that `fixed` stands for, else the one that it had if it may have
+    /// it, else the lowest free one.
     ///
     /// Services with a fixed address go first, or an automatic one may sit where a file wants another to be.
     ///
     /// # Errors
-    /// What [`Prefix4::slot`] says of `fixed`; [`AddrError::Clash`] when somebody else has it;
-    /// [`AddrError::Exhausted`]. Nothing is changed then.
+    /// What [`Prefix4::slot`] says of `fixed`; [`AddrError::Bridges`] or [`AddrError::Outside`] when it is not for that
+    /// bridge; [`AddrError::Clash`] when somebody else has it; [`AddrError::Exhausted`]. Nothing is changed then.
     pub fn assign(
         &mut self,
-        prefix: Prefix4,
+        settings: &NetworkSettings,
         name: &UnitName,
-        fixed: Option<Ipv4Addr>,
+        (fixed, bridge): (Option<Ipv4Addr>, Option<&str>),
     ) -> Result<u32, AddrError> {
+        let places = settings.places(bridge);
         let slot = match fixed {
-            Some(address) => self.claim(prefix, name, address)?,
+            Some(address) => self.claim(settings.prefix4, &places, name, address)?,
             None => match self.slots.get(name) {
-                Some(&slot) if slot < prefix.slots() => slot,
-                _ => self.lowest_free(prefix)?,
+                Some(&slot) if places.has(slot) => slot,
+                _ => self.lowest_free(&places)?,
             },
         };
         self.slots.insert(name.clone(), slot);
@@ -388,21 +450,29 @@ impl Assignments {
         self.slots.get(name).copied()
     }
 
-    fn claim(&self, prefix: Prefix4, name: &UnitName, address: Ipv4Addr) -> Result<u32, AddrError> {
+    fn claim(
+        &self,
+        prefix: Prefix4,
+        places: &Places,
+        name: &UnitName,
+        address: Ipv4Addr,
+    ) -> Result<u32, AddrError> {
         let slot = prefix.slot(address)?;
+        if !places.has(slot) {
+            return Err(match places.prefix == prefix {
+                true => AddrError::Bridges(address),
+                false => AddrError::Outside { address, prefix: places.prefix },
+            });
+        }
         match self.slots.iter().find(|(holder, held)| **held == slot && *holder != name) {
             Some((holder, _)) => Err(AddrError::Clash { address, holder: holder.clone() }),
             None => Ok(slot),
         }
     }
 
-    fn lowest_free(&self, prefix: Prefix4) -> Result<u32, AddrError> {
-        let mut taken: Vec<u32> = self.slots.values().copied().collect();
-        taken.sort_unstable();
-        taken.dedup();
-        // In a sorted list without gaps, entry n is slot n.
-        let free = taken.iter().zip(0..).take_while(|(held, n)| **held == *n).count();
-        u32::try_from(free).ok().filter(|n| *n < prefix.slots()).ok_or(AddrError::Exhausted(prefix))
+    fn lowest_free(&self, places: &Places) -> Result<u32, AddrError> {
+        let taken: BTreeSet<u32> = self.slots.values().copied().collect();
+        places.iter().find(|slot| !taken.contains(slot)).ok_or(AddrError::Exhausted(places.prefix))
     }
 }
 
@@ -442,6 +512,11 @@ impl Mac {
     pub fn host(address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
         Self([0x02, 0x51, a, b, c, d])
+    }
+
+    /// Whether it is of those that services have whose files say nothing.
+    pub fn is_derived(self) -> bool {
+        matches!(self.0, [0x02, 0x50, ..])
     }
 }
 
@@ -507,6 +582,10 @@ mod tests {
 
     fn prefix(text: &str) -> Prefix4 {
         text.parse().unwrap()
+    }
+
+    fn settings(prefix4: &str) -> NetworkSettings {
+        NetworkSettings { prefix4: prefix(prefix4), ..NetworkSettings::default() }
     }
 
     #[test]
@@ -580,48 +659,90 @@ mod tests {
 
     #[test]
     fn a_service_keeps_its_slot_and_a_new_one_takes_the_lowest_free() {
-        let (p, mut all) = (prefix("10.83.0.0/16"), Assignments::default());
+        let (p, mut all) = (settings("10.83.0.0/16"), Assignments::default());
         for (n, who) in (0..).zip(["a", "b", "c"]) {
-            assert_eq!(all.assign(p, &name(who), None), Ok(n));
+            assert_eq!(all.assign(&p, &name(who), (None, None)), Ok(n));
         }
         all.release(&name("b"));
-        assert_eq!(all.assign(p, &name("c"), None), Ok(2));
-        assert_eq!(all.assign(p, &name("d"), None), Ok(1));
-        assert_eq!(all.assign(p, &name("e"), None), Ok(3));
+        assert_eq!(all.assign(&p, &name("c"), (None, None)), Ok(2));
+        assert_eq!(all.assign(&p, &name("d"), (None, None)), Ok(1));
+        assert_eq!(all.assign(&p, &name("e"), (None, None)), Ok(3));
     }
 
     #[test]
     fn a_fixed_address_clashes_with_its_holder_by_name_and_changes_nothing() {
-        let (p, mut all) = (prefix("10.83.0.0/16"), Assignments::default());
+        let (p, mut all) = (settings("10.83.0.0/16"), Assignments::default());
         let fixed = Ipv4Addr::new(10, 83, 0, 9);
-        assert_eq!(all.assign(p, &name("db"), Some(fixed)), Ok(7));
+        assert_eq!(all.assign(&p, &name("db"), (Some(fixed), None)), Ok(7));
         let before = all.clone();
-        let error = all.assign(p, &name("web"), Some(fixed)).unwrap_err();
+        let error = all.assign(&p, &name("web"), (Some(fixed), None)).unwrap_err();
         assert_eq!(error.to_string(), "address 10.83.0.9 belongs to db");
         assert_eq!(all, before);
-        assert_eq!(all.assign(p, &name("db"), Some(fixed)), Ok(7));
+        assert_eq!(all.assign(&p, &name("db"), (Some(fixed), None)), Ok(7));
     }
 
     #[test]
     fn a_full_prefix_is_an_error_and_a_smaller_one_moves_whom_it_cannot_hold() {
-        let (p, mut all) = (prefix("10.83.0.0/29"), Assignments::default());
+        let (p, mut all) = (settings("10.83.0.0/29"), Assignments::default());
         for n in 0..5 {
-            assert_eq!(all.assign(p, &name(&format!("s{n}")), None), Ok(n));
+            assert_eq!(all.assign(&p, &name(&format!("s{n}")), (None, None)), Ok(n));
         }
-        let error = all.assign(p, &name("late"), None).unwrap_err();
+        let error = all.assign(&p, &name("late"), (None, None)).unwrap_err();
         assert_eq!(error.to_string(), "no address is left in 10.83.0.0/29");
         let mut wide = Assignments::default();
-        wide.assign(prefix("10.83.0.0/16"), &name("far"), Some(Ipv4Addr::new(10, 83, 9, 9))).unwrap();
-        assert_eq!(wide.assign(p, &name("far"), None), Ok(0));
+        let far = Some(Ipv4Addr::new(10, 83, 9, 9));
+        wide.assign(&settings("10.83.0.0/16"), &name("far"), (far, None)).unwrap();
+        assert_eq!(wide.assign(&p, &name("far"), (None, None)), Ok(0));
     }
 
     #[test]
     fn assignments_survive_the_state_file() {
-        let (p, mut all) = (prefix("10.83.0.0/16"), Assignments::default());
-        all.assign(p, &name("web@1"), None).unwrap();
+        let (p, mut all) = (settings("10.83.0.0/16"), Assignments::default());
+        all.assign(&p, &name("web@1"), (None, None)).unwrap();
         let text = serde_json::to_string(&all).unwrap();
         assert_eq!(text, r#"{"web@1":0}"#);
         assert_eq!(serde_json::from_str::<Assignments>(&text).unwrap(), all);
+    }
+
+    #[test]
+    fn a_bridge_with_a_range_shares_it_with_nobody() {
+        let mut p = settings("10.83.0.0/16");
+        p.bridges.insert("apps".to_owned(), prefix("10.83.0.0/29"));
+        p.bridges.insert("dbs".to_owned(), prefix("10.83.255.0/24"));
+        let on = |bridge| p.places(bridge);
+        assert_eq!(on(Some("apps")).iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5], "without the gateway");
+        assert_eq!(on(None).iter().next(), Some(6));
+        assert_eq!(on(Some("plain")), on(None));
+        let (last, first) = (on(None).iter().next_back().unwrap(), on(Some("dbs")).iter().next().unwrap());
+        assert_eq!(p.prefix4.address(last), Some(Ipv4Addr::new(10, 83, 254, 255)));
+        assert_eq!(p.prefix4.address(first), Some(Ipv4Addr::new(10, 83, 255, 0)));
+        assert_eq!(on(Some("dbs")).iter().count(), 255, "without the broadcast address");
+
+        let mut all = Assignments::default();
+        assert_eq!(all.assign(&p, &name("web"), (None, None)), Ok(6));
+        assert_eq!(all.assign(&p, &name("web"), (None, Some("apps"))), Ok(0), "it moves");
+        assert_eq!(all.assign(&p, &name("web"), (None, Some("apps"))), Ok(0), "and stays");
+        let said = |all: &mut Assignments, last, bridge| {
+            let wanted = (Some(Ipv4Addr::new(10, 83, 0, last)), bridge);
+            all.assign(&p, &name("db"), wanted).unwrap_err().to_string()
+        };
+        assert_eq!(
+            said(&mut all, 3, None),
+            "address 10.83.0.3 is in the range of a bridge that the service is not on"
+        );
+        assert_eq!(said(&mut all, 9, Some("apps")), "address 10.83.0.9 is not in 10.83.0.0/29");
+        for n in 1..6 {
+            assert_eq!(all.assign(&p, &name(&format!("s{n}")), (None, Some("apps"))), Ok(n));
+        }
+        let error = all.assign(&p, &name("late"), (None, Some("apps"))).unwrap_err();
+        assert_eq!(error.to_string(), "no address is left in 10.83.0.0/29");
+    }
+
+    #[test]
+    fn a_bridges_name_fits_and_is_no_links() {
+        let settings = NetworkSettings::default();
+        let name = settings.bridge_if("eight-ch");
+        assert!(name.len() == 15 && name.starts_with(&settings.link_prefix()), "{name}");
     }
 
     #[test]

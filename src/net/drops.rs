@@ -1,8 +1,8 @@
 //! Packets that our table has refused: it hands the head of each to a group of nflog, which one socket of the supervisor
 //! hears, a few a second of each reason.
 //!
-//! What is heard is not believed but for the reason, which is ours, and the link: the rest is what somebody wrote into a
-//! packet.
+//! What is heard is not believed but for the reason, which is ours, and the link, and on a bridge the hardware address, which
+//! its port has looked at: the rest is what somebody wrote into a packet.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
 use super::{
     NetError,
-    addr::NetworkSettings,
+    addr::{Mac, NetworkSettings},
     netlink::{Encoder, Message, Netlink, attributes, messages},
 };
 use crate::sys::SysError;
@@ -24,6 +24,7 @@ const NFNL_SUBSYS_ULOG: u16 = 4;
 const NFULNL_MSG_PACKET: u16 = NFNL_SUBSYS_ULOG << 8;
 const NFULNL_MSG_CONFIG: u16 = NFNL_SUBSYS_ULOG << 8 | 1;
 const NFULA_IFINDEX_INDEV: u16 = 4;
+const NFULA_HWADDR: u16 = 8;
 const NFULA_PAYLOAD: u16 = 9;
 const NFULA_PREFIX: u16 = 10;
 const NFULA_CFG_CMD: u16 = 1;
@@ -127,6 +128,8 @@ pub struct Refused {
     pub reason: Reason,
     /// The index of the interface that it came in by.
     pub link: Option<u32>,
+    /// The hardware address that it came from.
+    pub mac: Option<Mac>,
     /// Its head, if it is one of IPv4 or IPv6.
     pub head: Option<Head>,
 }
@@ -220,7 +223,12 @@ fn refused(message: &Message<'_>) -> Option<Refused> {
     let reason = Reason::ALL.into_iter().find(|reason| reason.name().as_bytes() == prefix)?;
     let link =
         find(NFULA_IFINDEX_INDEV).and_then(|v| v.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes));
-    Some(Refused { reason, link, head: find(NFULA_PAYLOAD).and_then(head) })
+    // struct nfulnl_msg_packet_hw: a length, two bytes of nothing, the address.
+    let mac = find(NFULA_HWADDR).and_then(|value| match value {
+        [0, 6, _, _, a, b, c, d, e, f, ..] => Some(Mac([*a, *b, *c, *d, *e, *f])),
+        _ => None,
+    });
+    Some(Refused { reason, link, mac, head: find(NFULA_PAYLOAD).and_then(head) })
 }
 
 /// Reads the head of a packet, which may be anything.

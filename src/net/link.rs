@@ -6,7 +6,8 @@
 //!   route 10.83.0.2/32 src 10.83.0.1        default via 10.83.0.1 onlink
 //!   neighbour 10.83.0.2 permanent           neighbour 10.83.0.1 permanent
 //! ```
-//! and the same with IPv6 addresses, which are as fixed: none is made by the kernel, none is looked for on the link.
+//! and the same with IPv6 addresses, which are as fixed: none is made by the kernel, none is looked for on the link. With
+//! `network.bridge` the host's end is a port of a [`super::bridge`], which has the host's addresses and routes then.
 //! The peer is made where it will live and under its final name: moving and renaming a link costs 20 ms of waiting for
 //! RCU. Neighbours are permanent on both ends, so that nobody waits for an ARP answer and nobody can forge one.
 
@@ -32,11 +33,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     NetError,
     addr::{self, GROUP_BASE, GROUP_MASK, GUEST_IF, Mac, NetworkSettings},
+    bridge,
     netlink::{Netlink, Request},
     netns::NetNs,
     sysctl,
 };
-use crate::{spec::Publish, sys::SysError};
+use crate::{
+    spec::{Network, Publish},
+    sys::SysError,
+};
 
 /// linux/rtnetlink.h
 pub(super) const RT_TABLE_LOCAL: u8 = 255;
@@ -55,7 +60,10 @@ pub struct LinkPlan {
     pub v6: Option<Pair6>,
     /// Bytes; none: the kernel's 1500.
     pub mtu: Option<u32>,
-    /// Link group of the host's end.
+    /// The bridge that the host's end is a port of, which has the addresses and routes then; none: the end itself has them.
+    #[serde(default)]
+    pub bridge: Option<String>,
+    /// Link group of the host's end, and of the bridge.
     pub group: u32,
     /// Hardware address of the host's end.
     pub host_mac: Mac,
@@ -83,8 +91,18 @@ impl LinkPlan {
         self.ends().map(|(address, _)| address)
     }
 
+    /// The host's interface that packets of the service come in by and go out by.
+    pub fn routed_if(&self) -> &str {
+        self.bridge.as_deref().unwrap_or(&self.host_if)
+    }
+
+    /// The hardware address of the next hop. A bridge's is that of the gateway's address, which is no service's.
+    pub(super) fn gateway_mac(&self) -> Mac {
+        if self.bridge.is_some() { Mac::host(self.gateway) } else { self.host_mac }
+    }
+
     /// The service's address and the gateway of each family.
-    fn ends(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + use<> {
+    pub(super) fn ends(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + use<> {
         let v6 = self.v6.map(|pair| (pair.address.into(), pair.gateway.into()));
         [(self.address.into(), self.gateway.into())].into_iter().chain(v6)
     }
@@ -106,6 +124,7 @@ impl LinkPlan {
                 .prefix6
                 .map(|prefix| Pair6 { address: prefix.address(slot), gateway: prefix.gateway() }),
             mtu,
+            bridge: None,
             group: settings.group(),
             host_mac: Mac::host(address),
             guest_mac: Mac::guest(address),
@@ -114,14 +133,15 @@ impl LinkPlan {
         })
     }
 
-    /// The same link with the name and the hardware address that a file gives the service's end.
-    #[must_use]
-    pub fn called(mut self, interface: Option<&str>, mac: Option<Mac>) -> Self {
-        if let Some(interface) = interface {
-            interface.clone_into(&mut self.guest_if);
+    /// As [`LinkPlan::new`], with all that a file says of the link.
+    pub fn of(settings: &NetworkSettings, place: (u32, u32), network: &Network) -> Option<Self> {
+        let mut plan = Self::new(settings, place, network.mtu, &network.publish)?;
+        if let Some(interface) = &network.interface {
+            plan.guest_if.clone_from(interface);
         }
-        self.guest_mac = mac.unwrap_or(self.guest_mac);
-        self
+        plan.guest_mac = network.mac.unwrap_or(plan.guest_mac);
+        plan.bridge = network.bridge.as_deref().map(|name| settings.bridge_if(name));
+        Some(plan)
     }
 }
 
@@ -155,15 +175,27 @@ fn connect(host: &mut Netlink, netns: &NetNs, plan: &LinkPlan) -> Result<(), Net
     let mut guest = netns.within(Netlink::route)??;
     let index = index(&guest, &plan.guest_if)?;
     guest.requests(guest_side(index, plan))?;
-    host_settings(plan)?;
     let host_index = self::index(host, &plan.host_if)?;
-    host.requests(host_side(host_index, plan))?;
-    // Since Linux 6.8 asking for one link makes the kernel catch up with its state: the service's end is ready too.
-    // Before, its first packet may be early, and that only when it speaks first.
+    match &plan.bridge {
+        Some(bridge) => bridge::plug(host, (host_index, bridge), plan)?,
+        None => {
+            host_settings(&plan.host_if, plan)?;
+            host.requests(host_side(host_index, plan))?;
+        }
+    }
+    catch_up(&mut guest, index, &plan.guest_if)
+}
+
+/// Since Linux 6.8 asking for one link makes the kernel catch up with its state, so that it carries packets. Before, the first
+/// one may be early, and from a service only when it speaks first.
+pub(super) fn catch_up(socket: &mut Netlink, index: u32, name: &str) -> Result<(), NetError> {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    let what = ("RTM_GETLINK", format!("{:?}", plan.guest_if));
-    guest.request(Request::new(RouteNetlinkMessage::GetLink(message), 0, what))
+    socket.request(Request::new(
+        RouteNetlinkMessage::GetLink(message),
+        0,
+        ("RTM_GETLINK", format!("{name:?}")),
+    ))
 }
 
 fn veth(netns: &NetNs, plan: &LinkPlan) -> LinkMessage {
@@ -187,10 +219,10 @@ fn veth(netns: &NetNs, plan: &LinkPlan) -> LinkMessage {
     host
 }
 
-fn host_settings(plan: &LinkPlan) -> Result<(), NetError> {
-    let name = &plan.host_if;
+/// Of an interface that packets of services come in by.
+pub(super) fn host_settings(name: &str, plan: &LinkPlan) -> Result<(), NetError> {
     let ipv4 = |key: &str, value: &str| sysctl::set(&format!("ipv4/conf/{name}/{key}"), value);
-    ipv6_settings(plan)?;
+    ipv6_settings(name, plan.v6.is_some())?;
     ipv4("forwarding", "1")?;
     ipv4("rp_filter", "1")?;
     ipv4("accept_redirects", "0")?;
@@ -199,15 +231,20 @@ fn host_settings(plan: &LinkPlan) -> Result<(), NetError> {
     ipv4("accept_local", "0")?;
     ipv4("proxy_arp", "0")?;
     if plan.route_localnet {
-        ipv4("route_localnet", "1")?;
+        route_localnet(name)?;
     }
     Ok(())
 }
 
+/// Local clients come from 127.0.0.1.
+pub(super) fn route_localnet(name: &str) -> Result<(), NetError> {
+    Ok(sysctl::set(&format!("ipv4/conf/{name}/route_localnet"), "1")?)
+}
+
 /// Before the end goes up: it makes no address of its own, and believes nothing.
-fn ipv6_settings(plan: &LinkPlan) -> Result<(), NetError> {
-    let set = |key: &str, value: &str| sysctl::set_ipv6(&format!("conf/{}/{key}", plan.host_if), value);
-    if plan.v6.is_none() {
+pub(super) fn ipv6_settings(name: &str, has_ipv6: bool) -> Result<(), NetError> {
+    let set = |key: &str, value: &str| sysctl::set_ipv6(&format!("conf/{name}/{key}"), value);
+    if !has_ipv6 {
         return Ok(set("disable_ipv6", "1")?);
     }
     set("disable_ipv6", "0")?;
@@ -226,29 +263,44 @@ fn host_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
     let name = &plan.host_if;
     // Nor is anything believed that comes by ARP, or said: both neighbours are known.
     let mut all = vec![set_up(index, name, LinkFlags::Up | LinkFlags::Noarp)];
-    for (address, gateway) in plan.ends() {
-        let mut route = route(address);
-        route.header.destination_prefix_length = bits(address);
+    all.extend(gateways(index, plan));
+    all.extend(ways(index, plan));
+    all
+}
+
+/// Gives an interface the addresses that services have as their next hop.
+pub(super) fn gateways(index: u32, plan: &LinkPlan) -> Vec<Request> {
+    let of = |(_, gateway)| [Some(add_address(index, gateway, bits(gateway))), receive(index, gateway)];
+    plan.ends().flat_map(of).flatten().collect()
+}
+
+/// The ways from an interface to the service.
+pub(super) fn ways(index: u32, plan: &LinkPlan) -> Vec<Request> {
+    let of = |(address, gateway)| {
+        let mut route = way(index, address);
         route.header.scope = RouteScope::Link;
-        route.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::from(address)),
-            RouteAttribute::PrefSource(RouteAddress::from(gateway)),
-            RouteAttribute::Oif(index),
-        ];
-        all.push(add_address(index, gateway, bits(gateway)));
-        all.extend(receive(index, gateway));
-        all.extend([
+        route.attributes.push(RouteAttribute::PrefSource(RouteAddress::from(gateway)));
+        [
             // REPLACE: the route over the service's link before this one is there until the kernel has taken that link
             // away, some 20 ms after its namespace was closed. A link that goes takes only the routes over itself.
             Request::new(
                 RouteNetlinkMessage::NewRoute(route),
                 NLM_F_CREATE | NLM_F_REPLACE,
-                ("RTM_NEWROUTE", format!("{address}/{}, {name:?}", bits(address))),
+                ("RTM_NEWROUTE", format!("{address}/{}, {:?}", bits(address), plan.routed_if())),
             ),
             add_neighbour(index, address, plan.guest_mac),
-        ]);
-    }
-    all
+        ]
+    };
+    plan.ends().flat_map(of).collect()
+}
+
+/// A route to one address.
+pub(super) fn way(index: u32, address: IpAddr) -> RouteMessage {
+    let mut route = route(address);
+    route.header.destination_prefix_length = bits(address);
+    route.attributes =
+        vec![RouteAttribute::Destination(RouteAddress::from(address)), RouteAttribute::Oif(index)];
+    route
 }
 
 /// The same for the service's end.
@@ -258,7 +310,7 @@ fn guest_side(index: u32, plan: &LinkPlan) -> Vec<Request> {
         all.push(add_address(index, address, bits(address)));
         all.extend(receive(index, address));
         all.push(default_route_via(index, gateway, &plan.guest_if));
-        all.push(add_neighbour(index, gateway, plan.host_mac));
+        all.push(add_neighbour(index, gateway, plan.gateway_mac()));
     }
     all
 }
@@ -274,7 +326,7 @@ pub(super) fn default_route_via(index: u32, gateway: IpAddr, name: &str) -> Requ
     Request::new(RouteNetlinkMessage::NewRoute(default), NLM_F_CREATE | NLM_F_EXCL, what)
 }
 
-fn family(address: IpAddr) -> AddressFamily {
+pub(super) fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
@@ -321,27 +373,28 @@ pub(super) fn add_address(index: u32, address: IpAddr, prefix_len: u8) -> Reques
 /// What makes an end take packets for its IPv6 address from now on: the kernel adds such a route of its own some time
 /// later, from a work queue (`addrconf_dad_work`), and until then the first clients' packets are lost.
 fn receive(index: u32, address: IpAddr) -> Option<Request> {
-    let mut local = route(address);
-    local.header.destination_prefix_length = bits(address);
+    let mut local = way(index, address);
     local.header.table = RT_TABLE_LOCAL;
     local.header.kind = RouteType::Local;
-    local.attributes =
-        vec![RouteAttribute::Destination(RouteAddress::from(address)), RouteAttribute::Oif(index)];
     let what = ("RTM_NEWROUTE", format!("local {address}"));
     // Not EXCL: every link's end has the gateway's address, each with a route of its own.
     address.is_ipv6().then(|| Request::new(RouteNetlinkMessage::NewRoute(local), NLM_F_CREATE, what))
 }
 
-fn add_neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
+/// Who has `address` on this interface.
+pub(super) fn neighbour(index: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family(address);
     message.header.ifindex = index;
-    message.header.state = NeighbourState::Permanent;
     message.header.kind = RouteType::Unicast;
-    message.attributes = vec![
-        NeighbourAttribute::Destination(NeighbourAddress::from(address)),
-        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
-    ];
+    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::from(address))];
+    message
+}
+
+fn add_neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
+    let mut message = neighbour(index, address);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
     Request::new(
         RouteNetlinkMessage::NewNeighbour(message),
         NLM_F_CREATE | NLM_F_REPLACE,
@@ -361,6 +414,11 @@ pub(super) fn set_up(index: u32, name: &str, flags: LinkFlags) -> Request {
 pub(super) fn index(socket: &Netlink, name: &str) -> Result<u32, NetError> {
     rustix::net::netdevice::name_to_index(socket, name)
         .map_err(|errno| SysError::new("ioctl", format!("SIOCGIFINDEX, {name:?}"), errno).into())
+}
+
+/// Whether the namespace of the socket has an interface of this name.
+pub fn is_there(socket: &Netlink, name: &str) -> bool {
+    index(socket, name).is_ok()
 }
 
 /// An interface of the namespace that a socket was opened in.

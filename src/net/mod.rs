@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`netns`] | network namespace | |
 //! | [`link`] | veth, address, route, neighbour | `NETLINK_ROUTE` |
+//! | [`bridge`] | bridge, port | `NETLINK_ROUTE` |
 //! | [`attach`] | macvlan, ipvlan | `NETLINK_ROUTE` |
 //! | [`clash`] | addresses and routes of others | `NETLINK_ROUTE` |
 //! | [`shape`] | token bucket | `NETLINK_ROUTE` |
@@ -28,6 +29,7 @@
 
 pub mod addr;
 pub mod attach;
+pub mod bridge;
 pub mod clash;
 pub mod conntrack;
 pub mod dns;

@@ -94,8 +94,8 @@ const SETS: [&str; 29] = [
     "routed6",
     "pins",
     "pins6",
-    "own",
-    "own6",
+    "same",
+    "same6",
 ];
 
 /// Those whose elements go by themselves.
@@ -186,11 +186,11 @@ const OBJECTS: &str = "\t# What was refused, and why: nft list counters
 	set talk6 { type ipv6_addr . ipv6_addr . inet_proto . inet_service; }
 	set talk_any { type ipv4_addr . ipv4_addr; }
 	set talk_any6 { type ipv6_addr . ipv6_addr; }
-	# The sources that each link has, and the service's addresses behind it.
+	# The sources that each link has, and each service's addresses, twice: what goes to whom it comes from.
 	set pins { type ifname . ether_addr . ipv4_addr; }
 	set pins6 { type ifname . ether_addr . ipv6_addr; }
-	set own { type ifname . ipv4_addr; }
-	set own6 { type ifname . ipv6_addr; }
+	set same { type ipv4_addr . ipv4_addr; }
+	set same6 { type ipv6_addr . ipv6_addr; }
 	# Interfaces on which forwarding was off until we needed it; of IPv6 before Linux 6.17, all there are.
 	set opened { type ifname; }
 	set opened6 { type ifname; }
@@ -273,8 +273,8 @@ fn rules(settings: &NetworkSettings) -> String {
 		# A local client is seen as the gateway: an answer to 127.0.0.1 would never leave the service.
 		oifgroup {ours} ct status dnat fib saddr type local masquerade
 		# Who comes to itself by the host's port would take its own address for a forgery.
-		oifgroup {ours} oifname . ip saddr @own masquerade
-		oifgroup {ours} oifname . ip6 saddr @own6 masquerade
+		oifgroup {ours} ip saddr . ip daddr @same masquerade
+		oifgroup {ours} ip6 saddr . ip6 daddr @same6 masquerade
 		# Only what was let out comes this far. (The gateway's address is the host's own.)
 		{to_outside} ip saddr {prefix} ip saddr != {gateway} masquerade{nat6}
 	}}
@@ -282,8 +282,8 @@ fn rules(settings: &NetworkSettings) -> String {
 		iifgroup {ours} icmp type redirect goto refuse_spoofed
 		iifgroup {ours} ct state established accept
 		# An error may speak of connections to this service alone: of others' it would be believed, too.
-		iifgroup {ours} ct state related iifname . ct reply ip saddr @own accept
-		iifgroup {ours} ct state related iifname . ct reply ip6 saddr @own6 accept
+		iifgroup {ours} ct state related ip saddr . ct reply ip saddr @same accept
+		iifgroup {ours} ct state related ip6 saddr . ct reply ip6 saddr @same6 accept
 		iifgroup {ours} goto refuse_to_host
 	}}
 	chain forward {{
@@ -302,14 +302,14 @@ fn rules(settings: &NetworkSettings) -> String {
 		icmp type redirect goto refuse_spoofed
 		# Nothing is established whose first packet was not allowed below.
 		ct state established accept
-		ct state related iifname . ct reply ip saddr @own accept
-		ct state related iifname . ct original ip saddr @own accept
-		ct state related iifname . ct reply ip6 saddr @own6 accept
-		ct state related iifname . ct original ip6 saddr @own6 accept
+		ct state related ip saddr . ct reply ip saddr @same accept
+		ct state related ip saddr . ct original ip saddr @same accept
+		ct state related ip6 saddr . ct reply ip6 saddr @same6 accept
+		ct state related ip6 saddr . ct original ip6 saddr @same6 accept
 		ct state related,invalid goto refuse_spoofed
 		# To itself, by a port of the host.
-		ct status dnat oifname . ip saddr @own accept
-		ct status dnat oifname . ip6 saddr @own6 accept
+		ct status dnat ip saddr . ip daddr @same accept
+		ct status dnat ip6 saddr . ip6 daddr @same6 accept
 		oifgroup {ours} ip saddr . ip daddr . meta l4proto . th dport @talk accept
 		oifgroup {ours} ip saddr . ip daddr @talk_any accept
 		oifgroup {ours} ip6 saddr . ip6 daddr . meta l4proto . th dport @talk6 accept
@@ -355,10 +355,11 @@ pub enum Element {
     Named(IpAddr, IpAddr, Door, Duration),
     /// A service may begin to talk to another.
     Talk(Talk),
-    /// Packets on this link come from this hardware address and this address, or are forged.
+    /// Packets that come in over this link or bridge from this hardware address come from this address, or are forged.
     Pin(String, Mac, IpAddr),
-    /// The service with this address is behind this link: errors that it sends may speak of its connections.
-    Own(String, IpAddr),
+    /// A service has this address: it may reach itself by a port of the host, and errors that it sends may speak of its own
+    /// connections.
+    Same(IpAddr),
     /// Forwarding was off on this interface of the host and was switched on for services: it goes on routing nothing
     /// else.
     Opened(String),
@@ -383,7 +384,7 @@ impl fmt::Display for Element {
             Element::Named(address, to, door, _) => write!(f, "egress of {address} to {to}:{door} by name"),
             Element::Talk(talk) => talk.fmt(f),
             Element::Pin(link, mac, address) => write!(f, "source {mac} {address} of {link}"),
-            Element::Own(link, address) => write!(f, "{address} behind {link}"),
+            Element::Same(address) => write!(f, "{address} to itself"),
             Element::Opened(name) => write!(f, "forwarding on {name}"),
             Element::Opened6(name) => write!(f, "IPv6 forwarding on {name}"),
             Element::Routed6 => f.write_str("IPv6 forwarding"),
@@ -394,8 +395,8 @@ impl fmt::Display for Element {
 impl Element {
     /// What holds for a link for as long as it is there.
     pub fn of_link(link: &LinkPlan) -> Vec<Self> {
-        let name = || link.host_if.clone();
-        let of = |address| [Self::Pin(name(), link.guest_mac, address), Self::Own(name(), address)];
+        let name = || link.routed_if().to_owned();
+        let of = |address| [Self::Pin(name(), link.guest_mac, address), Self::Same(address)];
         link.addresses().flat_map(of).collect()
     }
 
@@ -409,7 +410,7 @@ impl Element {
             | Element::Reach(..)
             | Element::Talk(_)
             | Element::Pin(..)
-            | Element::Own(..)
+            | Element::Same(_)
             | Element::Opened(_)
             | Element::Opened6(_)
             | Element::Routed6 => None,
@@ -441,7 +442,7 @@ impl Element {
             Element::Talk(Talk { door: Door::Any, to, .. }) => ("talk_any", "talk_any6", to.is_ipv6()),
             Element::Talk(talk) => ("talk", "talk6", talk.to.is_ipv6()),
             Element::Pin(.., address) => ("pins", "pins6", address.is_ipv6()),
-            Element::Own(_, address) => ("own", "own6", address.is_ipv6()),
+            Element::Same(address) => ("same", "same6", address.is_ipv6()),
             Element::Opened(_) => ("opened", "", false),
             Element::Opened6(_) => ("", "opened6", true),
             Element::Routed6 => ("", "routed6", true),
@@ -474,7 +475,7 @@ impl Element {
             Element::Pin(link, mac, address) => {
                 [&interface(link)[..], &mac.0, &[0, 0], &octets(*address)].concat()
             }
-            Element::Own(link, address) => [interface(link), octets(*address)].concat(),
+            Element::Same(address) => [octets(*address), octets(*address)].concat(),
             Element::Opened(name) | Element::Opened6(name) => interface(name),
             Element::Routed6 => vec![NFPROTO_IPV6],
         };

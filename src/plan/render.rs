@@ -77,7 +77,8 @@ pub fn host(step: &HostStep) -> (&'static str, String) {
             let v6 = link.v6.map(|pair| format!(", {}/128 via {}", pair.address, pair.gateway));
             let v4 = format!("{}/32 via {}", link.address, link.gateway);
             let ends = format!("{} <-> {}", link.host_if, link.guest_if);
-            ("veth.create", format!("{ends} {v4}{}{mtu}", v6.unwrap_or_default()))
+            let bridge = link.bridge.as_ref().map(|name| format!(", port of {name}")).unwrap_or_default();
+            ("veth.create", format!("{ends} {v4}{}{bridge}{mtu}", v6.unwrap_or_default()))
         }
         HostStep::Attach(plan) => {
             let mtu = plan.mtu.map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();

@@ -248,9 +248,11 @@ fn network(unit: &Unit, caller: &Caller, missing: &mut Vec<String>) -> Result<Op
         );
         return Err(refused("network.address", reason));
     }
-    for (key, is_given) in
-        [("network.mac", network.mac.is_some()), ("network.interface", network.interface.is_some())]
-    {
+    for (key, is_given) in [
+        ("network.mac", network.mac.is_some()),
+        ("network.interface", network.interface.is_some()),
+        ("network.bridge", network.bridge.is_some()),
+    ] {
         if is_given {
             let reason =
                 "a link of an ordinary user's is made by another program: leave it out, or run this as root";

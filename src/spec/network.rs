@@ -25,6 +25,9 @@ pub struct Network {
     /// What the link is called inside; none: eth0.
     #[serde(default)]
     pub interface: Option<String>,
+    /// The bridge that the host's end of the link is on; none: it has the host's addresses and routes itself.
+    #[serde(default)]
+    pub bridge: Option<String>,
     /// Bytes.
     pub mtu: Option<u32>,
     /// Ports of the host that lead to the service.

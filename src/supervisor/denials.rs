@@ -196,9 +196,13 @@ impl Supervisor {
         let name_of =
             |(index, fd): (u32, BorrowedFd<'_>)| rustix::net::netdevice::index_to_name(fd, index).ok();
         let link = link.and_then(name_of);
+        let is_its = |link: &LinkPlan, wanted: &str| {
+            let is_its_port = link.bridge.is_none() || refused.mac == Some(link.guest_mac);
+            link.routed_if() == wanted && is_its_port
+        };
         let has_link = |wanted: &str| {
             let mut all = self.nets.iter();
-            all.find(|(_, net)| net.link.as_ref().is_some_and(|link| link.host_if == wanted))
+            all.find(|(_, net)| net.link.as_ref().is_some_and(|link| is_its(link, wanted)))
         };
         let sender = link.as_deref().and_then(has_link).map(|(name, _)| name);
         let receiver = || refused.head.and_then(|head| self.holder(head.to));

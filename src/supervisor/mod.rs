@@ -772,7 +772,9 @@ impl Supervisor {
             self.release(name);
             return None;
         }
-        if AttachPlan::new(&unit.network).is_some_and(|plan| !attach::is_there(&net.netns, &plan)) {
+        let is_attached =
+            AttachPlan::new(&unit.network).is_none_or(|plan| attach::is_there(&net.netns, &plan));
+        if !is_attached || !self.launcher.network.has_link(net).unwrap_or(true) {
             tracing::info!(unit = %name, "its link has gone: another network namespace");
             self.release(name);
             return None;
@@ -868,12 +870,11 @@ impl Supervisor {
                 let position = self
                     .assigned
                     .addresses
-                    .assign(network.prefix4, name, unit.network.address)
+                    .assign(network, name, (unit.network.address, unit.network.bridge.as_deref()))
                     .map_err(|error| LaunchFault::refused("address", &error.to_string()))?;
                 // A new letter for each namespace: the name of the last one is taken for a moment longer.
                 let generation = u32::try_from(run.0 % 26).unwrap_or_default();
-                LinkPlan::new(network, (position, generation), unit.network.mtu, &unit.network.publish)
-                    .map(|link| link.called(unit.network.interface.as_deref(), unit.network.mac))
+                LinkPlan::of(network, (position, generation), &unit.network)
             }
             NetworkMode::Attached(_) | NetworkMode::None | NetworkMode::Join(_) | NetworkMode::Host => None,
         };

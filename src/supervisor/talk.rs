@@ -73,15 +73,18 @@ impl Supervisor {
         if network.mode != NetworkMode::Veth {
             return None;
         }
-        let prefix = self.launcher.network.settings.prefix4;
+        let settings = &self.launcher.network.settings;
+        let (wanted, places) =
+            ((network.address, network.bridge.as_deref()), settings.places(network.bridge.as_deref()));
         let is_good = |slot: &u32| {
-            prefix.address(*slot).is_some_and(|known| network.address.is_none_or(|fixed| fixed == known))
+            places.has(*slot)
+                && network.address.is_none_or(|fixed| settings.prefix4.address(*slot) == Some(fixed))
         };
         if let Some(known) = self.assigned.addresses.slot(name).filter(is_good) {
             return Some(known);
         }
         let before = self.assigned.clone();
-        let slot = self.assigned.addresses.assign(prefix, name, network.address);
+        let slot = self.assigned.addresses.assign(settings, name, wanted);
         let slot = slot.inspect_err(|error| tracing::error!(unit = %name, "no address: {error}")).ok()?;
         self.note_assigned(before).ok()?;
         Some(slot)

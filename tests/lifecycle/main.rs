@@ -7,6 +7,7 @@
 mod support;
 mod apply;
 mod bonds;
+mod bridge;
 mod campaign;
 mod changes;
 mod clock;
@@ -79,6 +80,10 @@ fn everywhere() -> Vec<support::Test> {
         links::a_network_is_joined_and_outlives_the_runs_in_it: Root CgroupV2 UserNs Nft;
         links::a_link_on_one_of_the_hosts_is_in_that_network_alone: Root CgroupV2 UserNs Nft;
         links::an_ipvlan_is_made_or_missed_by_name: Root CgroupV2 UserNs;
+        bridge::fifty_on_one_bridge_are_as_far_from_each_other_as_on_none: Root CgroupV2 UserNs Nft;
+        bridge::a_service_moves_between_bridges_with_its_file: Root CgroupV2 UserNs Nft;
+        bridge::links_that_somebody_took_away_are_there_again_with_the_next_run: Root CgroupV2 UserNs Nft;
+        bridge::what_a_killed_run_left_of_a_bridge_goes_with_the_next: Root CgroupV2 UserNs Nft;
         reach::what_is_published_is_reached_from_outside_and_who_may_go_out_does: Root CgroupV2 UserNs Nft Program("curl");
         ingress::nginx_passes_on_by_host_name_and_takes_others_in_without_a_restart: Root CgroupV2 UserNs Nft Program("nginx") Program("gunicorn") Program("node") Program("curl");
         ingress::whoever_claims_anothers_host_gets_no_share_of_it: Root CgroupV2 UserNs Nft;
@@ -224,6 +229,8 @@ fn everywhere() -> Vec<support::Test> {
         refuse::a_dependency_cycle_is_named: Root CgroupV2;
         refuse::an_unknown_user_is_named: Root CgroupV2;
         refuse::unknown_names_and_absent_supervisors_have_their_exit_codes: Root CgroupV2;
+        spoof::raw_packets_reach_nobody_on_the_same_bridge: Root CgroupV2 UserNs Nft;
+        spoof::power_over_the_network_of_a_bridges_port_is_power_over_that_alone: Root CgroupV2 UserNs Nft;
         spoof::a_naive_bridge_lets_every_forgery_through: Root Nft;
         spoof::raw_packets_reach_nobody: Root CgroupV2 UserNs Nft;
         spoof::power_over_the_network_is_power_over_its_own_alone: Root CgroupV2 UserNs Nft;

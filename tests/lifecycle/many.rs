@@ -53,7 +53,7 @@ pub fn two_hundred_start_at_once_and_leave_nothing(world: &mut World) {
     let addresses: std::collections::BTreeSet<String> =
         listed(world).iter().map(|service| service["addresses"].to_string()).collect();
     assert_eq!(addresses.len(), all, "nobody shares an address");
-    for set in ["pins", "pins6", "own", "own6"] {
+    for set in ["pins", "pins6", "same", "same6"] {
         assert_eq!(elements(set), all, "{set}");
     }
     world.kill_supervisor();

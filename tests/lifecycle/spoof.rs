@@ -18,6 +18,7 @@ use crate::support::{
 const LONG: Duration = Duration::from_secs(20);
 const POWERS: &str =
     "service.user = \"root\"\nsecurity.capabilities = [\"CAP_NET_RAW\", \"CAP_NET_ADMIN\"]\n";
+const BRIDGE: &str = "network.bridge = \"apps\"\n";
 /// Of the host, beside the gateway's: its uplink's, the metadata service's, two of loopback's.
 const HOST: [&str; 4] = ["192.0.2.1", "169.254.169.254", "127.0.0.1", "127.0.0.53"];
 
@@ -160,7 +161,9 @@ fn places(world: &World) -> Places {
                 .clone();
         let link = link.as_str().expect("text").to_owned();
         let neighbours = json(&format!("ip -j neigh show dev {link}"));
-        let guest = neighbours[0]["lladdr"].as_str().expect("a permanent neighbour").to_owned();
+        let mut neighbours = neighbours.as_array().expect("a list").iter();
+        let guest = neighbours.find(|one| one["dst"] == address.as_str()).expect("a permanent neighbour");
+        let guest = guest["lladdr"].as_str().expect("text").to_owned();
         let host =
             json(&format!("ip -j link show dev {link}"))[0]["address"].as_str().expect("a MAC").to_owned();
         ([guest, address], host)
@@ -178,12 +181,13 @@ fn attack(world: &World, at: &Places, interface: &str) {
     assert!(said.starts_with("sent "), "{said}");
 }
 
-fn start(world: &mut World) -> Place {
+/// `keys` are of both.
+fn start(world: &mut World, keys: &str) -> Place {
     let outside = furnish_host();
     let publish = |port: u16| format!("network.publish = [\"{port}:80\", \"0.0.0.0:{port}:81/udp\"]");
-    let liar = world.probe_toml(&["http", "80"], &format!("{POWERS}{}", publish(8081)));
+    let liar = world.probe_toml(&["http", "80"], &format!("{POWERS}{keys}{}", publish(8081)));
     world.write_service("liar", &liar);
-    world.write_service("victim", &world.probe_toml(&["http", "80"], &publish(8082)));
+    world.write_service("victim", &world.probe_toml(&["http", "80"], &format!("{keys}{}", publish(8082))));
     world.start();
     assert_eq!(wait_http("127.0.0.1:8081", "/"), "liar");
     assert_eq!(wait_http("127.0.0.1:8082", "/"), "victim");
@@ -224,7 +228,15 @@ fn nothing() -> [BTreeSet<String>; 3] {
 }
 
 pub fn raw_packets_reach_nobody(world: &mut World) {
-    let outside = start(world);
+    raw_packets(world, "");
+}
+
+pub fn raw_packets_reach_nobody_on_the_same_bridge(world: &mut World) {
+    raw_packets(world, BRIDGE);
+}
+
+fn raw_packets(world: &mut World, keys: &str) {
+    let outside = start(world, keys);
     let at = places(world);
     let mut ears = ears(world);
     let before = host_state();
@@ -237,14 +249,14 @@ pub fn raw_packets_reach_nobody(world: &mut World) {
     drop((ears, outside));
 }
 
-pub fn power_over_the_network_is_power_over_its_own_alone(world: &mut World) {
-    let outside = start(world);
-    let at = places(world);
-    let mut ears = ears(world);
-    let inside = |world: &World, command: &str| {
-        let output = world.palisade(&["exec", "liar", "--", "/bin/sh", "-ec", command]);
-        assert!(output.status.success(), "{command}: {}", describe(&output));
-    };
+/// As root of the service `liar`.
+fn inside(world: &World, command: &str) {
+    let output = world.palisade(&["exec", "liar", "--", "/bin/sh", "-ec", command]);
+    assert!(output.status.success(), "{command}: {}", describe(&output));
+}
+
+/// Does to its own network whatever a service with power over it can, and sends the whole catalogue each time.
+fn abuse(world: &World, at: &Places, ears: &mut [Ear; 3]) {
     let links = sh("ip -br link | cut -d' ' -f1");
     // (what it does to its own network, what its interface is called then)
     let (victim_mac, victim) = (&at.victim[0], &at.victim[1]);
@@ -271,12 +283,36 @@ pub fn power_over_the_network_is_power_over_its_own_alone(world: &mut World) {
     ];
     for (n, (command, interface)) in steps.iter().enumerate() {
         inside(world, command);
-        attack(world, &at, interface);
-        let heard = verdict(&mut ears, &at, &n.to_string());
+        attack(world, at, interface);
+        let heard = verdict(ears, at, &n.to_string());
         assert_eq!(heard, nothing(), "heard by the victim, the host, its uplink after {command}");
         assert_eq!(sh("ip -br link | cut -d' ' -f1"), links, "links of the host after {command}");
         assert_eq!(http_get("127.0.0.1:8082", "/").as_deref(), Ok("victim"), "after {command}");
     }
+}
+
+pub fn power_over_the_network_of_a_bridges_port_is_power_over_that_alone(world: &mut World) {
+    let outside = start(world, BRIDGE);
+    let at = places(world);
+    let mut ears = ears(world);
+    abuse(world, &at, &mut ears);
+    let ports = || json("ip -j link show type veth").as_array().map_or(0, Vec::len);
+    let all = ports();
+    inside(world, "ip link del wan7");
+    wait_until("its port is gone", LONG, || ports() == all - 1);
+    assert_eq!(http_get("127.0.0.1:8082", "/").as_deref(), Ok("victim"));
+    world.ok(&["restart", "liar"]);
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "liar");
+    let again = places(world);
+    assert_eq!((again.own, again.gateway), (at.own, at.gateway));
+    drop((ears, outside));
+}
+
+pub fn power_over_the_network_is_power_over_its_own_alone(world: &mut World) {
+    let outside = start(world, "");
+    let at = places(world);
+    let mut ears = ears(world);
+    abuse(world, &at, &mut ears);
     // The host's own end goes with the service's; what was translated for it goes nowhere else.
     inside(world, "ip link del wan7");
     wait_until("its link is gone", LONG, || !sh("ip -br link").contains(&at.gateway[0]));

@@ -23,12 +23,12 @@ pub(crate) fn up(world: &mut World, names: &[&str]) {
     }
 }
 
-fn address(world: &World, name: &str) -> Ipv4Addr {
+pub(crate) fn address(world: &World, name: &str) -> Ipv4Addr {
     let address = world.address(name);
     address.split('/').next().and_then(|text| text.parse().ok()).expect("an address")
 }
 
-fn reaches(world: &World, from: &str, to: &str) -> bool {
+pub(crate) fn reaches(world: &World, from: &str, to: &str) -> bool {
     connect(world, from, &format!("{}:80", address(world, to))) == "ok"
 }
 

@@ -308,7 +308,7 @@ fn send(world: &World, name: &str, from: &str, (to, port): (&str, u16), count: u
 }
 
 /// What `why` tells of a service, by reason and door: how often, and the whole of it.
-fn denials(world: &World, name: &str) -> BTreeMap<(String, String), (u64, Value)> {
+pub(crate) fn denials(world: &World, name: &str) -> BTreeMap<(String, String), (u64, Value)> {
     let told = world.json(&["why", name]);
     let all = told["services"][0]["denials"].as_array().expect("a list").clone();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -80,6 +80,25 @@ pub fn parse_id(text: &str) -> Result<u32, Refusal> {
     }
 }
 
+/// Bytes of a bridge's name: a link's may have 15 (IFNAMSIZ), of which the tag of the supervisor takes 7.
+const BRIDGE_NAME: usize = 8;
+
+/// The name of a bridge.
+///
+/// # Errors
+/// It is too long, does not begin with a letter as links do not, or has anything in it but letters, digits, `_` and `-`.
+pub fn parse_bridge(name: &str) -> Result<String, Refusal> {
+    let good = name.len() <= BRIDGE_NAME
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'));
+    match good {
+        true => Ok(name.to_owned()),
+        false => Err(Refusal::new(format!("{name:?} cannot name a bridge")).hint(format!(
+            "write up to {BRIDGE_NAME} lower-case letters, digits, '_' and '-', beginning with a letter"
+        ))),
+    }
+}
+
 /// Whether `name` can be a user or group name: what useradd(8) takes, dots included.
 pub fn is_account_name(name: &str) -> bool {
     let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');

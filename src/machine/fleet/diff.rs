@@ -120,7 +120,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
     });
     compare!(&mut diff, &old.network, &new.network, Network but for [dns, hosts] {
         Restart: mode => "network.mode", address => "network.address", mac => "network.mac",
-            interface => "network.interface", mtu => "network.mtu",
+            interface => "network.interface", bridge => "network.bridge", mtu => "network.mtu",
             publish => "network.publish", egress => "network.egress",
             egress_names => "network.egress",
             address_families => "network.address_families";

@@ -92,6 +92,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             address: None,
             mac: None,
             interface: None,
+            bridge: None,
             mtu: None,
             publish: Vec::new(),
             egress: Egress::None,

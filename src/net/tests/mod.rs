@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{
     addr::{NetworkSettings, Prefix4, Prefix6, Talk},
-    forwarding,
+    bridge, forwarding,
     link::{self, LinkPlan},
     netlink::Netlink,
     netns::NetNs,
@@ -93,6 +93,8 @@ struct World {
     socket: Netlink,
     settings: NetworkSettings,
     links: Vec<LinkPlan>,
+    /// The bridge that all links are on; none: they are on none.
+    bridge: Option<&'static str>,
     /// Whose addresses the guests tell.
     side: &'static Side,
 }
@@ -125,13 +127,27 @@ fn on_a_host_named(name: &str, test: impl FnOnce(&mut World) + Send + 'static) {
     }
 }
 
-/// The same in both families, each on a host of its own.
+/// The same in both families and over both kinds of link, each on a host of its own.
 fn in_both(test: fn(&mut World, &'static Side)) {
-    for side in [&V4, &V6] {
-        on_a_host_named(if side.is_ipv6() { "IPv6" } else { "IPv4" }, move |world| {
-            world.side = side;
+    for (side, bridge) in [(&V4, None), (&V6, None), (&V4, Some("apps")), (&V6, Some("apps"))] {
+        let family = if side.is_ipv6() { "IPv6" } else { "IPv4" };
+        on_a_host_named(&format!("{family} {}", bridge.unwrap_or("routed")), move |world| {
+            (world.side, world.bridge) = (side, bridge);
+            filter_bridged(false);
             test(world, side);
         });
+    }
+}
+
+/// Whether the packet filter sees what passes a bridge before it gets to the host's routing (br_netfilter, which Docker loads
+/// and some kernels have).
+fn filter_bridged(is_on: bool) {
+    for family in ["ip", "ip6"] {
+        let path = format!("/proc/sys/net/bridge/bridge-nf-call-{family}tables");
+        let value = if is_on { "1" } else { "0" };
+        if std::fs::exists(&path).unwrap() {
+            std::fs::write(&path, value).unwrap();
+        }
     }
 }
 
@@ -162,11 +178,25 @@ impl World {
         });
         let prefix6 = Some("fd50:5300::/64".parse::<Prefix6>().unwrap());
         let settings = NetworkSettings { prefix6, ..NetworkSettings::default() };
-        Self { host, outside, socket: Netlink::route().unwrap(), settings, links: Vec::new(), side: &V4 }
+        Self {
+            host,
+            outside,
+            socket: Netlink::route().unwrap(),
+            settings,
+            links: Vec::new(),
+            bridge: None,
+            side: &V4,
+        }
     }
 
     fn guest(&mut self, slot: u32, publish: &[Publish]) -> Guest {
-        let plan = LinkPlan::new(&self.settings, (slot, 0), None, publish).unwrap();
+        let mut plan = LinkPlan::new(&self.settings, (slot, 0), None, publish).unwrap();
+        plan.bridge = self.bridge.map(|name| self.settings.bridge_if(name));
+        if let Some(name) =
+            plan.bridge.as_deref().filter(|_| !self.links.iter().any(|link| link.bridge == plan.bridge))
+        {
+            bridge::create(&mut self.socket, name, &plan).unwrap();
+        }
         let netns = NetNs::create().unwrap();
         link::create(&mut self.socket, &netns, &plan).unwrap();
         self.links.push(plan.clone());

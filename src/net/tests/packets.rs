@@ -194,6 +194,35 @@ fn who_may_talk_to_a_service_begins_and_the_other_answers() {
     });
 }
 
+/// Where bridged packets are filtered, the kernel hands what is translated to a port of the same bridge from port to port,
+/// past the host's routing: the ports are isolated, so that it gets to nobody.
+#[test]
+fn on_a_host_that_filters_bridged_packets_nothing_more_gets_through() {
+    for at in [&V4, &V6] {
+        on_a_host(move |world| {
+            (world.side, world.bridge) = (at, Some("apps"));
+            filter_bridged(true);
+            let port = at.publish(at.any, "5432:5432/udp");
+            let (web, db) = (world.guest(0, &[]), world.guest(1, &[port]));
+            let mut table = world.table();
+            table.add(&Element::of_port(port, db.address)).unwrap();
+            let server = db.udp(DB);
+            shout(&web.netns, (db.address, DB));
+            until_counted("to_service", 1);
+            shout(&web.netns, (at.gateway, DB));
+            let talk_to = Talk { from: web.address, to: db.address, door: Door::One(DB, Proto::Udp) };
+            table.add(&[Element::Talk(talk_to)]).unwrap();
+            assert_eq!(ask(&server, &web.netns, (db.address, DB)), web.address, "by its own address it goes");
+            assert_empty(&server);
+            assert_eq!(
+                ask(&server, &world.host, (at.gateway, DB)),
+                at.gateway,
+                "and for the host by its port"
+            );
+        });
+    }
+}
+
 #[test]
 fn a_published_port_leads_services_to_whom_they_may_talk_and_to_themselves() {
     in_both(|world, at| {
@@ -353,6 +382,7 @@ fn the_services_of_two_supervisors_are_not_each_others_outside() {
             name: "staging".to_owned(),
             prefix4: "10.84.0.0/16".parse::<Prefix4>().unwrap(),
             prefix6: Some("fd50:5300:84::/64".parse::<Prefix6>().unwrap()),
+            bridges: Default::default(),
         };
         let (local, gateway): (IpAddr, IpAddr) = match at.is_ipv6() {
             false => (LOCALHOST, [10, 84, 0, 1].into()),

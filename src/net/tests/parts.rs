@@ -125,6 +125,67 @@ fn a_link_is_complete_on_both_ends() {
 }
 
 #[test]
+fn a_port_of_a_bridge_is_nobodys_neighbour() {
+    on_a_host(|world| {
+        world.bridge = Some("apps");
+        let name = world.settings.bridge_if("apps");
+        let (web, db) = (world.guest(5, &[publish("127.0.0.1:1:1/tcp")]), world.guest(6, &[]));
+        let bridge = &json(&world.host, &format!("ip -j -d addr show dev {name}"))[0];
+        assert_eq!(bridge["address"], "02:51:0a:53:00:01");
+        let addresses: Vec<&str> =
+            bridge["addr_info"].as_array().unwrap().iter().filter_map(|one| one["local"].as_str()).collect();
+        assert_eq!(addresses, ["10.83.0.1", "fd50:5300::1"], "none of the kernel's own");
+        let data = &bridge["linkinfo"]["info_data"];
+        assert_eq!((&data["forward_delay"], &data["mcast_snooping"]), (&0.into(), &0.into()));
+        for (key, value) in [("forwarding", "1"), ("route_localnet", "1"), ("proxy_arp", "0")] {
+            assert_eq!(sysctl::get(&format!("ipv4/conf/{name}/{key}")).unwrap(), value, "{key}");
+        }
+        for guest in [&web, &db] {
+            let port = &json(&world.host, &format!("ip -j -d addr show dev {}", guest.plan.host_if))[0];
+            assert_eq!((&port["master"], &port["operstate"]), (&name.as_str().into(), &"UP".into()));
+            assert_eq!(port["addr_info"].as_array().unwrap().len(), 0);
+            let data = &port["linkinfo"]["info_slave_data"];
+            for (key, value) in [
+                ("isolated", true),
+                ("locked", true),
+                ("learning", false),
+                ("flood", false),
+                ("mcast_flood", false),
+                ("bcast_flood", false),
+            ] {
+                assert_eq!(data[key], value, "{key}");
+            }
+            assert_eq!(data["state"], "forwarding");
+            let entries = json(&world.host, &format!("bridge -j fdb show brport {}", guest.plan.host_if));
+            let entry = entries.as_array().unwrap().iter().find(|one| one["state"] == "static").unwrap();
+            assert_eq!(entry["mac"], guest.plan.guest_mac.to_string());
+            let neighbour = &json(&guest.netns, "ip -j -4 neigh")[0];
+            assert_eq!(
+                (&neighbour["lladdr"], &neighbour["state"][0]),
+                (&bridge["address"], &"PERMANENT".into())
+            );
+        }
+        // Another one with that hardware address would take its packets.
+        let plan = LinkPlan { guest_mac: web.plan.guest_mac, host_if: "other".to_owned(), ..db.plan.clone() };
+        let error = link::create(&mut world.socket, &NetNs::create().unwrap(), &plan).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EEXIST), "{error}");
+        assert!(!run("ip -o link").contains("other"));
+
+        let ways = || run(&format!("ip route show dev {name}")).lines().count();
+        let neighbours = || run(&format!("ip neigh show dev {name}")).lines().count();
+        assert_eq!((ways(), neighbours()), (2, 4));
+        bridge::unplug(&mut world.socket, &name, &web.plan).unwrap();
+        bridge::unplug(&mut world.socket, &name, &web.plan).unwrap();
+        assert_eq!((ways(), neighbours()), (1, 2));
+        // Who has its address next has its place at once, though the kernel has not yet taken the port away.
+        let plan = LinkPlan { host_if: "next".to_owned(), ..web.plan.clone() };
+        link::create(&mut world.socket, &NetNs::create().unwrap(), &plan).unwrap();
+        bridge::settle(&mut world.socket, &name, &[&db.plan]).unwrap();
+        assert_eq!((ways(), neighbours()), (1, 2), "what a predecessor left is gone");
+    });
+}
+
+#[test]
 fn a_link_without_ipv6_has_none() {
     on_a_host(|world| {
         let plan = LinkPlan { v6: None, ..LinkPlan::new(&world.settings, (5, 2), None, &[]).unwrap() };
@@ -334,6 +395,7 @@ fn two_tables_live_side_by_side_and_each_goes_without_a_trace() {
             name: "staging".to_owned(),
             prefix4: "10.84.0.0/16".parse::<Prefix4>().unwrap(),
             prefix6: None,
+            bridges: Default::default(),
         };
         let (mut one, mut two) = (world.table(), Table::open(&staging).unwrap());
         let port = publish("127.0.0.1:80:80/tcp");

@@ -10,7 +10,7 @@ use crate::{
         schema::{Scalar, Text, WordOrList},
         value::{self, Refusal},
     },
-    net::addr::{Mac, MacError},
+    net::addr::Mac,
     spec::{
         Attached, AttachedKind, Bandwidth, Capability, NetworkMode, Unit,
         bandwidth::{LEAST_RATE, MOST_BURST, least_burst},
@@ -113,6 +113,7 @@ pub(super) fn past_the_filter(reader: &mut Reader<'_>, kind: AttachedKind) {
         ("allow_to", table.allow_to.iter().flatten().next().map(Text::span)),
         ("allow_from", table.allow_from.iter().flatten().next().map(Text::span)),
         ("bandwidth", table.bandwidth.as_ref().map(toml::Spanned::span)),
+        ("bridge", table.bridge.as_ref().map(Text::span)),
         ("firewall", table.firewall.as_ref().map(Text::span)),
     ];
     for (key, span) in spans {
@@ -127,13 +128,23 @@ pub(super) fn past_the_filter(reader: &mut Reader<'_>, kind: AttachedKind) {
     }
 }
 
-pub(super) fn mac(reader: &mut Reader<'_>) -> Option<Mac> {
+pub(super) fn mac(reader: &mut Reader<'_>, bridge: Option<&str>, claims: &mut Claims) -> Option<Mac> {
     let text = reader.file.tables.network.mac.as_ref()?;
-    let mac = reader.text(text)?.parse().map_err(|error: MacError| {
-        Refusal::new(error.to_string())
-            .hint("write such as \"02:00:00:00:00:07\": 02 marks it as one of your own")
+    let parsed = reader.text(text)?.parse::<Mac>().map_err(|error| error.to_string());
+    let mac = parsed.and_then(|mac| match bridge {
+        Some(_) if mac.is_derived() => Err(format!("{mac} is one of those that others on the bridge have")),
+        _ => Ok(mac),
     });
-    reader.take(text.span(), mac)
+    let hint = "write such as \"02:00:00:00:00:07\": 02 marks it as one of your own";
+    let mac = reader.take(text.span(), mac.map_err(|why| Refusal::new(why).hint(hint)))?;
+    claims.port = bridge.map(|bridge| ((bridge.to_owned(), mac), text.span()));
+    Some(mac)
+}
+
+pub(super) fn bridge(reader: &mut Reader<'_>) -> Option<String> {
+    let text = reader.file.tables.network.bridge.as_ref()?;
+    let name = reader.text(text)?;
+    reader.take(text.span(), value::parse_bridge(&name))
 }
 
 pub(super) fn interface(reader: &mut Reader<'_>) -> Option<String> {

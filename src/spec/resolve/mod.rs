@@ -49,6 +49,7 @@ use crate::{
         value::{self, Refusal, Specifiers},
     },
     machine::{Policy, RestartMode, RestartOn},
+    net::addr::Mac,
 };
 
 /// What a unit says about others or about what there is one of on the host, with the span where it says so: for the
@@ -72,6 +73,8 @@ pub struct Claims {
     pub peers: Vec<(UnitName, Range<usize>)>,
     /// `network.address`.
     pub address: Option<(std::net::Ipv4Addr, Range<usize>)>,
+    /// `network.mac`, on a bridge.
+    pub port: Option<((String, Mac), Range<usize>)>,
     /// `network.publish`.
     pub publish: Vec<(Publish, Range<usize>)>,
     /// `[[socket]]`.

@@ -61,13 +61,15 @@ pub(super) fn network(reader: &mut Reader<'_>) -> (Network, Claims) {
     only_with_a_link(reader, &mode);
     let mtu = mtu.and_then(|mtu| u32::try_from(mtu).ok());
     let bandwidth = link::bandwidth(reader, mtu);
-    let (mac, interface) = (link::mac(reader), link::interface(reader));
+    let bridge = link::bridge(reader);
+    let (mac, interface) = (link::mac(reader, bridge.as_deref(), &mut claims), link::interface(reader));
     let publish = claims.publish.iter().map(|(publish, _)| *publish).collect();
     let network = Network {
         mode,
         address,
         mac,
         interface,
+        bridge,
         mtu,
         publish,
         egress,
@@ -333,6 +335,7 @@ fn only_with_a_link(reader: &mut Reader<'_>, mode: &NetworkMode) {
         ("address", table.address.as_ref().map(Text::span)),
         ("mac", table.mac.as_ref().map(Text::span)),
         ("interface", table.interface.as_ref().map(Text::span)),
+        ("bridge", table.bridge.as_ref().map(Text::span)),
         ("mtu", table.mtu.as_ref().map(toml::Spanned::span)),
         ("publish", publish.map(Text::span)),
         ("egress", egress.map(toml::Spanned::span)),
