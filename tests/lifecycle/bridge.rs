@@ -7,11 +7,9 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
-
 use crate::{
     reach::connect,
-    spoof::{json, sh},
+    spoof::{json, links, sh},
     support::{
         World, wait_until,
         world::{http_get, wait_http},
@@ -31,17 +29,14 @@ fn services() -> u16 {
 
 /// The host's name of a bridge, by what it ends with.
 fn host_name(bridge: &str) -> Option<String> {
-    let all = json("ip -j link show type bridge");
-    let names = all.as_array().expect("a list").iter().filter_map(|link| link["ifname"].as_str());
-    names.filter(|name| name.ends_with(&format!("-{bridge}"))).map(str::to_owned).next()
+    links("type bridge").into_iter().find(|name| name.ends_with(&format!("-{bridge}")))
 }
 
 /// The links that are ports of a bridge.
 fn ports(bridge: &str) -> BTreeSet<String> {
-    let Some(bridge) = host_name(bridge) else { return BTreeSet::new() };
-    let all = json(&format!("ip -j link show master {bridge}"));
-    let names = all.as_array().expect("a list").iter().filter_map(|link| link["ifname"].as_str());
-    names.map(str::to_owned).collect()
+    host_name(bridge)
+        .map(|bridge| links(&format!("master {bridge}")).into_iter().collect())
+        .unwrap_or_default()
 }
 
 /// Gives a bridge a range of addresses.
@@ -118,7 +113,7 @@ pub fn fifty_on_one_bridge_are_as_far_from_each_other_as_on_none(world: &mut Wor
     world.ok(&["start", "db"]);
     wait_until("it is reached again", LONG, || reaches(world, "app0", "db"));
     assert_eq!(world.stop(), Ok(()));
-    assert_eq!(json("ip -j link show type bridge"), json!([]));
+    assert!(links("type bridge").is_empty());
 }
 
 pub fn a_service_moves_between_bridges_with_its_file(world: &mut World) {
