@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn all() -> Vec<support::Test> {
-    tests![services: Root CgroupV2 UserNs Nft; places: Root CgroupV2 UserNs Nft]
+    tests![services: Root CgroupV2 UserNs Nft; bridged: Root CgroupV2 UserNs Nft; places: Root CgroupV2 UserNs Nft]
 }
 
 /// Numbers from the environment, or these.
@@ -101,6 +101,16 @@ fn resident(pid: u32) -> String {
 }
 
 fn services(world: &mut World) {
+    beside_others(world, "");
+}
+
+/// The same with all of them on one bridge.
+fn bridged(world: &mut World) {
+    beside_others(world, "network.bridge = \"apps\"\n");
+}
+
+/// `all` are keys of each of them.
+fn beside_others(world: &mut World, all: &str) {
     let _in_memory = configure(world);
     let titles = [
         "services",
@@ -116,7 +126,7 @@ fn services(world: &mut World) {
     ];
     let (mut rows, mut found) = (vec![titles.map(str::to_owned).to_vec()], Vec::new());
     let service = |world: &World, name: &str, keys: &str| {
-        world.write_service(name, &world.probe_toml(&["wait"], keys));
+        world.write_service(name, &world.probe_toml(&["wait"], &format!("{all}{keys}")));
     };
     service(world, "more", "unit.enabled = false\nnetwork.publish = [\"7000:80\"]");
     let mut there = 0;
