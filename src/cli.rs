@@ -4,6 +4,7 @@
 //! one function of another module.
 
 mod ingress;
+mod man;
 mod output;
 mod score;
 mod session;
@@ -291,6 +292,11 @@ pub enum Verb {
         /// Which
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages, for packages
+    Man {
+        /// Below this directory, as /usr/share/man has them
+        dir: PathBuf,
+    },
 }
 
 /// Some services.
@@ -331,6 +337,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
         Verb::Version => verbs::version(global.json),
         Verb::Completions { shell } => output::completions(shell, &mut Cli::command()),
+        Verb::Man { dir } => man::write(&dir, Cli::command()),
         verb => verbs::ask(&global, verb),
     }
 }

@@ -5,103 +5,39 @@
 
 #![allow(missing_docs, reason = "a test program exports nothing")]
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fmt::Write, fs, path::Path, process::Command};
 
-const HEAD: &str = "\
-# Service files: the keys
+use palisade::config::reference::{
+    SERVICE, SERVICE_EXAMPLE, SERVICE_FILES, SETTINGS, SETTINGS_EXAMPLE, Table, example, walk,
+};
 
-One TOML file is one service; the file name without `.toml` is its name. A key that is not on this page is refused.
-Files live in `/etc/palisade/services.d`, `/run/palisade/services.d` and `/usr/lib/palisade/services.d`; the first that has
-a name wins, a link to `/dev/null` masks it, and `NAME.toml.d/*.toml` beside any of them are merged into it in the order of
-their names: single values replace, tables are merged, lists are replaced, and `\"+key\"` appends to a list.
-
-Durations are `\"500ms\"`, `\"5s\"`, `\"2min\"`, `\"1h30m\"`, `\"1d\"`, `\"infinity\"`; a bare number is seconds. Sizes are `\"64K\"`,
-`\"512M\"`, `\"2G\"` in powers of 1024. In strings `%n` is the service's name, `%p` and `%i` the parts of an instance's, `%H` the
-host's name, `%%` a percent sign. In commands `${NAME}` is a variable of the service's environment, `$NAME` as a word of its
-own is split into words, `$$` is a dollar sign.
-
-This page is made from the comments of the loader.
-";
-
-/// One table of the schema: its title, and (key, description) of each field.
-struct Table {
-    title: String,
-    about: String,
-    keys: Vec<(String, String)>,
-}
-
-fn tables(source: &str) -> Vec<Table> {
-    let mut tables: Vec<Table> = Vec::new();
-    let mut comment = String::new();
-    let mut inside = false;
-    for line in source.lines() {
-        let text = line.trim();
-        if let Some(doc) = text.strip_prefix("///") {
-            let _ = write!(comment, "{}{}", if comment.is_empty() { "" } else { " " }, doc.trim());
-        } else if let Some(name) = text.strip_prefix("pub struct ").and_then(|rest| rest.split(' ').next()) {
-            inside = name.ends_with("Table") && text.ends_with('{');
-            if inside {
-                let (title, about) = comment.split_once("; ").unwrap_or((&comment, ""));
-                let (title, about) = (title.trim_end_matches('.').to_owned(), about.to_owned());
-                tables.push(Table { title, about, keys: Vec::new() });
-            }
-            comment.clear();
-        } else if text == "}" {
-            inside = false;
-        } else if let Some((key, _)) = text.strip_prefix("pub ").and_then(|field| field.split_once(": ")) {
-            if inside {
-                let key = key.trim_start_matches("r#").to_owned();
-                tables.last_mut().expect("a field follows its struct").keys.push((key, comment.clone()));
-            }
-            comment.clear();
-        } else if !text.starts_with("#[") {
-            comment.clear();
+fn page() -> String {
+    let mut page = format!(
+        "# Service files: the keys\n\n{SERVICE_FILES}\nThis page is made from the comments of the loader; \
+         palisade.services(5) has the same with an example of every key.\n"
+    );
+    for (path, table) in walk(SERVICE) {
+        let _ = write!(page, "\n## {}\n", table.title());
+        let about = table.description();
+        if !about.is_empty() {
+            let _ = write!(page, "{about}\n\n");
         }
-    }
-    tables
-}
-
-fn page(tables: &[Table]) -> String {
-    let mut page = HEAD.to_owned();
-    for table in tables {
-        let _ = write!(page, "\n## {}\n", table.title);
-        if !table.about.is_empty() {
-            let _ = write!(page, "{}\n\n", capital(&table.about));
-        }
-        page.push_str("| key | meaning | default |\n|---|---|---|\n");
-        for (key, description) in &table.keys {
-            let (meaning, default) = match description.rsplit_once(" Default: ") {
-                Some((meaning, default)) => (meaning, default.trim_end_matches('.')),
-                None => (description.as_str(), ""),
-            };
+        page.push_str("| key | meaning | default | in systemd |\n|---|---|---|---|\n");
+        for key in table.keys {
             let cell = |text: &str| text.replace('|', "\\|");
-            let _ = writeln!(page, "| `{key}` | {} | {} |", cell(meaning), cell(default));
+            let example = example(SERVICE_EXAMPLE, &format!("{path}.{}", key.name));
+            let (meaning, default) = (cell(key.meaning()), cell(key.default().unwrap_or_default()));
+            let systemd = cell(example.and_then(|example| example.systemd).unwrap_or_default());
+            let _ = writeln!(page, "| `{}` | {meaning} | {default} | {systemd} |", key.name);
         }
     }
     page
 }
 
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(|first| first.to_ascii_uppercase()).unwrap_or_default();
-    let end = if text.ends_with('.') { "" } else { "." };
-    format!("{first}{}{end}", chars.as_str())
-}
-
-/// All tables in their order: those that stand in files of their own follow the one that they belong to.
-fn schema(root: &Path) -> Vec<Table> {
-    let read =
-        |path: &str| tables(&fs::read_to_string(root.join("src/config").join(path)).expect("our own source"));
-    let mut all = read("schema.rs");
-    let unit = all.iter().position(|table| table.title == "`[unit]`").expect("the first table");
-    all.splice(unit + 1..unit + 1, read("schema/condition.rs"));
-    all
-}
-
 #[test]
 fn the_reference_says_what_the_loader_says() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = page(&schema(root));
+    let page = page();
     let path = root.join("docs/service-files.md");
     if std::env::var_os("PALISADE_WRITE_DOCS").is_some() {
         fs::create_dir_all(root.join("docs")).unwrap();
@@ -141,14 +77,56 @@ fn the_page_about_policies_has_the_table_of_exposures() {
 
 #[test]
 fn every_key_is_described() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tables = schema(root);
-    assert!(tables.len() >= 11, "the schema is not read: {} tables", tables.len());
-    for table in &tables {
-        assert!(!table.keys.is_empty(), "{}", table.title);
-        for (key, description) in &table.keys {
-            assert!(description.ends_with('.'), "{} {key}: {description:?}", table.title);
+    for (tables, text) in [(SERVICE, SERVICE_EXAMPLE), (SETTINGS, SETTINGS_EXAMPLE)] {
+        let all: Vec<(String, &Table)> = walk(tables);
+        assert!(all.len() >= 4, "the loader's structures are not read: {} tables", all.len());
+        for (path, table) in all {
+            assert!(!table.keys.is_empty(), "{path}");
+            for key in table.keys {
+                assert!(key.about.ends_with('.'), "{path}.{}: {:?}", key.name, key.about);
+                let found = example(text, &format!("{path}.{}", key.name));
+                assert!(found.is_some(), "{path}.{}: no example in src/config/reference", key.name);
+            }
         }
+    }
+}
+
+/// The pages that packages have, read by the two programs that show them.
+#[test]
+#[ignore = "needs man-db and mandoc"]
+fn manual_pages_are_read_without_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let palisade = |arguments: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_palisade")).args(arguments).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    palisade(&["man", dir.path().to_str().unwrap()]);
+    let mut pages = Vec::new();
+    for section in ["man1", "man5"] {
+        let entries = fs::read_dir(dir.path().join(section)).unwrap();
+        pages.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    let names: Vec<&str> = pages.iter().map(|page| page.file_name().unwrap().to_str().unwrap()).collect();
+    for name in ["palisade.1", "palisade-run.1", "palisade.services.5", "palisade.toml.5"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    for page in &pages {
+        let man = ["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z"];
+        let shown = Command::new("man").args(man).arg(page).output().expect("man-db is installed");
+        assert!(shown.status.success() && shown.stderr.is_empty(), "{page:?}: {shown:?}");
+        let lint = Command::new("mandoc")
+            .args(["-Tlint", "-Werror"])
+            .arg(page)
+            .output()
+            .expect("mandoc is installed");
+        assert!(lint.status.success(), "{page:?}: {}", String::from_utf8_lossy(&lint.stdout));
+    }
+    let text = fs::read_to_string(dir.path().join("man5/palisade.services.5")).unwrap();
+    let keys = walk(SERVICE).iter().map(|(_, table)| table.keys.len()).sum::<usize>();
+    assert_eq!(text.matches("\nExample: ").count(), keys, "an example of every key");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(palisade(&["completions", shell]).contains("daemon-reload"), "{shell}");
     }
 }
 

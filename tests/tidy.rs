@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The modules that decide, and whom they may use of this crate. All others act.
-const PURE: [(&str, &[&str]); 15] = [
+const PURE: [(&str, &[&str]); 16] = [
     ("calendar", &[]),
     ("config::schema", &["spec"]),
     ("config::value", &["config::diagnostic", "config::schema", "spec"]),
@@ -41,6 +41,7 @@ const PURE: [(&str, &[&str]); 15] = [
         ],
     ),
     ("config::diagnostic", &[]),
+    ("config::reference", &[]),
 ];
 
 /// What acts, from the top down: each may use those below it and the pure ones.

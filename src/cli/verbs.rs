@@ -114,7 +114,8 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         | Verb::Check { .. }
         | Verb::Score { .. }
         | Verb::Version
-        | Verb::Completions { .. } => unreachable!("these do not ask a supervisor"),
+        | Verb::Completions { .. }
+        | Verb::Man { .. } => unreachable!("these do not ask a supervisor"),
     }
 }
 

@@ -8,6 +8,7 @@ mod common;
 pub mod diagnostic;
 mod load;
 pub mod policy;
+pub mod reference;
 pub mod schema;
 pub mod settings;
 mod tables;

@@ -54,14 +54,21 @@ impl Default for Settings {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct SettingsTables {
+    /// What its network is called, and where its addresses come from.
     network: NetworkTable,
-    ids: IdSettings,
-    cgroup: CgroupSettings,
+    /// Which ids of the host are its services'.
+    ids: IdsTable,
+    /// Where its control groups are.
+    cgroup: CgroupTable,
+    /// How it goes about its work.
     supervisor: SupervisorTable,
-    /// What every service file leaves out; read with the service files, here for the mistakes in its keys alone.
+    // Read with the service files, here for the mistakes in its keys alone.
+    /// What a service file leaves out is as it stands here: the keys of a service file, but for those that say what one
+    /// service is (`unit.description`, `documentation`, `instances`, `service.command`). Default: none.
     defaults: Tables,
 }
 
+/// `[network]`; the names and ranges that links and rules are made of.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct NetworkTable {
@@ -76,22 +83,25 @@ struct NetworkTable {
     bridges: BTreeMap<String, Text>,
 }
 
+/// `[ids]`; the host's ids that services run with.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
-struct IdSettings {
+struct IdsTable {
     /// First host id that is given to a service. Default: 1879048192.
     base: Option<Spanned<i64>>,
     /// Ranges of 65536 ids, 2 or more; the last eighth is for `palisade run`. Default: 4000.
     count: Option<Spanned<i64>>,
 }
 
+/// `[cgroup]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
-struct CgroupSettings {
-    /// Relative to the cgroup2 mount. Default: made from the supervisor's own cgroup.
+struct CgroupTable {
+    /// Where the control groups of services are made, relative to the cgroup2 mount. Default: made from the supervisor's own cgroup.
     path: Option<Text>,
 }
 
+/// `[supervisor]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct SupervisorTable {
