@@ -6,6 +6,7 @@
 mod ingress;
 mod man;
 mod output;
+mod schema;
 mod score;
 mod session;
 mod show;
@@ -292,6 +293,12 @@ pub enum Verb {
         /// Which
         shell: clap_complete::Shell,
     },
+    /// Print a JSON Schema of files, for editors
+    Schema {
+        /// Which files
+        #[arg(value_enum, default_value = "service")]
+        files: schema::Kind,
+    },
     /// Write the manual pages, for packages
     Man {
         /// Below this directory, as /usr/share/man has them
@@ -337,6 +344,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
         Verb::Version => verbs::version(global.json),
         Verb::Completions { shell } => output::completions(shell, &mut Cli::command()),
+        Verb::Schema { files } => schema::print(files),
         Verb::Man { dir } => man::write(&dir, Cli::command()),
         verb => verbs::ask(&global, verb),
     }

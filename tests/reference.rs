@@ -1,11 +1,22 @@
-//! docs/service-files.md and docs/system-calls.md are made from the source.
+//! docs/service-files.md and docs/system-calls.md are made from the source, as the manual pages and the JSON Schema are.
 //!
-//! The one from the doc comments of `config::schema`, so that a key is described in one place, the other from the groups
+//! The one from the table of keys (`config::reference`), so that a key is described in one place, the other from the groups
 //! of `seccomp`. A test fails when its page is stale; with `PALISADE_WRITE_DOCS=1` it writes the page instead.
 
 #![allow(missing_docs, reason = "a test program exports nothing")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on ends here, functions beside the tests included"
+)]
 
-use std::{fmt::Write, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use palisade::config::reference::{
     SERVICE, SERVICE_EXAMPLE, SERVICE_FILES, SETTINGS, SETTINGS_EXAMPLE, Table, example, walk,
@@ -128,6 +139,148 @@ fn manual_pages_are_read_without_a_warning() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(palisade(&["completions", shell]).contains("daemon-reload"), "{shell}");
     }
+}
+
+/// Prints which of the files named on standard input the schema in the file named as argument does not accept.
+const VALIDATOR: &str = r#"
+import json, sys, tomllib
+from jsonschema import Draft7Validator
+with open(sys.argv[1]) as file:
+    schema = json.load(file)
+Draft7Validator.check_schema(schema)
+for path in sys.stdin.read().splitlines():
+    try:
+        with open(path, "rb") as file:
+            document = tomllib.load(file)
+    except tomllib.TOMLDecodeError:
+        print(path)
+        continue
+    if not Draft7Validator(schema).is_valid(document):
+        print(path)
+"#;
+
+/// The files and directories of `data/bad` with which a schema of names and types finds no fault, by what they are wrong in.
+const NOT_TOLD: &[(&str, &[&str])] = &[
+    (
+        "what a text or a number means",
+        &[
+            "bandwidth",
+            "command",
+            "duration",
+            "health",
+            "http",
+            "link",
+            "megabyte",
+            "network",
+            "relations",
+            "schedule",
+            "specifier",
+        ],
+    ),
+    (
+        "keys that do not go together",
+        &[
+            "attached",
+            "attached_in_vain",
+            "connection",
+            "connections",
+            "ingress",
+            "nested_off",
+            "oneshot",
+            "readiness",
+            "rollout",
+            "user_off",
+            "walls",
+        ],
+    ),
+    (
+        "what other files say",
+        &[
+            "address_clash",
+            "ceiling",
+            "cycle",
+            "cycle_mixed",
+            "host_clash",
+            "joined_network",
+            "port_clash",
+            "socket_clash",
+            "unknown_service",
+        ],
+    ),
+    ("what the host has", &["user"]),
+];
+
+/// All files below `dir` that are of this kind.
+fn files_of(dir: &Path, kind: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(files_of(&path, kind));
+            continue;
+        }
+        let text = path.to_str().unwrap();
+        let is = match path.file_name().unwrap().to_str().unwrap() {
+            "palisade.toml" => "settings",
+            // `palisade check` has more to say about it than a schema could.
+            "policy.toml" => "policy",
+            _ if text.contains(".toml.d/") || text.contains("profiles.d/") || text.contains("/profiles/") => {
+                "drop-in"
+            }
+            name if name.ends_with(".toml") => "service",
+            _ => "other",
+        };
+        if is == kind {
+            found.push(text.to_owned());
+        }
+    }
+    found
+}
+
+/// Which of the files below `dirs` the schemas refuse.
+fn refused(dirs: &[&str]) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let place = tempfile::tempdir().unwrap();
+    let mut all = Vec::new();
+    for kind in ["service", "drop-in", "settings"] {
+        let schema = Command::new(env!("CARGO_BIN_EXE_palisade")).args(["schema", kind]).output().unwrap();
+        assert!(schema.status.success(), "{schema:?}");
+        fs::write(place.path().join(kind), schema.stdout).unwrap();
+        let files: Vec<String> = dirs.iter().flat_map(|dir| files_of(&root.join(dir), kind)).collect();
+        let mut python = Command::new("python3");
+        python
+            .args(["-c", VALIDATOR])
+            .arg(place.path().join(kind))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut python = python.spawn().expect("python3 is installed");
+        python.stdin.take().unwrap().write_all(files.join("\n").as_bytes()).unwrap();
+        let out = python.wait_with_output().unwrap();
+        assert!(out.status.success(), "python3-jsonschema is installed");
+        all.extend(String::from_utf8(out.stdout).unwrap().lines().map(ToOwned::to_owned));
+    }
+    all
+}
+
+#[test]
+#[ignore = "needs python3-jsonschema"]
+fn the_schema_accepts_what_is_good_and_refuses_what_it_can_tell() {
+    let good = refused(&["examples", "services.d", "tests/data/plans", "src/config"]);
+    assert!(good.is_empty(), "{good:?}");
+
+    let bad = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bad");
+    let told: BTreeSet<String> = refused(&["tests/data/bad"])
+        .iter()
+        .map(|file| {
+            let first = Path::new(file).strip_prefix(&bad).unwrap().components().next().unwrap();
+            first.as_os_str().to_str().unwrap().trim_end_matches(".toml").to_owned()
+        })
+        .collect();
+    let all = fs::read_dir(&bad)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().trim_end_matches(".toml").to_owned());
+    let not_told: BTreeSet<String> = all.filter(|name| !told.contains(name)).collect();
+    let known = NOT_TOLD.iter().flat_map(|(_, names)| names.iter().map(|name| (*name).to_owned())).collect();
+    assert_eq!(not_told, known, "what the schema does not tell, and what is known of that");
 }
 
 const CALLS_HEAD: &str = "\

@@ -115,6 +115,7 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         | Verb::Score { .. }
         | Verb::Version
         | Verb::Completions { .. }
+        | Verb::Schema { .. }
         | Verb::Man { .. } => unreachable!("these do not ask a supervisor"),
     }
 }

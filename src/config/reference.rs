@@ -10,7 +10,7 @@ include!(concat!(env!("OUT_DIR"), "/keys.rs"));
 /// An example of every key of a service file.
 pub const SERVICE_EXAMPLE: &str = include_str!("reference/service.toml");
 /// An example of every key of `palisade.toml`.
-pub const SETTINGS_EXAMPLE: &str = include_str!("reference/settings.toml");
+pub const SETTINGS_EXAMPLE: &str = include_str!("reference/palisade.toml");
 
 /// What holds for service files as a whole: paragraphs, with what is typed in backquotes.
 pub const SERVICE_FILES: &str = "\
@@ -191,7 +191,7 @@ mod tests {
         sources.add(Path::new("service.toml"), SERVICE_EXAMPLE);
         let (_, found) = tables::read::<Tables>(&sources);
         assert!(found.is_empty(), "{found:#?}");
-        let settings = Settings::parse(Path::new("settings.toml"), SETTINGS_EXAMPLE).unwrap();
+        let settings = Settings::parse(Path::new("palisade.toml"), SETTINGS_EXAMPLE).unwrap();
         assert_eq!(settings.id_count, 1000);
     }
 
