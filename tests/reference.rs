@@ -165,6 +165,7 @@ const NOT_TOLD: &[(&str, &[&str])] = &[
         "what a text or a number means",
         &[
             "bandwidth",
+            "bridge",
             "command",
             "duration",
             "health",
@@ -182,6 +183,8 @@ const NOT_TOLD: &[(&str, &[&str])] = &[
         &[
             "attached",
             "attached_in_vain",
+            "bridge_in_vain",
+            "bridge_mac",
             "connection",
             "connections",
             "ingress",
@@ -202,6 +205,7 @@ const NOT_TOLD: &[(&str, &[&str])] = &[
             "cycle_mixed",
             "host_clash",
             "joined_network",
+            "mac_clash",
             "port_clash",
             "socket_clash",
             "unknown_service",

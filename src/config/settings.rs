@@ -80,7 +80,7 @@ struct NetworkTable {
     prefix6: Option<Text>,
     /// Parts of `prefix4` by the name of a bridge: `apps = "10.83.4.0/24"`. They are for services with that `network.bridge`
     /// and for no others; their IPv6 addresses end alike. Default: none, services on bridges have addresses as all have.
-    bridges: BTreeMap<String, Text>,
+    bridges: BTreeMap<Text, Text>,
 }
 
 /// `[ids]`; the host's ids that services run with.
@@ -184,13 +184,11 @@ impl Settings {
             }
         }
         for (name, text) in network.bridges {
-            let part = value::parse_bridge(&name).and_then(|name| {
-                let part = parse_part(text.get_ref(), &settings.network)?;
-                Ok((name, part))
-            });
-            match part {
-                Ok((name, part)) => drop(settings.network.bridges.insert(name, part)),
-                Err(refusal) => refuse(text.span(), refusal),
+            let bridge = value::parse_bridge(name.get_ref());
+            match (bridge, parse_part(text.get_ref(), &settings.network)) {
+                (Ok(bridge), Ok(part)) => drop(settings.network.bridges.insert(bridge, part)),
+                (Err(refusal), _) => refuse(name.span(), refusal),
+                (_, Err(refusal)) => refuse(text.span(), refusal),
             }
         }
         if let Some(text) = cgroup.path {
@@ -362,7 +360,7 @@ mod tests {
                 "apps = '10.90.4.0/24'\ndbs = '10.90.4.128/25'",
                 "palisade.toml:5:7: 10.90.4.128/25 meets 10.90.4.0/24, which is for apps",
             ),
-            ("Apps = '10.90.4.0/24'", "palisade.toml:4:8: \"Apps\" cannot name a bridge"),
+            ("Apps = '10.90.4.0/24'", "palisade.toml:4:1: \"Apps\" cannot name a bridge"),
         ] {
             let found = of(bridges).unwrap_err();
             assert!(found.len() == 1 && found[0].starts_with(said), "{found:?}");
