@@ -4,6 +4,7 @@
 //! one function of another module.
 
 mod ingress;
+mod logs;
 mod man;
 mod output;
 mod schema;
@@ -227,21 +228,8 @@ pub enum Verb {
         #[command(flatten)]
         names: Names,
     },
-    /// Show the output of services
-    Logs {
-        /// Go on with what they are writing
-        #[arg(short, long)]
-        follow: bool,
-        /// How many lines of the past
-        #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
-        lines: u32,
-        /// As it was written: without the time, and with everything that a terminal would obey
-        #[arg(long, conflicts_with = "json")]
-        raw: bool,
-        /// See there.
-        #[command(flatten)]
-        names: Names,
-    },
+    /// Show the output of services, that of several in the order of time
+    Logs(LogOptions),
     /// Show what happens to services, as it happens
     Events,
     /// Run a command inside the sandbox of a running service; the exit code is its own
@@ -304,6 +292,50 @@ pub enum Verb {
         /// Below this directory, as /usr/share/man has them
         dir: PathBuf,
     },
+}
+
+/// What `logs` shows, and how.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LogOptions {
+    /// Go on with what they are writing
+    #[arg(short, long, conflicts_with = "until")]
+    pub follow: bool,
+    /// How many lines of the past, of each service, or `all`; default: 100, and all with --since, --until or --grep
+    #[arg(short = 'n', long, value_name = "N", value_parser = logs::lines)]
+    pub lines: Option<logs::Lines>,
+    /// From this time on: "2026-11-29 07:00", "07:00", "-1h", "2h ago", "today", "yesterday", RFC 3339, or @SECONDS
+    #[arg(short = 'S', long, value_name = "TIME", value_parser = logs::time, allow_hyphen_values = true)]
+    pub since: Option<i64>,
+    /// Before this time
+    #[arg(short = 'U', long, value_name = "TIME", value_parser = logs::time, allow_hyphen_values = true)]
+    pub until: Option<i64>,
+    /// Lines in which this regular expression is found; "(?i)" at its beginning: in any case
+    #[arg(short, long, value_name = "REGEX", value_parser = logs::pattern)]
+    pub grep: Option<regex_lite::Regex>,
+    /// Lines of this level (emerg, alert, crit, err, warning, notice, info, debug or 0 to 7) and more urgent ones, or of
+    /// FROM..TO; a line says its own as "<3>" at its beginning, others are of level info
+    #[arg(short, long, value_name = "LEVEL", value_parser = logs::levels)]
+    pub priority: Option<std::ops::RangeInclusive<u8>>,
+    /// How: with the time and a level that is not info, the text alone, or JSON
+    #[arg(short, long, value_enum, value_name = "FORM", default_value = "short")]
+    pub output: Output,
+    /// As it was written: without the time, with its "<3>", and with everything that a terminal would obey
+    #[arg(long, conflicts_with_all = ["json", "output"])]
+    pub raw: bool,
+    /// See there.
+    #[command(flatten)]
+    pub names: Names,
+}
+
+/// How `logs` shows a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// Time, name and level where there is something to tell, text.
+    Short,
+    /// Text alone.
+    Cat,
+    /// An object each, on a line.
+    Json,
 }
 
 /// Some services.

@@ -124,8 +124,12 @@ fn answer(server: &mut Server, request: palisade::control::server::Request) {
                 partial: false,
                 text: text.into(),
             };
-            server.reply(client, &LogEntries { entries: vec![entry("one")] }, true);
-            server.reply(client, &LogEntries { entries: vec![entry("\u{1b}[31mtwo")] }, false);
+            server.reply(client, &LogEntries { entries: vec![entry("one")], is_past_over: false }, true);
+            server.reply(
+                client,
+                &LogEntries { entries: vec![entry("\u{1b}[31mtwo")], is_past_over: true },
+                false,
+            );
         }
         Method::Exec(exec) if exec.name != "web" => {
             server.error(client, &Error::NotRunning { name: exec.name });

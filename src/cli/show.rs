@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use super::output::{Colour, escape};
+use super::{
+    logs,
+    output::{Colour, escape},
+};
 use crate::{
     control::types::{
         Denial, EndKind, Event, ExitRecord, Fault, Limit, LogEntry, Moment, Obstacle, Port, ServiceState,
@@ -232,14 +235,24 @@ fn folded(texts: &[String]) -> Vec<String> {
     lines
 }
 
-/// A line of output of a service.
-pub(super) fn log_line(entry: &LogEntry, with_name: bool) -> String {
+/// A line of output of a service; a level other than the usual one is named.
+pub(super) fn log_line(entry: &LogEntry, with_name: bool, level: u8) -> String {
     let name = match with_name {
         true => format!("{}: ", escape(&entry.name)),
         false => String::new(),
     };
     let time = Colour::Dim.paint(&escape(&entry.time));
-    format!("{time} {name}{}\n", escape(&entry.text))
+    let text = match logs::LEVELS.get(usize::from(level)).filter(|_| level != logs::INFO) {
+        Some(word) => format!("{word}: {}", escape(&entry.text)),
+        None => escape(&entry.text).into_owned(),
+    };
+    let text = match level {
+        0..=3 => Colour::Red.paint(&text),
+        4 => Colour::Yellow.paint(&text),
+        7 => Colour::Dim.paint(&text),
+        _ => text,
+    };
+    format!("{time} {name}{text}\n")
 }
 
 /// A line about something that happened.

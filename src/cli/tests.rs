@@ -262,8 +262,9 @@ fn output_and_events_are_one_safe_line_each() {
         text: "\u{1b}[31mred\rover".into(),
     };
     let line = "2026-11-23T21:12:50.123456Z web: \\x1b[31mred\\x0dover\n";
-    assert_eq!(plain(&show::log_line(&entry, true)), line);
-    assert_eq!(plain(&show::log_line(&entry, false)), line.replace("web: ", ""));
+    assert_eq!(plain(&show::log_line(&entry, true, 6)), line);
+    assert_eq!(plain(&show::log_line(&entry, false, 6)), line.replace("web: ", ""));
+    assert_eq!(plain(&show::log_line(&entry, true, 3)), line.replace("web: ", "web: err: "));
     let event = Event {
         time: moment(NOW),
         name: "web".into(),

@@ -12,13 +12,12 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Exit, Global, Verb, ingress, output, session, show};
+use super::{Exit, Global, Verb, ingress, logs, output, session, show};
 use crate::control::{
     client::{CallError, Client},
-    proto::{Apply, Error, Kill, Logs, Method, Names, Upgrade},
+    proto::{Apply, Error, Kill, Method, Names, Upgrade},
     types::{
-        Changes, Confirmed, Events, LogEntries, Planned, PlannedChanges, Pong, ServiceState, ServiceStatus,
-        Services,
+        Changes, Confirmed, Events, Planned, PlannedChanges, Pong, ServiceState, ServiceStatus, Services,
     },
 };
 use crate::{
@@ -87,9 +86,7 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
             change(&mut client, &Method::Kill(Kill { names: names.names, signal }), json)
         }
         Verb::DaemonReload => change(&mut client, &Method::DaemonReload, json),
-        Verb::Logs { follow, lines, raw, names } => {
-            logs(&mut client, Logs { names: names.names, lines, follow }, json, raw)
-        }
+        Verb::Logs(options) => logs::logs(&mut client, options, json),
         Verb::Events => events(&mut client, json),
         Verb::Plan { .. } => plan(&mut client, json),
         Verb::Ingress { format, tls, out } => {
@@ -235,21 +232,6 @@ fn show_planned(answer: &PlannedChanges, json: bool) -> io::Result<()> {
     output::print(&answer.changes.iter().map(line).collect::<String>())
 }
 
-fn logs(client: &mut Client, logs: Logs, json: bool, raw: bool) -> Result<Exit, CallError> {
-    let is_plain_name = |name: &String| !name.contains(['*', '?', '[']);
-    let with_name = logs.names.len() > 1 || !logs.names.iter().all(is_plain_name);
-    let mut shown = Ok(());
-    client.call_more(&Method::Logs(logs), |LogEntries { entries }| {
-        shown = entries.iter().try_for_each(|entry| match json {
-            true => output::json_line(entry),
-            false if raw => output::raw(&entry.text, !entry.partial),
-            false => output::print(&show::log_line(entry, with_name)),
-        });
-        go_on(&shown)
-    })?;
-    Ok(done(shown))
-}
-
 fn events(client: &mut Client, json: bool) -> Result<Exit, CallError> {
     let mut shown = Ok(());
     client.call_more(&Method::Events, |Events { events }| {
@@ -263,7 +245,7 @@ fn events(client: &mut Client, json: bool) -> Result<Exit, CallError> {
 }
 
 /// Ends a stream of answers when nobody reads them any more.
-fn go_on(shown: &io::Result<()>) -> ControlFlow<()> {
+pub(super) fn go_on(shown: &io::Result<()>) -> ControlFlow<()> {
     match shown {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -81,11 +82,18 @@ pub struct Kill {
 pub struct Logs {
     /// Names and patterns.
     pub names: Vec<String>,
-    /// How many lines of the past, of each service.
-    pub lines: u32,
+    /// How many lines of the past, of each service; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u32>,
     /// Go on with whatever comes.
     #[serde(default)]
     pub follow: bool,
+    /// None that was written before: microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<i64>,
+    /// None that was written then or later: microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<i64>,
 }
 
 /// Parameters of `Apply`.
@@ -326,8 +334,15 @@ impl Method {
             Method::Start(Names { names })
             | Method::Stop(Names { names })
             | Method::Restart(Names { names })
-            | Method::Reload(Names { names })
-            | Method::Logs(Logs { names, .. }) => names_are_sane(names, 1),
+            | Method::Reload(Names { names }) => names_are_sane(names, 1),
+            Method::Logs(Logs { names, since, until, .. }) => {
+                for (parameter, time) in [("since", since), ("until", until)] {
+                    if time.is_some_and(|time| Timestamp::from_microsecond(time).is_err()) {
+                        return Err(Error::parameter(parameter));
+                    }
+                }
+                names_are_sane(names, 1)
+            }
             Method::Kill(Kill { names, signal }) => match signal {
                 1..=64 => names_are_sane(names, 1),
                 _ => Err(Error::parameter("signal")),

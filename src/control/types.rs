@@ -471,6 +471,9 @@ pub struct Changes {
 pub struct LogEntries {
     /// Oldest first.
     pub entries: Vec<LogEntry>,
+    /// These are the last of the past: what follows is written from now on. Said once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_past_over: bool,
 }
 
 /// One reply of `Events`.

@@ -15,7 +15,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
-pub use reader::{Batch, Follower, tail};
+pub use reader::{Batch, Follower, Wanted, tail};
 pub use record::{Record, TEXT_MAX, decode, encode};
 pub use writer::LogWriter;
 

@@ -2,21 +2,25 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
+    io, mem,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
+
 use super::{
     LogEntry, Stream, path,
-    record::{Record, TEXT_MAX, decode},
+    record::{Record, TEXT_MAX, decode, stamp},
 };
 use crate::sys::SysError;
 
 /// Bytes read at once.
 const BLOCK: usize = 64 << 10;
-/// Bytes of log that one batch is made of, at most, for each service.
+/// Bytes of log that are read for one batch, at most.
 const BATCH: usize = 4 * BLOCK;
+/// Bytes read at once where many logs are read beside each other.
+const BLOCK_LEAST: usize = 4 << 10;
 /// A line of a log file that is longer than this is no record.
 const LINE_MAX: usize = TEXT_MAX + 64;
 /// The most rotated files that are looked for.
@@ -29,6 +33,42 @@ pub struct Batch {
     pub entries: Vec<LogEntry>,
     /// There is more to be had at once; otherwise after [`Follower::wrote`].
     pub more: bool,
+    /// All that there was when the reading began has been given with this batch; in no other.
+    pub is_past_over: bool,
+}
+
+/// What is to be read of each log.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// So many lines of the past; none: all of them.
+    pub lines: Option<u64>,
+    /// None that was written before.
+    pub since: Option<Timestamp>,
+    /// None that was written at that time or later.
+    pub until: Option<Timestamp>,
+    /// Go on after the end.
+    pub follow: bool,
+}
+
+/// From when, and until when without that time itself, in the form of records: their text compares as the times do.
+#[derive(Debug, Default)]
+struct Span {
+    since: Option<String>,
+    until: Option<String>,
+}
+
+impl Span {
+    fn has(&self, time: &str) -> bool {
+        !self.is_before(time) && !self.is_after(time)
+    }
+
+    fn is_before(&self, time: &str) -> bool {
+        self.since.as_deref().is_some_and(|since| time < since)
+    }
+
+    fn is_after(&self, time: &str) -> bool {
+        self.until.as_deref().is_some_and(|until| time >= until)
+    }
 }
 
 /// Reads the logs of some services, at its caller's pace.
@@ -38,7 +78,10 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Follower {
     dir: PathBuf,
+    span: Span,
     follow: bool,
+    /// The past was given.
+    is_live: bool,
     sources: Vec<Source>,
 }
 
@@ -54,6 +97,8 @@ struct Source {
     unfinished: [Option<(String, Vec<u8>)>; 2],
     /// There may be something that was not read yet.
     is_stale: bool,
+    /// Read, and not given yet: another log may have something older.
+    ready: Vec<LogEntry>,
 }
 
 /// The last `lines` lines of one service.
@@ -61,7 +106,8 @@ struct Source {
 /// # Errors
 /// `SysError` of open(2) or read(2). A service that has not written anything yet has no lines.
 pub fn tail(dir: &Path, name: &str, lines: u64) -> Result<Vec<LogEntry>, SysError> {
-    let mut follower = Follower::open(dir, &[name], lines, false)?;
+    let wanted = Wanted { lines: Some(lines), ..Wanted::default() };
+    let mut follower = Follower::open(dir, &[name], &wanted)?;
     let mut entries = Vec::new();
     loop {
         let batch = follower.read()?;
@@ -73,11 +119,12 @@ pub fn tail(dir: &Path, name: &str, lines: u64) -> Result<Vec<LogEntry>, SysErro
 }
 
 impl Follower {
-    /// Begins `lines` lines before the end of each log. Without `follow` it ends where the log ends now.
+    /// Begins where the first line is that is wanted. Without `follow` it ends where the log ends now.
     ///
     /// # Errors
     /// `SysError` of open(2) or read(2).
-    pub fn open<S: AsRef<str>>(dir: &Path, names: &[S], lines: u64, follow: bool) -> Result<Self, SysError> {
+    pub fn open<S: AsRef<str>>(dir: &Path, names: &[S], wanted: &Wanted) -> Result<Self, SysError> {
+        let span = Span { since: wanted.since.map(stamp), until: wanted.until.map(stamp) };
         let mut sources = Vec::new();
         for name in names {
             let mut source = Source {
@@ -87,11 +134,12 @@ impl Follower {
                 rest: Vec::new(),
                 unfinished: [None, None],
                 is_stale: true,
+                ready: Vec::new(),
             };
-            source.begin(dir, lines).map_err(|error| source.error(dir, error))?;
+            source.begin(dir, wanted.lines, &span).map_err(|error| source.error(dir, error))?;
             sources.push(source);
         }
-        Ok(Self { dir: dir.to_owned(), follow, sources })
+        Ok(Self { dir: dir.to_owned(), span, follow: wanted.follow, is_live: false, sources })
     }
 
     /// Something was written to the log of this service. Whether that is one of those that are followed: then
@@ -101,30 +149,56 @@ impl Follower {
         source.map(|source| source.is_stale = true).is_some()
     }
 
-    /// What has been written since; never waits.
+    /// What has been written since, of all logs in the order of time; never waits.
     ///
     /// # Errors
     /// `SysError` of read(2).
     pub fn read(&mut self) -> Result<Batch, SysError> {
+        let block = (BATCH / self.sources.len().max(1)).clamp(BLOCK_LEAST, BLOCK);
+        let mut budget = BATCH;
         let mut batch = Batch::default();
-        for source in self.sources.iter_mut().filter(|source| source.is_stale) {
-            let more = source.read(&self.dir, &mut batch.entries);
-            source.is_stale = more.map_err(|error| source.error(&self.dir, error))?;
-            if !source.is_stale && !self.follow {
-                source.give_unfinished(&mut batch.entries);
+        loop {
+            // Only when each log has given something, or has nothing left, is it known what comes next.
+            for source in &mut self.sources {
+                while source.ready.is_empty() && source.is_stale && budget > 0 {
+                    let read = source.read(&self.dir, &self.span, block, self.follow);
+                    let read = read.map_err(|error| source.error(&self.dir, error))?;
+                    budget = budget.saturating_sub(read);
+                }
             }
-            batch.more |= source.is_stale;
+            let is_waiting = |source: &Source| source.ready.is_empty() && source.is_stale;
+            if self.sources.iter().any(is_waiting) {
+                batch.more = true;
+                return Ok(batch);
+            }
+            self.give(&mut batch.entries);
+            if self.sources.iter().all(|source| source.ready.is_empty() && !source.is_stale) {
+                batch.is_past_over = !mem::replace(&mut self.is_live, true);
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// Gives what nothing that is still to be read comes before.
+    fn give(&mut self, entries: &mut Vec<LogEntry>) {
+        let newest = |source: &Source| source.ready.iter().map(|entry| entry.time.clone()).max();
+        let stale = self.sources.iter().filter(|source| source.is_stale);
+        let bound = stale.filter_map(newest).min();
+        let begin = entries.len();
+        for source in &mut self.sources {
+            let is_due = |entry: &LogEntry| bound.as_ref().is_none_or(|bound| entry.time <= *bound);
+            let due = source.ready.iter().take_while(|entry| is_due(entry)).count();
+            entries.extend(source.ready.drain(..due));
         }
         if self.sources.len() > 1 {
-            batch.entries.sort_by(|one, other| one.time.cmp(&other.time));
+            entries[begin..].sort_by(|one, other| one.time.cmp(&other.time));
         }
-        Ok(batch)
     }
 }
 
 impl Source {
-    /// Looks for the place that is `lines` lines before the end.
-    fn begin(&mut self, dir: &Path, lines: u64) -> io::Result<()> {
+    /// Looks for the place that is `lines` lines before the end of the span, or at its beginning.
+    fn begin(&mut self, dir: &Path, lines: Option<u64>, span: &Span) -> io::Result<()> {
         let mut found = 0;
         for age in 0..AGES {
             let Some(file) = open(&path(dir, &self.name, age))? else {
@@ -134,7 +208,10 @@ impl Source {
                 }
                 return Ok(());
             };
-            let start = seek_back(&file, lines, &mut found)?;
+            let start = match lines {
+                Some(lines) => seek_back(&file, lines, span, &mut found)?,
+                None => seek_time(&file, span)?,
+            };
             self.file = Some(file);
             self.offset = start.unwrap_or(0);
             if start.is_some() {
@@ -144,9 +221,8 @@ impl Source {
         Ok(())
     }
 
-    /// Reads on, over the ends of files that were rotated away; true: there is more.
-    fn read(&mut self, dir: &Path, entries: &mut Vec<LogEntry>) -> io::Result<bool> {
-        let mut budget = BATCH;
+    /// Reads a block, over the ends of files that were rotated away: how many bytes.
+    fn read(&mut self, dir: &Path, span: &Span, block: usize, follow: bool) -> io::Result<usize> {
         // A file that is no longer the current one is read to its end once more: something may have been written between
         // the read that found the end and the rotation.
         let mut is_last_round = false;
@@ -155,18 +231,15 @@ impl Source {
                 self.file = open(&path(dir, &self.name, 0))?;
                 match self.file {
                     Some(_) => continue,
-                    None => return Ok(false),
+                    None => break,
                 }
             };
-            let mut block = vec![0; BLOCK];
-            let count = file.read_at(&mut block, self.offset)?;
+            let mut bytes = vec![0; block];
+            let count = file.read_at(&mut bytes, self.offset)?;
             if count > 0 {
                 self.offset += count as u64;
-                self.take(&block[..count], entries);
-                budget = budget.saturating_sub(count);
-                if budget == 0 {
-                    return Ok(true);
-                }
+                self.take(&bytes[..count], span);
+                return Ok(count);
             } else if file.metadata()?.len() < self.offset {
                 // Somebody has emptied it.
                 self.offset = 0;
@@ -179,9 +252,14 @@ impl Source {
                 }
                 is_last_round = !is_last_round;
             } else {
-                return Ok(false);
+                break;
             }
         }
+        self.is_stale = false;
+        if !follow {
+            self.give_unfinished(span);
+        }
+        Ok(0)
     }
 
     /// The file that was begun after the one that is being read.
@@ -206,12 +284,13 @@ impl Source {
     }
 
     /// Takes a block of a log file apart.
-    fn take(&mut self, block: &[u8], entries: &mut Vec<LogEntry>) {
+    fn take(&mut self, block: &[u8], span: &Span) {
         for piece in block.split_inclusive(|&byte| byte == b'\n') {
             self.rest.extend_from_slice(piece);
             if let Some(line) = self.rest.strip_suffix(b"\n") {
                 if let Some(record) = decode(line) {
-                    entries.extend(join(&self.name, &mut self.unfinished, &record));
+                    let whole = join(&self.name, &mut self.unfinished, &record);
+                    self.ready.extend(whole.filter(|entry| span.has(&entry.time)));
                 }
                 self.rest.clear();
             }
@@ -220,10 +299,12 @@ impl Source {
         }
     }
 
-    fn give_unfinished(&mut self, entries: &mut Vec<LogEntry>) {
+    fn give_unfinished(&mut self, span: &Span) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            if let Some((time, text)) = self.unfinished[stream as usize].take() {
-                entries.push(entry(&self.name, time, stream, true, &text));
+            if let Some((time, text)) =
+                self.unfinished[stream as usize].take().filter(|(time, _)| span.has(time))
+            {
+                self.ready.push(entry(&self.name, time, stream, true, &text));
             }
         }
     }
@@ -254,9 +335,11 @@ fn entry(name: &str, time: String, stream: Stream, partial: bool, text: &[u8]) -
     LogEntry { name: name.to_owned(), time, stream, partial, text }
 }
 
-/// Where the `lines`th whole line before the end of `file` begins, `found` of which were found in newer files; none: in
-/// an older file.
-fn seek_back(file: &File, lines: u64, found: &mut u64) -> io::Result<Option<u64>> {
+/// Where the `lines`th whole line before the end of `file`, or of the span, begins, `found` of which were found in newer
+/// files; none: in an older file.
+fn seek_back(file: &File, lines: u64, span: &Span, found: &mut u64) -> io::Result<Option<u64>> {
+    let is_line_end =
+        |line: &[u8]| decode(line).is_some_and(|record| !record.partial && !span.is_after(record.time));
     let length_now = file.metadata()?.len();
     let mut position = length_now;
     // What stands between `position` and the line that was looked at last.
@@ -270,9 +353,9 @@ fn seek_back(file: &File, lines: u64, found: &mut u64) -> io::Result<Option<u64>
         let mut end = block.len();
         // From line end to line end, backwards; what comes before the first one belongs to the block before.
         while let Some(at) = block[..end].iter().rposition(|&byte| byte == b'\n') {
-            let is_line_end = decode(&block[at + 1..end]).is_some_and(|record| !record.partial);
-            *found += u64::from(is_line_end);
-            if is_line_end && *found > lines {
+            let is_one = is_line_end(&block[at + 1..end]);
+            *found += u64::from(is_one);
+            if is_one && *found > lines {
                 // The line after this one is the first that is wanted.
                 return Ok(Some((position + end as u64 + 1).min(length_now)));
             }
@@ -284,11 +367,47 @@ fn seek_back(file: &File, lines: u64, found: &mut u64) -> io::Result<Option<u64>
             rest.clear();
         }
     }
-    *found += u64::from(decode(&rest).is_some_and(|record| !record.partial));
+    *found += u64::from(is_line_end(&rest));
     match *found > lines {
         true => Ok(Some((rest.len() as u64 + 1).min(length_now))),
         false => Ok(None),
     }
+}
+
+/// Where the span begins in `file`, as far as its times go up; none: it may begin in an older file.
+///
+/// By halves: a file may be large, and whoever serves the reader has others to serve.
+fn seek_time(file: &File, span: &Span) -> io::Result<Option<u64>> {
+    let is_before = |at| io::Result::Ok(first_record(file, at)?.is_some_and(|time| span.is_before(&time)));
+    if !is_before(0)? {
+        return Ok(None);
+    }
+    // The first that begins behind `low` is too old, and the first behind `high` is not.
+    let (mut low, mut high) = (0, file.metadata()?.len());
+    while high - low > BLOCK as u64 {
+        let middle = low.midpoint(high);
+        match is_before(middle)? {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    let block = read_block(file, low)?;
+    let end = block.iter().position(|&byte| byte == b'\n').filter(|_| low > 0);
+    Ok(Some(low + end.map_or(0, |end| end as u64 + 1)))
+}
+
+/// The time of the first record behind `at`, which may be in the middle of another one.
+fn first_record(file: &File, at: u64) -> io::Result<Option<String>> {
+    let block = read_block(file, at)?;
+    let lines = block.split(|&byte| byte == b'\n').skip(usize::from(at > 0));
+    Ok(lines.filter_map(decode).next().map(|record| record.time.to_owned()))
+}
+
+fn read_block(file: &File, at: u64) -> io::Result<Vec<u8>> {
+    let mut block = vec![0; BLOCK];
+    let count = file.read_at(&mut block, at)?;
+    block.truncate(count);
+    Ok(block)
 }
 
 fn open(path: &Path) -> io::Result<Option<File>> {

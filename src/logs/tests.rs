@@ -22,6 +22,24 @@ fn put(writer: &mut LogWriter, text: &str) {
     assert_eq!(writer.write(Stream::Stdout, text.as_bytes(), at(0)), None);
 }
 
+fn wanted(lines: u64, follow: bool) -> Wanted {
+    Wanted { lines: Some(lines), follow, ..Wanted::default() }
+}
+
+/// All that a follower gives until it would wait.
+fn all(mut follower: Follower) -> Vec<String> {
+    let (mut seen, mut is_past_over) = (Vec::new(), false);
+    loop {
+        let batch = follower.read().unwrap();
+        seen.extend(batch.entries.into_iter().map(|entry| entry.text));
+        is_past_over |= batch.is_past_over;
+        assert_eq!(is_past_over, !batch.more, "it is said with the last of the past");
+        if !batch.more {
+            return seen;
+        }
+    }
+}
+
 fn texts(entries: &[LogEntry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.text.as_str()).collect()
 }
@@ -139,7 +157,7 @@ fn reopening_begins_the_file_that_was_moved_away_anew() {
 fn a_follower_sees_every_line_over_rotations() {
     let dir = tempfile::tempdir().unwrap();
     // Not even the file is there yet.
-    let mut follower = Follower::open(dir.path(), &["web"], 10, true).unwrap();
+    let mut follower = Follower::open(dir.path(), &["web"], &wanted(10, true)).unwrap();
     assert!(follower.read().unwrap().entries.is_empty());
     let mut writer = writer(dir.path(), 150, 3);
     for number in 0..20 {
@@ -161,7 +179,7 @@ fn what_is_followed_of_several_services_comes_in_the_order_of_time() {
             assert_eq!(writer.write(Stream::Stdout, format!("{time}\n").as_bytes(), at(time)), None);
         }
     }
-    let mut follower = Follower::open(dir.path(), &["db", "web"], 10, false).unwrap();
+    let mut follower = Follower::open(dir.path(), &["db", "web"], &wanted(10, false)).unwrap();
     assert_eq!(texts(&follower.read().unwrap().entries), ["1", "2", "3", "4"]);
 }
 
@@ -172,7 +190,7 @@ fn much_is_given_in_batches() {
     for _ in 0..200 {
         put(&mut writer, &format!("{}\n", "z".repeat(9_999)));
     }
-    let mut follower = Follower::open(dir.path(), &["web"], 200, false).unwrap();
+    let mut follower = Follower::open(dir.path(), &["web"], &wanted(200, false)).unwrap();
     let (mut count, mut batches) = (0, 0);
     loop {
         let batch = follower.read().unwrap();
@@ -186,6 +204,52 @@ fn much_is_given_in_batches() {
     assert!(batches > 4, "{batches}");
 }
 
+#[test]
+fn logs_of_any_length_are_one_in_the_order_of_time() {
+    let dir = tempfile::tempdir().unwrap();
+    // One writes long lines now and then, the other short ones all the time: of which more than a batch.
+    for (name, step, width) in [("web", 1, 100), ("db", 50, 9000)] {
+        let policy = LogPolicy { max_size: 100_000, files: 1000 };
+        let mut writer = LogWriter::open(dir.path(), name, policy).unwrap();
+        for time in (0..20_000).step_by(step) {
+            let line = format!("{time:05}{}\n", "x".repeat(width));
+            assert_eq!(writer.write(Stream::Stdout, line.as_bytes(), at(time)), None);
+        }
+    }
+    let follower = Follower::open(dir.path(), &["db", "web"], &Wanted::default()).unwrap();
+    let seen = all(follower);
+    assert_eq!(seen.len(), 20_000 + 400);
+    assert!(seen.is_sorted_by_key(|text| text[..5].to_owned()));
+}
+
+#[test]
+fn a_span_of_time_is_found_in_whatever_file_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), 300_000, 1000);
+    for time in 0..20_000 {
+        let line = format!("{time}{}\n", " ".repeat(usize::try_from(time).unwrap() % 97));
+        assert_eq!(writer.write(Stream::Stdout, line.as_bytes(), at(time)), None);
+    }
+    assert!(names(dir.path()).len() > 5);
+    let span = |lines, since: Option<i64>, until: Option<i64>| {
+        let wanted = Wanted { lines, since: since.map(at), until: until.map(at), follow: false };
+        let seen = all(Follower::open(dir.path(), &["web"], &wanted).unwrap());
+        let seen: Vec<i64> = seen.iter().map(|text| text.trim().parse().unwrap()).collect();
+        assert!(seen.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+        (seen.first().copied(), seen.len())
+    };
+    assert_eq!(span(None, None, None), (Some(0), 20_000));
+    for since in [0, 1, 2_999, 7_777, 12_345, 19_999] {
+        assert_eq!(span(None, Some(since), None), (Some(since), usize::try_from(20_000 - since).unwrap()));
+        assert_eq!(span(None, Some(since), Some(since + 1)), (Some(since), 1));
+    }
+    assert_eq!(span(None, Some(20_000), None), (None, 0));
+    assert_eq!(span(None, None, Some(0)), (None, 0));
+    assert_eq!(span(Some(10), None, Some(5_000)), (Some(4_990), 10), "the last before the end of the span");
+    assert_eq!(span(Some(10), Some(4_995), Some(5_000)), (Some(4_995), 5));
+    assert_eq!(span(Some(10), Some(19_995), None), (Some(19_995), 5));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -195,11 +259,11 @@ proptest! {
         cuts in prop::collection::vec(1usize..60, 1..40),
         max_size in 50u64..500,
         reads in prop::collection::vec(any::<bool>(), 1..8),
-        wanted in 0u64..40,
+        count in 0u64..40,
     ) {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = writer(dir.path(), max_size, 1000);
-        let mut follower = Follower::open(dir.path(), &["web"], 0, true).unwrap();
+        let mut follower = Follower::open(dir.path(), &["web"], &wanted(0, true)).unwrap();
         let stream: Vec<u8> = lines.iter().flat_map(|line| line.bytes().chain([b'\n'])).collect();
         let (mut rest, mut seen) = (&stream[..], Vec::new());
         for (cut, read) in cuts.iter().cycle().zip(reads.iter().cycle()) {
@@ -215,8 +279,8 @@ proptest! {
             }
         }
         prop_assert_eq!(texts(&seen), lines.iter().map(String::as_str).collect::<Vec<_>>());
-        let first = lines.len().saturating_sub(usize::try_from(wanted).unwrap());
-        prop_assert_eq!(last(dir.path(), wanted), &lines[first..]);
+        let first = lines.len().saturating_sub(usize::try_from(count).unwrap());
+        prop_assert_eq!(last(dir.path(), count), &lines[first..]);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
+
 use super::{Supervisor, changes::Told, now, sockets::Holdings};
 use crate::{
     config::policy::Verb as Right,
@@ -16,7 +18,7 @@ use crate::{
             ServiceState, ServiceStatus, Services,
         },
     },
-    logs::{self, Follower},
+    logs::{self, Follower, Wanted},
     machine::{
         End, Mono, Phase, RunId, State,
         fleet::{Demand, Entry, Input, News, Notice, Past, Taken},
@@ -486,7 +488,14 @@ impl Supervisor {
         // What runs for connections write is in the log of their service.
         let names: BTreeSet<UnitName> = names.iter().map(UnitName::base).collect();
         let names: Vec<&str> = names.iter().map(UnitName::as_str).collect();
-        match Follower::open(&self.options.log, &names, u64::from(wanted.lines), wanted.follow) {
+        let time = |micros: Option<i64>| micros.and_then(|micros| Timestamp::from_microsecond(micros).ok());
+        let wanted = Wanted {
+            lines: wanted.lines.map(u64::from),
+            since: time(wanted.since),
+            until: time(wanted.until),
+            follow: wanted.follow,
+        };
+        match Follower::open(&self.options.log, &names, &wanted) {
             Ok(follower) => {
                 self.clients.followers.insert(client, (follower, wanted.follow));
                 self.feed_follower(client);
@@ -514,8 +523,9 @@ impl Supervisor {
                 }
             };
             let goes_on = *follow || batch.more;
-            if !batch.entries.is_empty() || !goes_on {
-                self.server.reply(client, &LogEntries { entries: batch.entries }, goes_on);
+            if !batch.entries.is_empty() || batch.is_past_over || !goes_on {
+                let answer = LogEntries { entries: batch.entries, is_past_over: batch.is_past_over };
+                self.server.reply(client, &answer, goes_on);
             }
             if !goes_on {
                 self.clients.followers.remove(&client);
@@ -656,7 +666,7 @@ fn run_text(run: Option<RunId>) -> String {
 /// A point on CLOCK_MONOTONIC, on both clocks.
 pub(super) fn moment(at: Mono) -> Moment {
     let offset = i64::try_from(at.0).unwrap_or(i64::MAX) - i64::try_from(now().0).unwrap_or(i64::MAX);
-    let unix = jiff::Timestamp::now().as_millisecond().saturating_add(offset).div_euclid(1000);
+    let unix = Timestamp::now().as_millisecond().saturating_add(offset).div_euclid(1000);
     Moment { unix, mono: at.0 }
 }
 

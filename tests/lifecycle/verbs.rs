@@ -244,6 +244,58 @@ pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
     wait_until("the state is told", LONG, || world.supervisor_log().contains("active  run 1 pids"));
 }
 
+pub fn logs_are_chosen_by_time_level_and_text(world: &mut World) {
+    let script = "echo plain; echo '<3>broken'; echo '<7>detail'; printf '<4>odd \\033[31m\\n' >&2; exec sleep infinity";
+    for name in ["one", "two"] {
+        world.write_service(
+            name,
+            &format!("service.command = [\"/bin/sh\", \"-c\", '''{script}''']\n{NONE}\n"),
+        );
+    }
+    world.start();
+    for name in ["one", "two"] {
+        let lines = || world.ok(&["logs", name]).lines().count();
+        wait_until("all was written", LONG, || lines() == 4);
+    }
+    let said = |args: &[&str]| {
+        let said = world.ok(&[&["logs", "-o", "cat", "one"], args].concat());
+        let mut lines: Vec<String> = said.lines().map(ToOwned::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(said(&[]), ["broken", "detail", "odd \\x1b[31m", "plain"]);
+    assert_eq!(said(&["-p", "warning"]), ["broken", "odd \\x1b[31m"]);
+    assert_eq!(said(&["-p", "info..debug"]), ["detail", "plain"]);
+    assert_eq!(said(&["--grep", "^(plain|broken)$"]), ["broken", "plain"]);
+    assert_eq!(said(&["--grep", "^(plain|broken)$", "-n", "1"]), ["broken"]);
+    assert_eq!(said(&["--since", "yesterday", "--until", "tomorrow"]).len(), 4);
+    assert_eq!(said(&["--since", "yesterday", "-n", "0"]), [""; 0]);
+    assert_eq!(said(&["--until", "-1h"]), [""; 0]);
+    assert_eq!(said(&["--since", "+1h"]), [""; 0]);
+    let short = world.ok(&["logs", "one", "--grep", "broken"]);
+    assert!(short.ends_with("Z err: broken\n"), "{short}");
+    assert!(world.ok(&["logs", "one", "--raw"]).contains("<4>odd \u{1b}[31m\n"));
+    // One follows the other, and what was written by both is in the order of time.
+    let both = world.ok(&["logs", "-o", "json", "one", "two"]);
+    let both: Vec<Value> = both.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(both.len(), 8);
+    assert!(both.is_sorted_by_key(|entry| entry["time"].as_str().expect("a text").to_owned()), "{both:?}");
+    let broken = both.iter().find(|entry| entry["text"] == "broken").expect("it was written");
+    assert_eq!(broken["priority"], 3, "{broken}");
+    // A time that the line has itself is where it begins, and another line where it ends.
+    let time = broken["time"].as_str().expect("a text");
+    let name = broken["name"].as_str().expect("a text");
+    assert!(world.ok(&["logs", name, "--since", time, "-o", "cat"]).contains("broken"));
+    assert!(!world.ok(&["logs", name, "--until", time, "-o", "cat"]).contains("broken"));
+    // What is chosen of the past comes at once, although nothing follows it.
+    let follower = Follower::start(world, &["logs", "-f", "one", "-p", "err", "-n", "1", "-o", "cat"]);
+    assert_eq!(follower.next(), "broken");
+    drop(follower);
+    for bad in [["--since", "soon"], ["-p", "loud"], ["--grep", "("], ["-n", "-1"]] {
+        assert_eq!(world.palisade(&[&["logs", "one"], &bad[..]].concat()).status.code(), Some(2), "{bad:?}");
+    }
+}
+
 pub fn events_tell_a_life_in_order(world: &mut World) {
     let keys = format!("unit.enabled = false\nrestart.policy = \"never\"\n{NONE}");
     world.write_service("once", &world.probe_toml(&["signal", "6"], &keys));

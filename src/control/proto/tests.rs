@@ -32,7 +32,13 @@ fn all_methods() -> Vec<Method> {
         Method::Restart(names()),
         Method::Reload(names()),
         Method::Kill(Kill { names: vec!["web".into()], signal: 15 }),
-        Method::Logs(Logs { names: vec!["web".into()], lines: 10, follow: true }),
+        Method::Logs(Logs {
+            names: vec!["web".into()],
+            lines: Some(10),
+            follow: true,
+            since: Some(1),
+            until: Some(2),
+        }),
         Method::Events,
         Method::Exec(exec),
         Method::DaemonReload,
@@ -218,6 +224,8 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     assert_eq!(keys(entry), fields_of("type LogEntry ("));
     assert_eq!(keys(change), fields_of("type Change ("));
     assert_eq!(keys(session), fields_of("\n) -> ("));
+    let entries = LogEntries { entries: vec![], is_past_over: true };
+    assert_eq!(keys(entries), fields_of("\n  -> ("));
 }
 
 #[test]

@@ -423,7 +423,9 @@ fn who_hangs_up_is_gone_but_what_was_asked_is_done() {
 fn who_does_not_read_is_disconnected_and_who_reads_slowly_is_told_of() {
     let (dir, mut server) = bound();
     let path = dir.path().to_owned();
-    let logs = || Method::Logs(Logs { names: vec!["a".into()], lines: 1, follow: true });
+    let logs = || {
+        Method::Logs(Logs { names: vec!["a".into()], lines: Some(1), follow: true, since: None, until: None })
+    };
     let entry = json!({ "entries": ["x".repeat(60_000)] });
     let (read, lost) = beside(
         &mut server,
