@@ -70,6 +70,7 @@ mod bonds;
 pub mod connections;
 mod demand;
 mod diff;
+mod entries;
 mod preview;
 pub mod rollout;
 #[cfg(test)]
@@ -84,6 +85,7 @@ use bonds::{Bonds, Verdict};
 pub use connections::Connection;
 pub use demand::Demand;
 pub use diff::{Change, Diff, diff};
+use entries::Entries;
 pub use preview::{How, Planned};
 pub use rollout::Role;
 pub use touched::Touched;
@@ -520,7 +522,7 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fleet {
     seed: u64,
-    entries: BTreeMap<UnitName, Entry>,
+    entries: Entries,
     shutdown: Shutdown,
     /// How many may be on their way up at the same time; none is no bound.
     parallel_starts: Option<usize>,
@@ -549,7 +551,7 @@ impl Fleet {
     /// Times stay valid, and nothing is decided. Feed what became of every run in [`State::run`] first, carry out
     /// [`State::owed`] for those that stand, then `Reload` with the files as they are now, then [`Input::Boot`].
     pub fn restore(seed: u64, entries: impl IntoIterator<Item = Entry>) -> Self {
-        let entries = entries.into_iter().map(|entry| (entry.unit.name.clone(), entry)).collect();
+        let entries = Entries::restore(entries, seed);
         let (bonds, zones) = (Bonds::of(&entries), Zones::utc());
         let (shutdown, parallel_starts, called) = (Shutdown::No, None, Vec::new());
         Self { seed, entries, shutdown, parallel_starts, bonds, called, zones }
@@ -570,11 +572,16 @@ impl Fleet {
         self.entries.get(name)
     }
 
+    /// Those that have something to wait for beside news of them, checks and watchdogs among it; maybe more.
+    pub fn stirring(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.stirring()
+    }
+
     /// When the next [`Input::Tick`] is due; none where only reports and requests move anything.
     pub fn deadline(&self) -> Option<Mono> {
-        let timers = self.entries.values().filter_map(|entry| self.timer_due(entry));
-        let due = |entry| self.due(entry).into_iter().chain(self.uphold_due(entry));
-        self.entries.values().flat_map(due).chain(timers).min()
+        let due = |entry| self.due(entry).into_iter().chain(self.timer_due(entry));
+        let upheld = self.bonds.upheld().filter_map(|name| self.uphold_due(self.entries.get(name)?));
+        self.entries.stirring().flat_map(due).chain(upheld).min()
     }
 
     /// Everything is down: after a shutdown the supervisor may go.
@@ -621,6 +628,7 @@ impl Fleet {
             self.settle(now, &mut out);
         }
         self.name_the_awaited(&mut out);
+        self.entries.calm_down(self.seed);
         out
     }
 
@@ -683,7 +691,7 @@ impl Fleet {
     fn tick(&mut self, now: Mono, out: &mut Outcome) {
         let due: Vec<UnitName> = self
             .entries
-            .values()
+            .stirring()
             .filter(|entry| self.due(entry).is_some_and(|at| at <= now))
             .map(|entry| entry.unit.name.clone())
             .collect();
@@ -699,20 +707,16 @@ impl Fleet {
 
     /// Tells the machines what is due until nothing is.
     fn settle(&mut self, now: Mono, out: &mut Outcome) {
-        let mut order = std::mem::take(&mut self.bonds.order);
         let mut answered = BTreeSet::new();
         // More than any story takes: each pass moves somebody on, and nobody goes round in a circle.
-        let passes = 16 * (order.len() + 4);
+        let passes = 16 * (self.entries.len() + 4);
         for pass in 0..=passes {
-            // Nothing below rearranges it but a rollout that begins or ends.
-            if !self.bonds.order.is_empty() {
-                order = std::mem::take(&mut self.bonds.order);
-            }
             debug_assert!(pass < passes, "no end of settling: {:?}", self.entries);
             let mut moved = self.answer_calls(&mut answered, now, out);
             moved |= self.uphold(now, out);
             moved |= self.rejoin(now, out);
             moved |= self.take_down(out);
+            let order = self.in_order();
             for name in &order {
                 moved |= self.raise(name, &mut 0, now, out);
             }
@@ -735,10 +739,22 @@ impl Fleet {
                 break;
             }
         }
-        if self.bonds.order.is_empty() {
-            self.bonds.order = order;
-        }
         self.forget_the_removed(now, out);
+    }
+
+    /// Those whom a change of others may move, everybody after those whom it comes after. A second run moves its service.
+    fn in_order(&self) -> Vec<UnitName> {
+        let is_moved = |entry: &Entry| {
+            let state = &entry.life.state;
+            let waits = matches!(state, State::Waiting { .. } | State::Failed(Failure::Dependency(_)));
+            waits || entry.goal != Goal::Up
+        };
+        let names = self.entries.stirring().flat_map(|entry| {
+            let name = &entry.unit.name;
+            let service = name.is_twin().then(|| name.base());
+            is_moved(entry).then(|| name.clone()).into_iter().chain(service)
+        });
+        self.bonds.in_order(names)
     }
 
     fn has_run(&self, name: &UnitName) -> bool {
@@ -903,20 +919,19 @@ impl Fleet {
     fn forget_the_removed(&mut self, now: Mono, out: &mut Outcome) {
         self.forget_the_past(out);
         let is_over = |entry: &Entry| entry.goal == Goal::Down(By::Removed) && entry.life.state.is_resting();
+        let over = self.entries.stirring().filter(|entry| is_over(entry) && entry.unit.name.is_service());
+        let over: Vec<UnitName> = over.map(|entry| entry.unit.name.clone()).collect();
+        if over.is_empty() {
+            return;
+        }
         let doubles: BTreeSet<UnitName> =
             self.entries.keys().filter(|name| !name.is_service()).map(UnitName::base).collect();
-        let count = self.entries.len();
-        self.entries.retain(|name, entry| {
-            let keep = !is_over(entry) || doubles.contains(name) || !name.is_service();
-            if !keep {
-                out.touched.insert(name.clone());
-                out.notices.push(Notice { name: name.clone(), at: now, news: News::Removed });
-            }
-            keep
-        });
-        if self.entries.len() != count {
-            self.arrange();
+        for name in over.into_iter().filter(|name| !doubles.contains(name)) {
+            self.entries.remove(&name);
+            out.touched.insert(name.clone());
+            out.notices.push(Notice { name, at: now, news: News::Removed });
         }
+        self.arrange();
     }
 }
 

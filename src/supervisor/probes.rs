@@ -158,7 +158,7 @@ impl Supervisor {
     pub(super) fn probe_deadline(&self) -> Option<Mono> {
         let waits = |asked: &&Asked| !matches!(asked.way, Way::Killed(_));
         let answers = self.probes.asked.values().filter(waits).map(|asked| asked.until);
-        let entries = self.fleet.entries().values();
+        let entries = self.fleet.stirring();
         answers.chain(entries.filter_map(|entry| self.probes.due(entry)).map(|(.., at)| at)).min()
     }
 
@@ -176,11 +176,11 @@ impl Supervisor {
             self.probe_overdue(&name);
         }
         self.pump();
-        let entries = self.fleet.entries().iter();
-        let due = |(name, entry): (&UnitName, &Entry)| {
-            self.probes.due(entry).filter(|(.., at)| *at <= now).map(|(run, aim, _)| (name.clone(), run, aim))
+        let due = |entry: &Entry| {
+            let due = self.probes.due(entry).filter(|(.., at)| *at <= now);
+            due.map(|(run, aim, _)| (entry.unit.name.clone(), run, aim))
         };
-        let due: Vec<(UnitName, RunId, Aim)> = entries.filter_map(due).collect();
+        let due: Vec<(UnitName, RunId, Aim)> = self.fleet.stirring().filter_map(due).collect();
         for (name, run, aim) in due {
             self.ask(&name, run, aim);
         }

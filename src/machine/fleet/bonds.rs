@@ -14,9 +14,7 @@ const LEAST_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// What the files say about one another, turned so that each service finds what others say about it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Bonds {
-    /// Everybody after those whom it comes after.
-    pub(super) order: Vec<UnitName>,
-    /// Place in `order`.
+    /// The place of each, after those whom it comes after.
     rank: BTreeMap<UnitName, usize>,
     /// Whom a service comes after, by its own word or theirs.
     ahead: BTreeMap<UnitName, Vec<After>>,
@@ -66,6 +64,7 @@ impl Bonds {
     }
 
     fn rank_all(&mut self, entries: &BTreeMap<UnitName, Entry>) {
+        let mut order = Vec::new();
         let mut left: BTreeSet<&UnitName> = entries.keys().collect();
         while let Some(&first) = left.first() {
             let is_free = |name: &&UnitName| self.follows(&entries[*name]).all(|other| !left.contains(other));
@@ -75,10 +74,10 @@ impl Bonds {
             }
             for name in free {
                 left.remove(name);
-                self.order.push(name.clone());
+                order.push(name.clone());
             }
         }
-        self.rank = self.order.iter().cloned().zip(0..).collect();
+        self.rank = order.into_iter().zip(0..).collect();
     }
 
     /// Everybody whom it comes after.
@@ -88,6 +87,18 @@ impl Bonds {
 
     fn ahead(&self, name: &UnitName) -> &[After] {
         self.ahead.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// These, each once, everybody after those whom it comes after.
+    pub(super) fn in_order(&self, names: impl Iterator<Item = UnitName>) -> Vec<UnitName> {
+        let ranked: BTreeMap<usize, UnitName> =
+            names.filter_map(|name| Some((*self.rank.get(&name)?, name))).collect();
+        ranked.into_values().collect()
+    }
+
+    /// Those whom others uphold.
+    pub(super) fn upheld(&self) -> impl Iterator<Item = &UnitName> {
+        self.upholders.keys()
     }
 
     pub(super) fn rivals(&self, name: &UnitName) -> impl Iterator<Item = &UnitName> {
@@ -174,7 +185,7 @@ impl Fleet {
 
     /// Those that take the places for being started.
     pub(super) fn crowd(&self) -> impl Iterator<Item = &UnitName> {
-        let busy = self.entries.values().filter(|entry| entry.is_being_started());
+        let busy = self.entries.stirring().filter(|entry| entry.is_being_started());
         busy.map(|entry| &entry.unit.name)
     }
 
@@ -219,7 +230,7 @@ impl Fleet {
             let other = bound.find(|name| !is_here(name)).filter(|_| is_up && entry.goal == Goal::Up)?;
             Some((entry.unit.name.clone(), other.clone()))
         };
-        let lost: Vec<_> = self.entries.values().filter_map(lost).collect();
+        let lost: Vec<_> = self.entries.stirring().filter_map(lost).collect();
         for (name, other) in &lost {
             match self.entries.get(other).is_some_and(Entry::is_rising) {
                 true => self.aim(name, Goal::Restart, out),
@@ -247,7 +258,7 @@ impl Fleet {
                 && !self.bonds.rivals(&entry.unit.name).any(is_coming)
         };
         let names: Vec<UnitName> =
-            self.entries.values().filter(returns).map(|entry| entry.unit.name.clone()).collect();
+            self.entries.stirring().filter(returns).map(|entry| entry.unit.name.clone()).collect();
         for name in &names {
             self.aim(name, Goal::Up, out);
             // One that a connection starts waits for the next.
@@ -300,9 +311,8 @@ impl Fleet {
     /// Starts those that are upheld and due.
     pub(super) fn uphold(&mut self, now: Mono, out: &mut Outcome) -> bool {
         let is_due = |entry: &&Entry| self.uphold_due(entry).is_some_and(|at| at <= now);
-        let due: Vec<(UnitName, u32)> = self
-            .entries
-            .values()
+        let upheld = self.bonds.upheld().filter_map(|name| self.entries.get(name));
+        let due: Vec<(UnitName, u32)> = upheld
             .filter(is_due)
             .map(|entry| (entry.unit.name.clone(), self.upheld_in_a_row(entry).saturating_add(1)))
             .collect();

@@ -110,7 +110,7 @@ impl Fleet {
     pub(super) fn forget_the_past(&mut self, out: &mut Outcome) {
         let past: Vec<UnitName> = self
             .entries
-            .values()
+            .stirring()
             .filter(|entry| entry.is_past())
             .map(|entry| entry.unit.name.clone())
             .collect();

@@ -204,7 +204,8 @@ impl Fleet {
         (next.role, next.goal) = (Role::Old, Goal::Down(By::Replaced));
         let (run, old) = (own.life.state.run(), next.life.state.run());
         tell(name, &before, &own, out);
-        self.entries.extend([(name.clone(), own), (twin.clone(), next)]);
+        self.entries.insert(name.clone(), own);
+        self.entries.insert(twin.clone(), next);
         // What was asked for before is carried out after they have changed places.
         for Effect { name: of, .. } in &mut out.effects {
             if of == name {

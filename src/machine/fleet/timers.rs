@@ -20,8 +20,11 @@ impl Fleet {
             return;
         }
         self.zones = zones;
-        for progress in self.entries.values_mut().filter_map(|entry| entry.timer.as_mut()) {
-            progress.is_reckoned = false;
+        let timed = self.entries.stirring().filter(|entry| entry.timer.is_some());
+        for name in timed.map(|entry| entry.unit.name.clone()).collect::<Vec<_>>() {
+            if let Some(progress) = self.entries.get_mut(&name).and_then(|entry| entry.timer.as_mut()) {
+                progress.is_reckoned = false;
+            }
         }
     }
 
@@ -64,7 +67,7 @@ impl Fleet {
 
     fn in_force(&self) -> impl Iterator<Item = (&Entry, &Timer, &Progress)> {
         let is_on = self.shutdown == Shutdown::No;
-        let all = self.entries.values().filter(move |_| is_on).filter(|entry| is_wanted(entry));
+        let all = self.entries.stirring().filter(move |_| is_on).filter(|entry| is_wanted(entry));
         all.filter_map(|entry| Some((entry, entry.unit.timer.as_ref()?, entry.timer.as_ref()?)))
     }
 
@@ -105,7 +108,7 @@ impl Fleet {
     pub(super) fn elapse_the_due(&mut self, now: Mono, out: &mut Outcome) {
         let is_due = |entry: &&Entry| self.timer_due(entry).is_some_and(|at| at <= now);
         let due: Vec<UnitName> =
-            self.entries.values().filter(is_due).map(|entry| entry.unit.name.clone()).collect();
+            self.entries.stirring().filter(is_due).map(|entry| entry.unit.name.clone()).collect();
         for name in due {
             let late = self.entries.get(&name).map_or(Late::NONE, |entry| self.late(&entry.unit));
             if let Some(entry) = self.entries.get_mut(&name)
@@ -169,19 +172,21 @@ impl Fleet {
 
     /// Starts those whose run has ended after their timer had elapsed. True: there were some.
     pub(super) fn start_the_queued(&mut self, now: Mono, out: &mut Outcome) -> bool {
-        let mut ready = Vec::new();
-        for (name, entry) in &mut self.entries {
+        let is_ready = |entry: &&Entry| {
             let is_down = matches!(entry.life.state, State::Done { .. }) || verbs::is_down(entry);
-            let Some(progress) = entry.timer.as_mut().filter(|progress| progress.is_queued && is_down) else {
-                continue;
-            };
-            progress.is_queued = false;
-            out.touched.insert(name.clone());
-            // Whoever stopped it meanwhile did not want it started again.
-            if self.shutdown == Shutdown::No && !matches!(entry.goal, Goal::Down(_)) {
-                ready.push(name.clone());
+            is_down && entry.timer.as_ref().is_some_and(Progress::is_queued)
+        };
+        let queued = self.entries.stirring().filter(is_ready);
+        let mut ready: Vec<UnitName> = queued.map(|entry| entry.unit.name.clone()).collect();
+        for name in &ready {
+            if let Some(progress) = self.entries.get_mut(name).and_then(|entry| entry.timer.as_mut()) {
+                progress.is_queued = false;
             }
+            out.touched.insert(name.clone());
         }
+        // Whoever stopped it meanwhile did not want it started again.
+        let is_wanted = |entry: &Entry| self.shutdown == Shutdown::No && !matches!(entry.goal, Goal::Down(_));
+        ready.retain(|name| self.entries.get(name).is_some_and(is_wanted));
         for name in &ready {
             self.elapse(name, now, out);
         }
