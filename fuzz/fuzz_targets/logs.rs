@@ -10,7 +10,7 @@ use std::{fs, path::PathBuf};
 use libfuzzer_sys::fuzz_target;
 use palisade::{
     control::types::Stream,
-    logs::{self, Follower, LogWriter},
+    logs::{self, Follower, LogWriter, Wanted},
     spec::LogPolicy,
 };
 
@@ -44,7 +44,8 @@ fn written(dir: &std::path::Path, first: u8, bytes: &[u8]) {
     let policy = LogPolicy { max_size: (total as u64 / 8).max(u64::from(first) * 16 + 64), files: 30 };
     let mut writer = LogWriter::open(dir, "web", policy).expect("an empty directory");
     let follow = first & 1 == 0;
-    let mut follower = Follower::open(dir, &["web"], 0, follow).expect("a log");
+    let mut follower = Follower::open(dir, &["web"], &Wanted { lines: Some(0), follow, ..Wanted::default() })
+        .expect("a log");
     let now = "2024-05-06T07:08:09.123456Z".parse().expect("a time");
     let mut seen = Vec::new();
     for (n, piece) in bytes.chunks(size).enumerate() {
@@ -56,7 +57,7 @@ fn written(dir: &std::path::Path, first: u8, bytes: &[u8]) {
     assert_eq!(writer.finish(now), None);
     drop(writer);
     if !follower.wrote("web") {
-        follower = Follower::open(dir, &["web"], u64::MAX, false).expect("a log");
+        follower = Follower::open(dir, &["web"], &Wanted::default()).expect("a log");
     }
     loop {
         let batch = follower.read().expect("a log");

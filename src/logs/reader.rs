@@ -99,6 +99,8 @@ struct Source {
     is_stale: bool,
     /// Read, and not given yet: another log may have something older.
     ready: Vec<LogEntry>,
+    /// What comes next was written after the span.
+    is_over: bool,
 }
 
 /// The last `lines` lines of one service.
@@ -135,6 +137,7 @@ impl Follower {
                 unfinished: [None, None],
                 is_stale: true,
                 ready: Vec::new(),
+                is_over: false,
             };
             source.begin(dir, wanted.lines, &span).map_err(|error| source.error(dir, error))?;
             sources.push(source);
@@ -226,7 +229,7 @@ impl Source {
         // A file that is no longer the current one is read to its end once more: something may have been written between
         // the read that found the end and the rotation.
         let mut is_last_round = false;
-        loop {
+        while !self.is_over {
             let Some(file) = &self.file else {
                 self.file = open(&path(dir, &self.name, 0))?;
                 match self.file {
@@ -289,6 +292,7 @@ impl Source {
             self.rest.extend_from_slice(piece);
             if let Some(line) = self.rest.strip_suffix(b"\n") {
                 if let Some(record) = decode(line) {
+                    self.is_over |= span.is_after(record.time);
                     let whole = join(&self.name, &mut self.unfinished, &record);
                     self.ready.extend(whole.filter(|entry| span.has(&entry.time)));
                 }
@@ -336,12 +340,25 @@ fn entry(name: &str, time: String, stream: Stream, partial: bool, text: &[u8]) -
 }
 
 /// Where the `lines`th whole line before the end of `file`, or of the span, begins, `found` of which were found in newer
-/// files; none: in an older file.
+/// files, or where the span begins; none: in an older file.
 fn seek_back(file: &File, lines: u64, span: &Span, found: &mut u64) -> io::Result<Option<u64>> {
-    let is_line_end =
-        |line: &[u8]| decode(line).is_some_and(|record| !record.partial && !span.is_after(record.time));
     let length_now = file.metadata()?.len();
-    let mut position = length_now;
+    let mut position = match span.until {
+        // What cannot be read is passed over: there may be something of the span behind it. A block more, for the line in
+        // the middle of which the place may be.
+        Some(_) => {
+            let (_, high) = bisect(file, |time| !time.is_some_and(|time| span.is_after(time)))?;
+            length_now.min(high + BLOCK as u64)
+        }
+        None => length_now,
+    };
+    // Whether a line is the last one that is not wanted.
+    let mut is_enough = |line: &[u8]| {
+        let Some(record) = decode(line) else { return false };
+        let is_one = !record.partial && !span.is_after(record.time);
+        *found += u64::from(is_one);
+        (is_one && *found > lines) || span.is_before(record.time)
+    };
     // What stands between `position` and the line that was looked at last.
     let mut rest: Vec<u8> = Vec::new();
     while position > 0 {
@@ -353,9 +370,7 @@ fn seek_back(file: &File, lines: u64, span: &Span, found: &mut u64) -> io::Resul
         let mut end = block.len();
         // From line end to line end, backwards; what comes before the first one belongs to the block before.
         while let Some(at) = block[..end].iter().rposition(|&byte| byte == b'\n') {
-            let is_one = is_line_end(&block[at + 1..end]);
-            *found += u64::from(is_one);
-            if is_one && *found > lines {
+            if is_enough(&block[at + 1..end]) {
                 // The line after this one is the first that is wanted.
                 return Ok(Some((position + end as u64 + 1).min(length_now)));
             }
@@ -367,33 +382,39 @@ fn seek_back(file: &File, lines: u64, span: &Span, found: &mut u64) -> io::Resul
             rest.clear();
         }
     }
-    *found += u64::from(is_line_end(&rest));
-    match *found > lines {
+    match is_enough(&rest) {
         true => Ok(Some((rest.len() as u64 + 1).min(length_now))),
         false => Ok(None),
     }
 }
 
 /// Where the span begins in `file`, as far as its times go up; none: it may begin in an older file.
-///
-/// By halves: a file may be large, and whoever serves the reader has others to serve.
 fn seek_time(file: &File, span: &Span) -> io::Result<Option<u64>> {
-    let is_before = |at| io::Result::Ok(first_record(file, at)?.is_some_and(|time| span.is_before(&time)));
-    if !is_before(0)? {
+    // What cannot be read is read again, by whoever takes it apart.
+    let is_before = |time: Option<&str>| time.is_some_and(|time| span.is_before(time));
+    if !is_before(first_record(file, 0)?.as_deref()) {
         return Ok(None);
     }
-    // The first that begins behind `low` is too old, and the first behind `high` is not.
+    let (low, _) = bisect(file, is_before)?;
+    let block = read_block(file, low)?;
+    let end = block.iter().position(|&byte| byte == b'\n').filter(|_| low > 0);
+    Ok(Some(low + end.map_or(0, |end| end as u64 + 1)))
+}
+
+/// Two places in `file`, a block apart at most: the first record behind the one is early or the file's first, and the
+/// first behind the other is not, if there is any.
+///
+/// By halves: a file may be large, and whoever serves the reader has others to serve.
+fn bisect(file: &File, is_early: impl Fn(Option<&str>) -> bool) -> io::Result<(u64, u64)> {
     let (mut low, mut high) = (0, file.metadata()?.len());
     while high - low > BLOCK as u64 {
         let middle = low.midpoint(high);
-        match is_before(middle)? {
+        match is_early(first_record(file, middle)?.as_deref()) {
             true => low = middle,
             false => high = middle,
         }
     }
-    let block = read_block(file, low)?;
-    let end = block.iter().position(|&byte| byte == b'\n').filter(|_| low > 0);
-    Ok(Some(low + end.map_or(0, |end| end as u64 + 1)))
+    Ok((low, high))
 }
 
 /// The time of the first record behind `at`, which may be in the middle of another one.

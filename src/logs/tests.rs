@@ -248,6 +248,13 @@ fn a_span_of_time_is_found_in_whatever_file_it_is() {
     assert_eq!(span(Some(10), None, Some(5_000)), (Some(4_990), 10), "the last before the end of the span");
     assert_eq!(span(Some(10), Some(4_995), Some(5_000)), (Some(4_995), 5));
     assert_eq!(span(Some(10), Some(19_995), None), (Some(19_995), 5));
+    assert_eq!(span(Some(u64::MAX), Some(19_995), None), (Some(19_995), 5));
+    // What comes after the span is not even read: of so large a log that would be more than one batch.
+    for lines in [None, Some(10)] {
+        let wanted = Wanted { lines, until: Some(at(10)), ..Wanted::default() };
+        let batch = Follower::open(dir.path(), &["web"], &wanted).unwrap().read().unwrap();
+        assert_eq!((batch.entries.len(), batch.more), (10, false));
+    }
 }
 
 proptest! {
