@@ -303,22 +303,26 @@ pub struct LogOptions {
     /// How many lines of the past, of each service, or `all`; default: 100, and all with --since, --until or --grep
     #[arg(short = 'n', long, value_name = "N", value_parser = logs::lines)]
     pub lines: Option<logs::Lines>,
-    /// From this time on: "2026-11-29 07:00", "07:00", "-1h", "2h ago", "today", "yesterday", RFC 3339, or @SECONDS
+    /// From this time on: "2026-11-29 07:00", "07:00", "-1h", "2h ago", "today", "yesterday", RFC 3339 or @SECONDS; local
+    /// time, if it names no zone
     #[arg(short = 'S', long, value_name = "TIME", value_parser = logs::time, allow_hyphen_values = true)]
     pub since: Option<i64>,
     /// Before this time
     #[arg(short = 'U', long, value_name = "TIME", value_parser = logs::time, allow_hyphen_values = true)]
     pub until: Option<i64>,
-    /// Lines in which this regular expression is found; "(?i)" at its beginning: in any case
+    /// Lines in which this regular expression is found; in any case, if it has no capital letter
     #[arg(short, long, value_name = "REGEX", value_parser = logs::pattern)]
     pub grep: Option<regex_lite::Regex>,
     /// Lines of this level (emerg, alert, crit, err, warning, notice, info, debug or 0 to 7) and more urgent ones, or of
     /// FROM..TO; a line says its own as "<3>" at its beginning, others are of level info
     #[arg(short, long, value_name = "LEVEL", value_parser = logs::levels)]
     pub priority: Option<std::ops::RangeInclusive<u8>>,
-    /// How: with the time and a level that is not info, the text alone, or JSON
-    #[arg(short, long, value_enum, value_name = "FORM", default_value = "short")]
+    /// How: with the time and in the colour of its level, the text alone, or JSON as with --json
+    #[arg(short, long, value_name = "short|cat|json", hide_possible_values = true, default_value = "short")]
     pub output: Output,
+    /// Show times in UTC
+    #[arg(long)]
+    pub utc: bool,
     /// As it was written: without the time, with its "<3>", and with everything that a terminal would obey
     #[arg(long, conflicts_with_all = ["json", "output"])]
     pub raw: bool,
@@ -330,11 +334,11 @@ pub struct LogOptions {
 /// How `logs` shows a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
-    /// Time, name and level where there is something to tell, text.
+    /// Time, name where there are several, text.
     Short,
     /// Text alone.
     Cat,
-    /// An object each, on a line.
+    /// An object each, on a line of its own.
     Json,
 }
 

@@ -250,8 +250,28 @@ fn verbs_say_what_happened() {
     assert_eq!(code, 1);
     let (_, output, _) = supervisor.run(&["list", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&output).unwrap()["services"][0]["run"], 7);
-    let (_, output, _) = supervisor.run(&["logs", "-n", "5", "web"]);
+    let (_, output, _) = supervisor.run(&["logs", "-n", "5", "--utc", "web"]);
     assert_eq!(output, "2026-11-23T21:12:50.123456Z one\n2026-11-23T21:12:50.123456Z \\x1b[31mtwo\n");
+    let logs = |arguments: &[&str]| {
+        let mut command = supervisor.command(&[&["logs", "web"], arguments].concat());
+        said(command.env("TZ", "CET-1").output().unwrap())
+    };
+    let local = "2026-11-23T22:12:50.123456+01:00 one\n2026-11-23T22:12:50.123456+01:00 \\x1b[31mtwo\n";
+    assert_eq!(logs(&[]).1, local, "in the time of who asks");
+    assert_eq!(logs(&["--grep", "TWO"]).1, "");
+    assert_eq!(logs(&["--grep", "tw?o$", "-o", "cat"]).1, "\\x1b[31mtwo\n");
+    assert_eq!(logs(&["-o", "json"]).1, logs(&["--json"]).1);
+    let (_, output, _) = logs(&["-o", "json", "-n", "1", "-p", "info"]);
+    let object = json!({ "time": "2026-11-23T21:12:50.123456Z", "unit": "web", "stream": "stdout", "level": "info",
+        "text": "\u{1b}[31mtwo" });
+    assert_eq!(serde_json::from_str::<Value>(&output).unwrap(), object, "the last one alone: {output}");
+    for wrong in [["--since", "yesterday noon"], ["--grep", "*"], ["-p", "9"], ["-n", "few"]] {
+        let (code, _, errors) = logs(&wrong);
+        assert_eq!(code, 2);
+        assert!(errors.contains(&format!("invalid value '{}'", wrong[1])), "{errors}");
+    }
+    let (code, _, errors) = logs(&["-f", "--until", "now"]);
+    assert_eq!(code, 2, "what goes on has no end: {errors}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! The supervisor gives what a span of time has, whole; levels and patterns are looked for here. A pattern may be dear, and
 //! whoever asks pays for it, not everybody's supervisor.
+//!
+//! Levels, patterns and times are read as journalctl(1) reads them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,7 +12,7 @@ use std::{
 };
 
 use jiff::{Span, Timestamp, ToSpan, ZonedDateTime, civil, tz::TimeZone};
-use regex_lite::Regex;
+use regex_lite::{Regex, RegexBuilder};
 use serde::Serialize;
 
 use super::{Exit, LogOptions, Output, output, show, verbs};
@@ -26,9 +28,9 @@ use crate::{
 /// Lines of the past where nothing else bounds them.
 const LINES: u32 = 100;
 /// The levels of syslog(3), the most urgent one first.
-pub(super) const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
+const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
 /// Of a line that does not say its own.
-pub(super) const INFO: u8 = 6;
+const INFO: u8 = 6;
 
 /// Reads a number of lines; none: `all` of them.
 pub(super) fn lines(text: &str) -> Result<Lines, String> {
@@ -119,11 +121,12 @@ pub(super) fn logs(client: &mut Client, options: LogOptions, json: bool) -> Resu
         since: options.since,
         until: options.until,
     };
+    let zone = if options.utc { TimeZone::UTC } else { TimeZone::system() };
     let output = if json { Output::Json } else { options.output };
     let show = |line: &Line| match output {
-        Output::Json => output::json_line(line),
+        Output::Json => output::json_line(&line.object()),
         _ if options.raw => output::raw(&line.as_written(), !line.entry.partial),
-        Output::Short => output::print(&show::log_line(&line.entry, with_name, line.priority)),
+        Output::Short => output::print(&show::log_line(&line.entry, with_name, line.level, &zone)),
         Output::Cat => output::print(&format!("{}\n", output::escape(&line.entry.text))),
     };
     let mut levels = Levels::default();
@@ -131,7 +134,7 @@ pub(super) fn logs(client: &mut Client, options: LogOptions, json: bool) -> Resu
     let mut shown = Ok(());
     client.call_more(&Method::Logs(wanted), |LogEntries { entries, is_past_over }| {
         let chosen = entries.into_iter().map(|entry| levels.read(entry)).filter(|line| {
-            options.priority.as_ref().is_none_or(|levels| levels.contains(&line.priority))
+            options.priority.as_ref().is_none_or(|levels| levels.contains(&line.level))
                 && options.grep.as_ref().is_none_or(|grep| grep.is_match(&line.entry.text))
         });
         shown = match &mut held {
@@ -149,27 +152,49 @@ pub(super) fn logs(client: &mut Client, options: LogOptions, json: bool) -> Resu
     Ok(verbs::done(shown))
 }
 
-/// Reads `--grep`.
+/// Reads `--grep`: a pattern without capital letters is found in any case, as journalctl(1) has it.
 pub(super) fn pattern(text: &str) -> Result<Regex, String> {
-    Regex::new(text).map_err(|error| error.to_string())
+    let is_any_case = !text.contains(char::is_uppercase);
+    RegexBuilder::new(text).case_insensitive(is_any_case).build().map_err(|error| {
+        format!("{error}; a regular expression such as \"timed? out\" is wanted, with a \\ before what is meant as it is")
+    })
 }
 
 /// A line of output, with the level that it was given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Line {
     /// Without the level.
-    #[serde(flatten)]
     entry: LogEntry,
-    priority: u8,
+    level: u8,
     /// It was written before the text.
-    #[serde(skip)]
     has_prefix: bool,
 }
 
+/// A line for programs.
+#[derive(Debug, Serialize)]
+struct Object<'a> {
+    /// RFC 3339, UTC, microseconds.
+    time: &'a str,
+    unit: &'a str,
+    stream: Stream,
+    /// As syslog(3) names it.
+    level: &'static str,
+    /// The line goes on in the next one of the same unit and stream.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
+    text: &'a str,
+}
+
 impl Line {
+    fn object(&self) -> Object<'_> {
+        let LogEntry { name, time, stream, partial, text } = &self.entry;
+        let level = LEVELS[usize::from(self.level)];
+        Object { time, unit: name, stream: *stream, level, partial: *partial, text }
+    }
+
     fn as_written(&self) -> String {
         match self.has_prefix {
-            true => format!("<{}>{}", self.priority, self.entry.text),
+            true => format!("<{}>{}", self.level, self.entry.text),
             false => self.entry.text.clone(),
         }
     }
@@ -191,11 +216,11 @@ impl Levels {
         if own.is_some() {
             entry.text.drain(..3);
         }
-        let priority = begun.or(own).unwrap_or(INFO);
+        let level = begun.or(own).unwrap_or(INFO);
         if entry.partial {
-            self.0.insert(key, priority);
+            self.0.insert(key, level);
         }
-        Line { entry, priority, has_prefix: own.is_some() }
+        Line { entry, level, has_prefix: own.is_some() }
     }
 }
 
@@ -289,12 +314,31 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_without_capitals_is_found_in_any_case() {
+        let is_found = |text: &str| pattern(text).unwrap().is_match("GET /health Timed out");
+        assert!(is_found("^get") && is_found("timed? out$") && is_found("Timed") && is_found("GET|POST"));
+        assert!(!is_found("Get") && !is_found("TIMED") && !is_found("/ health"));
+        let refused = pattern("(a").unwrap_err();
+        assert!(refused.contains("a regular expression such as"), "{refused}");
+        // What a matcher that goes back would need longer for than anybody lives.
+        assert!(!pattern("^(a+)+$").unwrap().is_match(&format!("{}!", "a".repeat(10_000))));
+    }
+
+    #[test]
+    fn a_line_for_programs_has_its_level_by_name() {
+        let line = Levels::default().read(entry("1", true, "<2>text"));
+        let expected =
+            r#"{"time":"1","unit":"web","stream":"stderr","level":"crit","partial":true,"text":"text"}"#;
+        assert_eq!(serde_json::to_string(&line.object()).unwrap(), expected);
+    }
+
+    #[test]
     fn a_line_in_parts_has_one_level() {
         let mut levels = Levels::default();
         let mut read = |partial, text: &str| {
             let line = levels.read(entry("1", partial, text));
             assert_eq!(line.as_written(), text);
-            (line.priority, line.entry.text)
+            (line.level, line.entry.text)
         };
         assert_eq!(read(false, "<3>broken"), (3, "broken".to_owned()));
         assert_eq!(read(false, "plain"), (INFO, "plain".to_owned()));

@@ -2,10 +2,12 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use super::{
-    logs,
-    output::{Colour, escape},
+use jiff::{
+    Timestamp,
+    tz::{Offset, TimeZone},
 };
+
+use super::output::{Colour, escape};
 use crate::{
     control::types::{
         Denial, EndKind, Event, ExitRecord, Fault, Limit, LogEntry, Moment, Obstacle, Port, ServiceState,
@@ -235,24 +237,34 @@ fn folded(texts: &[String]) -> Vec<String> {
     lines
 }
 
-/// A line of output of a service; a level other than the usual one is named.
-pub(super) fn log_line(entry: &LogEntry, with_name: bool, level: u8) -> String {
+/// A line of output of a service, in the colour of its level, with the time of a zone.
+pub(super) fn log_line(entry: &LogEntry, with_name: bool, level: u8, zone: &TimeZone) -> String {
     let name = match with_name {
         true => format!("{}: ", escape(&entry.name)),
         false => String::new(),
     };
-    let time = Colour::Dim.paint(&escape(&entry.time));
-    let text = match logs::LEVELS.get(usize::from(level)).filter(|_| level != logs::INFO) {
-        Some(word) => format!("{word}: {}", escape(&entry.text)),
-        None => escape(&entry.text).into_owned(),
+    let time = match entry.time.parse::<Timestamp>() {
+        Ok(time) => local(time, zone),
+        Err(_) => escape(&entry.time).into_owned(),
     };
-    let text = match level {
-        0..=3 => Colour::Red.paint(&text),
-        4 => Colour::Yellow.paint(&text),
-        7 => Colour::Dim.paint(&text),
-        _ => text,
+    let time = Colour::Dim.paint(&time);
+    let text = escape(&entry.text);
+    let colour = match level {
+        0..=3 => Some(Colour::Red),
+        4 => Some(Colour::Yellow),
+        7 => Some(Colour::Dim),
+        _ => None,
     };
+    let text = colour.map_or_else(|| text.to_string(), |colour| colour.paint(&text));
     format!("{time} {name}{text}\n")
+}
+
+/// RFC 3339 with microseconds, `Z` where the zone is at no distance from UTC.
+fn local(time: Timestamp, zone: &TimeZone) -> String {
+    match zone.to_offset(time) {
+        Offset::UTC => format!("{time:.6}"),
+        offset => format!("{:.6}", time.display_with_offset(offset)),
+    }
 }
 
 /// A line about something that happened.

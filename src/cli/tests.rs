@@ -1,3 +1,5 @@
+use jiff::tz::TimeZone;
+
 use super::*;
 use crate::{
     control::types::{
@@ -262,9 +264,14 @@ fn output_and_events_are_one_safe_line_each() {
         text: "\u{1b}[31mred\rover".into(),
     };
     let line = "2026-11-23T21:12:50.123456Z web: \\x1b[31mred\\x0dover\n";
-    assert_eq!(plain(&show::log_line(&entry, true, 6)), line);
-    assert_eq!(plain(&show::log_line(&entry, false, 6)), line.replace("web: ", ""));
-    assert_eq!(plain(&show::log_line(&entry, true, 3)), line.replace("web: ", "web: err: "));
+    let shown = |with_name, level| show::log_line(&entry, with_name, level, &TimeZone::UTC);
+    assert_eq!(plain(&shown(true, 6)), line);
+    assert_eq!(plain(&shown(false, 6)), line.replace("web: ", ""));
+    assert_eq!(plain(&shown(true, 3)), line, "a level is a colour");
+    assert!(shown(true, 3).contains("\u{1b}[31m\\x1b[31mred") && !shown(true, 6).contains("\u{1b}[31m"));
+    let zone = TimeZone::fixed(jiff::tz::offset(1));
+    let local = line.replace("21:12:50.123456Z", "22:12:50.123456+01:00");
+    assert_eq!(plain(&show::log_line(&entry, true, 6, &zone)), local);
     let event = Event {
         time: moment(NOW),
         name: "web".into(),

@@ -278,6 +278,7 @@ pub fn nothing_that_a_service_says_is_obeyed_by_a_terminal(world: &mut World) {
         &["status", "loud", "--json"],
         &["logs", "loud"],
         &["logs", "loud", "--json"],
+        &["logs", "loud", "-o", "cat"],
         &["start", "\u{1b}[31m"],
         &["start", "\u{1b}[31m", "--json"],
     ] {

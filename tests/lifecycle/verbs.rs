@@ -200,7 +200,8 @@ impl Drop for Follower {
     }
 }
 
-pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
+/// A service that says "first", and then what is written into the pipe.
+fn talker(world: &World, name: &str) -> std::path::PathBuf {
     let script = "echo first; while :; do read line < /pipe/fifo && echo \"$line\"; done";
     world.write("pipe/.keep", "");
     let fifo = world.dir().join("pipe/fifo");
@@ -212,7 +213,17 @@ pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
         "service.command = [\"/bin/sh\", \"-c\", '{script}']\nrootfs.mounts = [{mount}]\n\
          log.max_size = \"64K\"\nlog.files = 2\n{NONE}\n"
     );
-    world.write_service("talk", &toml);
+    world.write_service(name, &toml);
+    fifo
+}
+
+fn say(fifo: &std::path::Path, text: &str) {
+    let mut pipe = fs::File::options().write(true).open(fifo).expect("the service reads");
+    writeln!(pipe, "{text}").expect("the service reads");
+}
+
+pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
+    let fifo = talker(world, "talk");
     world.start();
     let follower = Follower::start(world, &["logs", "-f", "talk", "--json"]);
     let entry = |line: String| serde_json::from_str::<Value>(&line).expect("JSON, one entry a line");
@@ -221,11 +232,7 @@ pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
     // The host's root has 128 instances in all, and whoever may only look may follow.
     let held = snapshot::descriptors(world.supervisor_pid());
     assert!(!held.iter().any(|fd| fd.contains("inotify")), "{held:?}");
-    let say = |text: &str| {
-        let mut pipe = fs::File::options().write(true).open(&fifo).expect("the service reads");
-        writeln!(pipe, "{text}").expect("the service reads");
-    };
-    say("second");
+    say(&fifo, "second");
     assert_eq!(entry(follower.next())["text"], "second");
     // What logrotate(8) does: away with the file, then USR1.
     let log = world.dir().join("log/talk.log");
@@ -233,7 +240,7 @@ pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
     fs::rename(&log, &kept).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
     world.signal(Signal::SIGUSR1);
     wait_until("another file", LONG, || log.exists());
-    say("third");
+    say(&fifo, "third");
     wait_until("it goes to the new file", LONG, || {
         fs::read_to_string(&log).is_ok_and(|text| text.contains("third") && !text.contains("second"))
     });
@@ -245,55 +252,68 @@ pub fn logs_are_followed_and_survive_a_rotation(world: &mut World) {
 }
 
 pub fn logs_are_chosen_by_time_level_and_text(world: &mut World) {
-    let script = "echo plain; echo '<3>broken'; echo '<7>detail'; printf '<4>odd \\033[31m\\n' >&2; exec sleep infinity";
-    for name in ["one", "two"] {
-        world.write_service(
-            name,
-            &format!("service.command = [\"/bin/sh\", \"-c\", '''{script}''']\n{NONE}\n"),
-        );
-    }
+    let fifo = talker(world, "talk");
+    let slow =
+        "service.command = [\"/bin/sh\", \"-c\", \"printf '<4>slow \\\\033[1m\\\\n' >&2; exec sleep 1000\"]";
+    world.write_service("other", &format!("{slow}\n{NONE}\n"));
     world.start();
-    for name in ["one", "two"] {
-        let lines = || world.ok(&["logs", name]).lines().count();
-        wait_until("all was written", LONG, || lines() == 4);
+    wait_until("the other has spoken", LONG, || world.logs("other").contains("slow"));
+    wait_until("the first line is there", LONG, || world.logs("talk").contains("first"));
+    // One after another: each has a time of its own.
+    for text in ["<3>it broke", "plain Line", "<7>detail"] {
+        say(&fifo, text);
+        wait_until(text, LONG, || world.ok(&["logs", "--raw", "talk"]).contains(text));
     }
-    let said = |args: &[&str]| {
-        let said = world.ok(&[&["logs", "-o", "cat", "one"], args].concat());
-        let mut lines: Vec<String> = said.lines().map(ToOwned::to_owned).collect();
-        lines.sort();
-        lines
+    let texts = |args: &[&str]| -> Vec<String> {
+        let said = world.ok(&[["logs", "-o", "cat"].as_slice(), args].concat());
+        said.lines().map(str::to_owned).collect()
     };
-    assert_eq!(said(&[]), ["broken", "detail", "odd \\x1b[31m", "plain"]);
-    assert_eq!(said(&["-p", "warning"]), ["broken", "odd \\x1b[31m"]);
-    assert_eq!(said(&["-p", "info..debug"]), ["detail", "plain"]);
-    assert_eq!(said(&["--grep", "^(plain|broken)$"]), ["broken", "plain"]);
-    assert_eq!(said(&["--grep", "^(plain|broken)$", "-n", "1"]), ["broken"]);
-    assert_eq!(said(&["--since", "yesterday", "--until", "tomorrow"]).len(), 4);
-    assert_eq!(said(&["--since", "yesterday", "-n", "0"]), [""; 0]);
-    assert_eq!(said(&["--until", "-1h"]), [""; 0]);
-    assert_eq!(said(&["--since", "+1h"]), [""; 0]);
-    let short = world.ok(&["logs", "one", "--grep", "broken"]);
-    assert!(short.ends_with("Z err: broken\n"), "{short}");
-    assert!(world.ok(&["logs", "one", "--raw"]).contains("<4>odd \u{1b}[31m\n"));
-    // One follows the other, and what was written by both is in the order of time.
-    let both = world.ok(&["logs", "-o", "json", "one", "two"]);
-    let both: Vec<Value> = both.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!(both.len(), 8);
-    assert!(both.is_sorted_by_key(|entry| entry["time"].as_str().expect("a text").to_owned()), "{both:?}");
-    let broken = both.iter().find(|entry| entry["text"] == "broken").expect("it was written");
-    assert_eq!(broken["priority"], 3, "{broken}");
-    // A time that the line has itself is where it begins, and another line where it ends.
-    let time = broken["time"].as_str().expect("a text");
-    let name = broken["name"].as_str().expect("a text");
-    assert!(world.ok(&["logs", name, "--since", time, "-o", "cat"]).contains("broken"));
-    assert!(!world.ok(&["logs", name, "--until", time, "-o", "cat"]).contains("broken"));
-    // What is chosen of the past comes at once, although nothing follows it.
-    let follower = Follower::start(world, &["logs", "-f", "one", "-p", "err", "-n", "1", "-o", "cat"]);
-    assert_eq!(follower.next(), "broken");
-    drop(follower);
-    for bad in [["--since", "soon"], ["-p", "loud"], ["--grep", "("], ["-n", "-1"]] {
-        assert_eq!(world.palisade(&[&["logs", "one"], &bad[..]].concat()).status.code(), Some(2), "{bad:?}");
+    let all = ["first", "it broke", "plain Line", "detail"];
+    assert_eq!(texts(&["talk"]), all);
+    assert_eq!(texts(&["-p", "err", "talk"]), ["it broke"]);
+    assert_eq!(texts(&["-p", "debug..info", "talk"]), ["first", "plain Line", "detail"]);
+    assert_eq!(texts(&["-p", "info..info", "-n", "1", "talk"]), ["plain Line"], "the last of those");
+    assert_eq!(texts(&["--grep", "line|^it", "talk"]), ["it broke", "plain Line"]);
+    assert_eq!(texts(&["--grep", "LINE", "talk"]), Vec::<String>::new());
+    let raw = world.ok(&["logs", "--raw", "-p", "3", "talk"]);
+    assert_eq!(raw, "<3>it broke\n", "as it was written");
+    let urgent = world.ok(&["logs", "--utc", "-p", "warning", "*"]);
+    let lines: Vec<&str> = urgent.lines().filter_map(|line| Some(line.split_once("Z ")?.1)).collect();
+    assert_eq!(lines, ["other: slow \\x1b[1m", "talk: it broke"], "no colours where nobody looks: {urgent}");
+    let said = world.ok(&["logs", "-o", "json", "talk"]);
+    let objects = said.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON on a line"));
+    let objects: Vec<Value> = objects.collect();
+    let levels: Vec<&Value> = objects.iter().map(|object| &object["level"]).collect();
+    assert_eq!(levels, ["info", "err", "info", "debug"]);
+    assert_eq!((&objects[1]["unit"], &objects[1]["text"]), (&json!("talk"), &json!("it broke")));
+    // The time of a line is where those since then begin, and where those until then end.
+    let time = objects[2]["time"].as_str().expect("RFC 3339");
+    assert_eq!(texts(&["--since", time, "talk"]), all[2..]);
+    assert_eq!(texts(&["--until", time, "talk"]), all[..2]);
+    assert_eq!(texts(&["--until", time, "-n", "1", "talk"]), ["it broke"]);
+    assert_eq!(texts(&["--since", "-1h", "talk"]), all);
+    assert_eq!(texts(&["--since", "-1h", "-n", "0", "talk"]), Vec::<String>::new());
+    assert_eq!(texts(&["--until", "1h ago", "talk"]), Vec::<String>::new());
+    for (option, wrong, hint) in
+        [("--since", "soon", "2h ago"), ("--grep", "(a", "regular expression"), ("-p", "loud", "warning")]
+    {
+        let output = world.palisade(&["logs", option, wrong, "talk"]);
+        assert_eq!(output.status.code(), Some(2), "{}", describe(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(hint), "{}", describe(&output));
     }
+    let follower = Follower::start(world, &["logs", "-f", "--grep", "alarm", "-o", "cat", "talk"]);
+    for number in 1..=2 {
+        let other = format!("nothing {number}");
+        say(&fifo, &other);
+        // The shell reads a line and closes the pipe: what comes too soon is lost.
+        wait_until(&other, LONG, || world.logs("talk").contains(&other));
+        say(&fifo, &format!("alarm {number}"));
+        assert_eq!(follower.next(), format!("alarm {number}"));
+    }
+    let follower = Follower::start(world, &["logs", "-f", "-n", "1", "-g", "alarm", "-o", "cat", "talk"]);
+    assert_eq!(follower.next(), "alarm 2", "the last of the past");
+    say(&fifo, "alarm 3");
+    assert_eq!(follower.next(), "alarm 3");
 }
 
 pub fn events_tell_a_life_in_order(world: &mut World) {
