@@ -277,6 +277,7 @@ fn everywhere() -> Vec<support::Test> {
         readiness::the_main_process_is_whom_the_service_names: Root CgroupV2 UserNs;
         readiness::patience_is_granted_when_it_is_asked_for: Root CgroupV2 UserNs;
         readiness::a_flood_of_messages_holds_nobody_up: Root CgroupV2 UserNs;
+        readiness::whoever_has_more_to_say_than_is_heard_in_a_second_is_heard_in_the_next: Root CgroupV2 UserNs;
         readiness::descriptors_that_a_service_stores_come_back: Root CgroupV2 UserNs;
         readiness::a_simple_service_has_started_before_its_program: Root CgroupV2 UserNs;
         programs::nginx_answers: Root CgroupV2 UserNs Nft Program("nginx") Program("curl");

@@ -325,6 +325,17 @@ pub fn a_flood_of_messages_holds_nobody_up(world: &mut World) {
     assert_eq!(world.state("loud"), "active");
 }
 
+pub fn whoever_has_more_to_say_than_is_heard_in_a_second_is_heard_in_the_next(world: &mut World) {
+    let brief = ["send:READY=1", "flood:5000", "echo:over"];
+    say(world, "brief", &brief, "service.type = \"notify\"");
+    world.start();
+    // Nothing is asked of the supervisor meanwhile: it goes on by itself.
+    let log = world.dir().join("log/brief.log");
+    wait_until("it could say it all", LONG, || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("over"))
+    });
+}
+
 pub fn a_simple_service_has_started_before_its_program(world: &mut World) {
     let toml = "service = { command = \"/nowhere\", type = \"simple\" }\nnetwork.mode = \"none\"\nrestart.policy = \"never\"\n";
     world.write_service("one", toml);
