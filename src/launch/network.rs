@@ -392,9 +392,7 @@ impl NetworkHost {
     /// # Errors
     /// Of netlink.
     pub fn has_link(&mut self, net: &Net) -> Result<bool, NetError> {
-        let Some(link) = &net.link else { return Ok(true) };
-        let route = self.route()?;
-        Ok([link.host_if.as_str(), link.routed_if()].iter().all(|name| link::is_there(route, name)))
+        net.link.as_ref().map_or(Ok(true), |link| link::is_in_place(self.route()?, link))
     }
 
     /// Makes the bridge of a link, unless it is there already.

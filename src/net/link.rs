@@ -421,6 +421,21 @@ pub fn is_there(socket: &Netlink, name: &str) -> bool {
     index(socket, name).is_ok()
 }
 
+/// Whether the host's end of a link is where it was put: somebody may have taken it away, or its bridge.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn is_in_place(host: &mut Netlink, plan: &LinkPlan) -> Result<bool, NetError> {
+    let Ok(end) = index(host, &plan.host_if) else { return Ok(false) };
+    let Some(bridge) = &plan.bridge else { return Ok(true) };
+    let Ok(bridge) = index(host, bridge) else { return Ok(false) };
+    let mut wanted = LinkMessage::default();
+    wanted.header.index = end;
+    let found = host.get(RouteNetlinkMessage::GetLink(wanted), "RTM_GETLINK")?;
+    Ok(matches!(found, Some(RouteNetlinkMessage::NewLink(link))
+        if link.attributes.contains(&LinkAttribute::Controller(bridge))))
+}
+
 /// An interface of the namespace that a socket was opened in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {

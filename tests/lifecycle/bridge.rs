@@ -147,6 +147,12 @@ pub fn links_that_somebody_took_away_are_there_again_with_the_next_run(world: &m
     let all = [("app", 8081), ("db", 8082), ("alone", 8083)];
     let answers = || all.map(|(_, port)| http_get(&format!("127.0.0.1:{port}"), "/").is_ok());
     all.iter().for_each(|(name, port)| assert_eq!(wait_http(&format!("127.0.0.1:{port}"), "/"), *name));
+    // A bridge alone leaves its ports behind, which are nobody's then, also when another one has its name.
+    sh("ip -br link show type bridge | cut -d' ' -f1 | xargs -n1 ip link del");
+    for (name, port) in &all[..2] {
+        world.ok(&["restart", name]);
+        assert_eq!(wait_http(&format!("127.0.0.1:{port}"), "/"), *name);
+    }
     sh("ip -br link show type bridge | cut -d' ' -f1 | xargs -n1 ip link del");
     sh("ip -br link show type veth | cut -d'@' -f1 | xargs -n1 ip link del");
     for (n, (name, port)) in all.iter().enumerate() {
@@ -156,6 +162,26 @@ pub fn links_that_somebody_took_away_are_there_again_with_the_next_run(world: &m
         assert_eq!(answers().to_vec(), expected, "{name}");
     }
     assert_eq!(ports("apps").len(), 2);
+}
+
+pub fn what_a_launch_that_was_cut_short_left_beside_others_goes(world: &mut World) {
+    write(world, "db", APPS);
+    up(world, &["db"]);
+    let bridge = host_name("apps").expect("it is there");
+    let ways = || sh(&format!("ip route show dev {bridge}; ip neigh show dev {bridge}"));
+    let before = ways();
+    world.kill_supervisor();
+    write(world, "app", APPS);
+    let mut command = world.supervise();
+    command.args(["--die-at", "app:at:launch-prepared"]);
+    world.start_to_die(command);
+    wait_until("it has died", LONG, || world.has_died());
+    assert_ne!(ways(), before, "it died behind that");
+    fs::remove_file(world.services_dir().join("app.toml")).expect("written above");
+    world.start();
+    world.wait_state("db", "active");
+    assert_eq!(ways(), before);
+    wait_until("one port is left", LONG, || ports("apps").len() == 1);
 }
 
 /// Ended when it goes out of scope.

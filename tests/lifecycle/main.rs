@@ -83,6 +83,7 @@ fn everywhere() -> Vec<support::Test> {
         bridge::fifty_on_one_bridge_are_as_far_from_each_other_as_on_none: Root CgroupV2 UserNs Nft;
         bridge::a_service_moves_between_bridges_with_its_file: Root CgroupV2 UserNs Nft;
         bridge::links_that_somebody_took_away_are_there_again_with_the_next_run: Root CgroupV2 UserNs Nft;
+        bridge::what_a_launch_that_was_cut_short_left_beside_others_goes: Root CgroupV2 UserNs Nft;
         bridge::what_a_killed_run_left_of_a_bridge_goes_with_the_next: Root CgroupV2 UserNs Nft;
         reach::what_is_published_is_reached_from_outside_and_who_may_go_out_does: Root CgroupV2 UserNs Nft Program("curl");
         ingress::nginx_passes_on_by_host_name_and_takes_others_in_without_a_restart: Root CgroupV2 UserNs Nft Program("nginx") Program("gunicorn") Program("node") Program("curl");
