@@ -57,6 +57,8 @@ pub struct Launcher {
     dir: PathBuf,
     workshop: Workshop,
     program: OwnedFd,
+    /// Where an init finds its channel.
+    low: clone::Low,
     tree: Option<cgroup::Tree>,
     /// RLIMIT_NOFILE of inits: 1024; the hard limit is ours, so that a service can be given up to that.
     descriptors: Rlimit,
@@ -170,7 +172,8 @@ impl Launcher {
             tree.prepare()?;
         }
         let sockets = ready::Sockets::default();
-        Ok(Self { dir, workshop, program, tree, descriptors, sockets, network })
+        let low = clone::Low::keep()?;
+        Ok(Self { dir, workshop, program, low, tree, descriptors, sockets, network })
     }
 
     /// Where roots are put together; part of every plan.
@@ -489,28 +492,32 @@ impl Launcher {
         Ok(())
     }
 
-    fn clone(&self, launch: &mut Launch<'_>, namespaces: &[&str]) -> Result<(), StepError> {
+    fn clone(&mut self, launch: &mut Launch<'_>, namespaces: &[&str]) -> Result<(), StepError> {
         launch.seen.root = Some(self.workshop.identity()?);
         let late = launch.joins.has(NsKind::Cgroup);
-        let spawn = Spawn {
-            namespaces: clone_flags(namespaces),
-            // Where the tree is delegated (`nsdelegate`), a group outside the joined cgroup namespace cannot be named
-            // from inside it: the init, which does nothing before it gets its plan, is put into its group afterwards.
-            cgroup: launch.cgroup.as_ref().filter(|_| !late).map(AsFd::as_fd),
-            program: self.program.as_fd(),
-            channel: launch.theirs.as_ref().expect("the channel comes before the clone").as_fd(),
+        let channel = launch.theirs.take().expect("the channel comes before the clone");
+        let spawn = |channel: BorrowedFd<'_>| {
+            clone::spawn(&Spawn {
+                namespaces: clone_flags(namespaces),
+                // Where the tree is delegated (`nsdelegate`), a group outside the joined cgroup namespace cannot be named
+                // from inside it: the init, which does nothing before it gets its plan, is put into its group afterwards.
+                cgroup: launch.cgroup.as_ref().filter(|_| !late).map(AsFd::as_fd),
+                program: self.program.as_fd(),
+                channel,
+            })
         };
+        let spawn = || self.low.with(channel.as_fd(), spawn).and_then(|done| done);
         let child = match launch.net.as_ref() {
             // The host's user namespace owns the network namespace, so a child that has one of its own could not
             // enter it any more: it is born there.
-            Some(net) => net.netns.within(|| launch.joins.within(|| clone::spawn(&spawn)))??,
-            None => launch.joins.within(|| clone::spawn(&spawn))?,
+            Some(net) => net.netns.within(|| launch.joins.within(spawn))??,
+            None => launch.joins.within(spawn)?,
         };
+        drop(channel);
         let child = child.map_err(|error| no_namespace(error, namespaces.contains(&"user")))?;
         let pid = child.pid;
         // The child has its copy of the root.
         self.workshop.clear();
-        launch.theirs = None;
         let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default());
         launch.child = Some(child);
         launch.undo.push(Undo::Child);

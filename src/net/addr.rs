@@ -445,6 +445,14 @@ impl Assignments {
         self.slots.remove(name);
     }
 
+    /// A service has the slot again that it had, or none.
+    pub fn put_back(&mut self, name: UnitName, slot: Option<u32>) {
+        match slot {
+            Some(slot) => drop(self.slots.insert(name, slot)),
+            None => drop(self.slots.remove(&name)),
+        }
+    }
+
     /// The slot of a service that has one.
     pub fn slot(&self, name: &UnitName) -> Option<u32> {
         self.slots.get(name).copied()

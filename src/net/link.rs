@@ -36,7 +36,7 @@ use super::{
     bridge,
     netlink::{Netlink, Request},
     netns::NetNs,
-    sysctl,
+    sysctl::Protocol,
 };
 use crate::{
     spec::{Network, Publish},
@@ -45,6 +45,8 @@ use crate::{
 
 /// linux/rtnetlink.h
 pub(super) const RT_TABLE_LOCAL: u8 = 255;
+/// Whether addresses of 127.0.0.0/8 may be anything but the host itself.
+const ROUTE_LOCALNET: &str = "route_localnet";
 
 /// Everything that a link needs to be made; plain values, so that a plan can print them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,8 +223,9 @@ fn veth(netns: &NetNs, plan: &LinkPlan) -> LinkMessage {
 
 /// Of an interface that packets of services come in by.
 pub(super) fn host_settings(name: &str, plan: &LinkPlan) -> Result<(), NetError> {
-    let ipv4 = |key: &str, value: &str| sysctl::set(&format!("ipv4/conf/{name}/{key}"), value);
     ipv6_settings(name, plan.v6.is_some())?;
+    let all = Protocol::ipv4()?;
+    let ipv4 = |key: &str, value: &str| all.set(&format!("conf/{name}/{key}"), value);
     ipv4("forwarding", "1")?;
     ipv4("rp_filter", "1")?;
     ipv4("accept_redirects", "0")?;
@@ -231,19 +234,20 @@ pub(super) fn host_settings(name: &str, plan: &LinkPlan) -> Result<(), NetError>
     ipv4("accept_local", "0")?;
     ipv4("proxy_arp", "0")?;
     if plan.route_localnet {
-        route_localnet(name)?;
+        ipv4(ROUTE_LOCALNET, "1")?;
     }
     Ok(())
 }
 
 /// Local clients come from 127.0.0.1.
 pub(super) fn route_localnet(name: &str) -> Result<(), NetError> {
-    Ok(sysctl::set(&format!("ipv4/conf/{name}/route_localnet"), "1")?)
+    Ok(Protocol::ipv4()?.set(&format!("conf/{name}/{ROUTE_LOCALNET}"), "1")?)
 }
 
 /// Before the end goes up: it makes no address of its own, and believes nothing.
 pub(super) fn ipv6_settings(name: &str, has_ipv6: bool) -> Result<(), NetError> {
-    let set = |key: &str, value: &str| sysctl::set_ipv6(&format!("conf/{name}/{key}"), value);
+    let Some(all) = Protocol::ipv6()? else { return Ok(()) };
+    let set = |key: &str, value: &str| all.set(&format!("conf/{name}/{key}"), value);
     if !has_ipv6 {
         return Ok(set("disable_ipv6", "1")?);
     }

@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use super::{
     NetError,
     netlink::{Netlink, Request},
-    sysctl,
+    sysctl::Protocol,
 };
 use crate::sys::SysError;
 
@@ -146,14 +146,19 @@ impl Drop for Return {
 /// From open(2), write(2) and netlink.
 pub fn furnish() -> Result<(), NetError> {
     // With the namespace owned by the host no capability inside counts, so binding port 80 rests on this alone.
-    sysctl::set("ipv4/ip_unprivileged_port_start", "0")?;
+    let ipv4 = Protocol::ipv4()?;
+    ipv4.set("ip_unprivileged_port_start", "0")?;
     for scope in ["all", "default"] {
-        sysctl::set(&format!("ipv4/conf/{scope}/accept_redirects"), "0")?;
-        sysctl::set_ipv6(&format!("conf/{scope}/accept_ra"), "0")?;
-        sysctl::set_ipv6(&format!("conf/{scope}/accept_redirects"), "0")?;
+        ipv4.set(&format!("conf/{scope}/accept_redirects"), "0")?;
     }
-    // 1: none. `default` is what eth0 starts with; lo keeps ::1.
-    sysctl::set_ipv6("conf/default/addr_gen_mode", "1")?;
+    if let Some(ipv6) = Protocol::ipv6()? {
+        for scope in ["all", "default"] {
+            ipv6.set(&format!("conf/{scope}/accept_ra"), "0")?;
+            ipv6.set(&format!("conf/{scope}/accept_redirects"), "0")?;
+        }
+        // 1: none. `default` is what eth0 starts with; lo keeps ::1.
+        ipv6.set("conf/default/addr_gen_mode", "1")?;
+    }
     let mut lo = LinkMessage::default();
     lo.header.index = LO_INDEX;
     lo.header.flags = LinkFlags::Up;

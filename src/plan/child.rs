@@ -472,7 +472,7 @@ pub fn question(unit: &Unit, question: Question, timeout: Duration) -> Vec<Child
 }
 
 /// What the filter of a service is made from.
-fn policy(unit: &Unit) -> seccomp::Policy {
+pub fn policy(unit: &Unit) -> seccomp::Policy {
     let security = &unit.security;
     let Seccomp { allow, kill, log, action } = security.seccomp.clone();
     seccomp::Policy {

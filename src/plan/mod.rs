@@ -227,6 +227,60 @@ impl Session {
     }
 }
 
+pub use child::policy as filter_policy;
+
+/// The key of a service file that a step is made from, by the step's name; none: from several, or from none.
+pub fn key_of(step: &str) -> Option<&'static str> {
+    let keys = [
+        ("exec", "service.command"),
+        ("root.bind", "rootfs.mounts"),
+        ("root.dir", "rootfs.dir"),
+        ("user", "service.user"),
+        ("working_dir", "service.working_dir"),
+    ];
+    keys.iter().find(|(name, _)| *name == step).map(|(_, key)| *key)
+}
+
+/// The steps of what an init was given that may still fail, by number.
+#[derive(Debug)]
+pub struct Steps {
+    /// The number of the first of them.
+    first: usize,
+    all: Vec<ChildStep>,
+    /// How many of them the init does beside the program, once that has been made.
+    beside: usize,
+}
+
+impl Steps {
+    /// The step with this number.
+    pub fn get(&self, number: usize) -> Option<&ChildStep> {
+        place(number).0.checked_sub(self.first).and_then(|n| self.all.get(n))
+    }
+
+    /// The program has been executed: what led to that is done.
+    pub fn executed(&mut self) {
+        let done = self.all.len() - self.beside;
+        self.first += done;
+        self.all = self.all.split_off(done);
+    }
+}
+
+impl From<LaunchPlan> for Steps {
+    fn from(plan: LaunchPlan) -> Self {
+        let beside = plan.waiting.len();
+        let all = plan.init.into_iter().chain([ChildStep::Fork]).chain(plan.service).chain(plan.waiting);
+        Self { first: 1, all: all.collect(), beside }
+    }
+}
+
+impl From<Session> for Steps {
+    fn from(session: Session) -> Self {
+        let beside = session.after.len();
+        let all = std::iter::once(ChildStep::Fork).chain(session.steps).chain(session.after);
+        Self { first: 1, all: all.collect(), beside }
+    }
+}
+
 /// The number of the step and, of what it reads back, of the item, both from 1, out of what a fault says; 0 is none.
 pub fn place(number: usize) -> (usize, usize) {
     let shift = u32::from(crate::init::wire::FAULT_ITEM_SHIFT);

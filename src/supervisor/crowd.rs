@@ -35,6 +35,8 @@ pub(super) struct Runs {
     /// The same the other way round, with what each of the descriptors is.
     numbers: BTreeMap<u64, (UnitName, Vec<Part>)>,
     next: u64,
+    /// Those that time may move, whatever their services' files say.
+    timed: BTreeSet<UnitName>,
 }
 
 impl Deref for Runs {
@@ -70,6 +72,7 @@ impl Runs {
     pub(super) fn remove(&mut self, name: &UnitName) -> Option<LiveRun> {
         self.take_out(name);
         self.out.remove(name);
+        self.timed.remove(name);
         self.all.remove(name)
     }
 
@@ -96,8 +99,19 @@ impl Runs {
         self.out.insert(name.clone());
     }
 
-    /// Puts in whoever is out; to be done before each wait.
+    /// Those that wait for a moment of their own.
+    pub(super) fn timed(&self) -> impl Iterator<Item = (&UnitName, &LiveRun)> {
+        self.timed.iter().filter_map(|name| self.all.get_key_value(name))
+    }
+
+    /// Puts in whoever is out, and sees who waits for a moment; to be done before each wait.
     pub(super) fn settle(&mut self) {
+        for name in &self.out {
+            match self.all.get(name).is_some_and(LiveRun::is_timed) {
+                true => drop(self.timed.insert(name.clone())),
+                false => drop(self.timed.remove(name)),
+            }
+        }
         let Some(set) = &self.set else { return };
         let out = std::mem::take(&mut self.out);
         for name in out {

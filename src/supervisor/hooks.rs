@@ -118,7 +118,7 @@ impl Standing {
         self.active = None;
     }
 
-    fn until(&self) -> Option<Mono> {
+    pub(super) fn until(&self) -> Option<Mono> {
         self.active.as_ref()?.until
     }
 
@@ -212,14 +212,14 @@ impl Supervisor {
 
     /// When the time of the first command is up.
     pub(super) fn hook_deadline(&self) -> Option<Mono> {
-        self.runs.values().filter_map(|run| run.hooks.until()).min()
+        self.runs.timed().filter_map(|(_, run)| run.hooks.until()).min()
     }
 
     /// Kills those whose time is up.
     pub(super) fn hooks_overdue(&mut self) {
         let now = now();
         let is_late = |run: &LiveRun| run.hooks.until().is_some_and(|at| at <= now);
-        let late = self.runs.iter().filter(|(_, run)| is_late(run)).map(|(name, _)| name.clone());
+        let late = self.runs.timed().filter(|(_, run)| is_late(run)).map(|(name, _)| name.clone());
         for name in late.collect::<Vec<_>>() {
             let Some(run) = self.runs.get_mut(&name) else { continue };
             if let Some(active) = &mut run.hooks.active {
@@ -579,7 +579,7 @@ impl Supervisor {
             run.voice.ready = Some(ours);
         }
         hooks::service(channel.as_fd(), &plan, &seen, (stdin, given, &run.writers)).map_err(refused)?;
-        run.has_plan(plan);
+        run.has_steps(plan);
         Ok(())
     }
 

@@ -107,7 +107,7 @@ use keeper::Keeper;
 pub use points::{DieAt, Place, Point, Way, points};
 use runs::{LiveRun, Part};
 pub use state::VERSION as STATE_VERSION;
-use state::{Assigned, NetRecord, Record, RunRecord, Store};
+use state::{Assigned, NetRecord, Places, Record, RunRecord, Store};
 #[cfg(fuzzing)]
 pub use state::{given, record, taken_over};
 pub use upgrade::Inherit;
@@ -375,6 +375,8 @@ impl Supervisor {
             if self.stopping && self.fleet.is_resting() && self.runs.is_empty() {
                 return Ok(());
             }
+            // Before the deadlines: which of the runs have one is seen here.
+            self.runs.settle();
             let control = self.server.tick(now());
             let deadlines = [
                 control,
@@ -391,7 +393,6 @@ impl Supervisor {
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
-            self.runs.settle();
             for (wake, readiness) in self.wait(deadline)? {
                 self.wake(wake, readiness);
                 if self.places_changed != places_changed {
@@ -815,7 +816,7 @@ impl Supervisor {
 
     /// The id range of a service, which it keeps for good and which things of it are named after.
     pub(super) fn slot_of(&mut self, name: &UnitName) -> Result<u32, Box<LaunchFault>> {
-        let before = self.assigned.clone();
+        let before = self.assigned.of(&[name]);
         let count = self.settings.service_ranges();
         let slot = self.assigned.id_slot(name, count).ok_or_else(|| self.no_slot(&[name]))?;
         self.note_assigned(before)?;
@@ -823,12 +824,12 @@ impl Supervisor {
     }
 
     /// Writes down what was given away since; where that cannot be done, nothing was: a successor would give it to others.
-    fn note_assigned(&mut self, before: Assigned) -> Result<(), Box<LaunchFault>> {
-        if before == self.assigned {
+    fn note_assigned(&mut self, before: Places) -> Result<(), Box<LaunchFault>> {
+        if before == self.assigned.of(&before.names()) {
             return Ok(());
         }
         self.store.save_assigned(&self.assigned).map_err(|error| {
-            self.assigned = before;
+            self.assigned.put_back(before);
             LaunchFault::passing("assigned", &error)
         })
     }
@@ -853,12 +854,12 @@ impl Supervisor {
         netns_kept: bool,
     ) -> Result<plan::Assigned, Box<LaunchFault>> {
         let name = &unit.name;
-        let before = self.assigned.clone();
         // A service that shares another's range keeps one of its own all the same: things are named after it.
         let owner = match &unit.namespaces.user {
             UserNamespace::Shared(owner) => owner,
             UserNamespace::Auto | UserNamespace::Off => name,
         };
+        let before = self.assigned.of(&[name, owner]);
         let count = self.settings.service_ranges();
         let slots = self.assigned.id_slot(name, count).zip(self.assigned.id_slot(owner, count));
         let Some((_, slot)) = slots else {

@@ -161,14 +161,10 @@ impl Supervisor {
     /// The services that names and patterns mean; every one of them must mean some. A pattern means those with which the
     /// caller may do this; a name that he may not know is as good as none.
     fn expand(&self, caller: &Caller, right: Right, names: &[String]) -> Result<Vec<UnitName>, Error> {
-        let known: Vec<&UnitName> = self
-            .fleet
-            .entries()
-            .keys()
-            .chain(self.broken.keys())
-            .chain(&self.masked)
-            .filter(|name| !name.is_twin() && self.may_see(caller, name))
-            .collect();
+        let known = || {
+            let all = self.fleet.entries().keys().chain(self.broken.keys()).chain(&self.masked);
+            all.filter(|name| !name.is_twin() && self.may_see(caller, name))
+        };
         let is_known = |name: &UnitName| {
             self.fleet.entry(name).is_some() || self.broken.contains_key(name) || self.masked.contains(name)
         };
@@ -177,10 +173,10 @@ impl Supervisor {
             let meant: Vec<UnitName> = match proto::is_pattern(name) {
                 true => {
                     let pattern = glob::Pattern::new(name).ok();
-                    let matches = |known: &&&UnitName| {
+                    let matches = |known: &&UnitName| {
                         pattern.as_ref().is_some_and(|pattern| pattern.matches(known.as_str()))
                     };
-                    known.iter().filter(matches).map(|name| (*name).clone()).collect()
+                    known().filter(matches).cloned().collect()
                 }
                 false => {
                     let name = UnitName::said(name).ok();

@@ -51,7 +51,10 @@ impl Supervisor {
     /// Another run of the service lives, and what is under the service's name is its as well.
     pub(super) fn is_shared(&self, name: &UnitName) -> bool {
         let base = name.base();
-        self.runs.keys().any(|other| other != name && other.base() == base)
+        // They all begin with it; what else does is few, where the others may be a thousand.
+        let runs = self.runs.range(base.clone()..).map(|(other, _)| other);
+        let mut runs = runs.take_while(|other| other.as_str().starts_with(base.as_str()));
+        runs.any(|other| other != name && other.base() == base)
     }
 }
 

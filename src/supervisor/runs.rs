@@ -24,7 +24,7 @@ use crate::{
     init::{self, wire},
     launch::{self, LaunchFault, Run, Traces},
     machine::{ExitKind, RunId, Usage, fleet::Report},
-    plan::{ChildStep, Fd, LaunchPlan, Seen, Session, lower},
+    plan::{Fd, LaunchPlan, Seen, Session, Steps, lower},
     spec::{Namespace, Unit, UnitName},
     sys::{SysError, socket},
 };
@@ -71,10 +71,8 @@ pub(super) struct LiveRun {
     pub(super) outputs: [Option<OwnedFd>; 2],
     /// What it says about itself.
     pub(super) voice: Voice,
-    /// What the init was given, to name its steps; not known of an adopted run.
-    plan: Option<LaunchPlan>,
-    /// What it was given last, where the sandbox stayed.
-    again: Option<Session>,
+    /// What the init was given last, to name the step that fails; not known of an adopted run.
+    steps: Option<Steps>,
     /// The fleet knows how the main process ended, or why it never began.
     pub(super) is_over: bool,
     /// The init has ended.
@@ -93,12 +91,13 @@ impl LiveRun {
     /// A run that we launched.
     pub(super) fn launched(run: RunId, launched: Run, plan: LaunchPlan, unit: &Unit) -> Self {
         let _ = rustix::io::ioctl_fionbio(&launched.channel, true);
+        let (is_deferred, has_hooks) = (plan.is_deferred(), !plan.hooks.is_empty());
         let mut live = Self {
             run,
             init: state::start_time(launched.pid).map(|time| (launched.pid, time)),
             main: None,
             main_inside: None,
-            hooks: Standing::launched(plan.is_deferred()),
+            hooks: Standing::launched(is_deferred),
             writers: [None, None],
             traces: launched.traces,
             attested: crate::plan::attested(unit, plan.child()),
@@ -106,9 +105,8 @@ impl LiveRun {
             channel: Some(launched.channel),
             outputs: [launched.stdout, launched.stderr],
             // It is made anew with the process that is to have it.
-            voice: Voice::new(launched.notify, launched.ready.filter(|_| !plan.is_deferred())),
-            plan: Some(plan),
-            again: None,
+            voice: Voice::new(launched.notify, launched.ready.filter(|_| !is_deferred)),
+            steps: Some(plan.into()),
             is_over: false,
             is_dead: false,
             surplus: Default::default(),
@@ -116,11 +114,11 @@ impl LiveRun {
             before: Usage::default(),
             events: None,
         };
-        if live.plan.as_ref().is_some_and(|plan| !plan.hooks.is_empty()) {
+        if has_hooks {
             // Before the output is looked at: a pipe that nobody can write to is at its end.
             live.hold_writers();
         }
-        if live.plan.as_ref().is_some_and(LaunchPlan::is_deferred) {
+        if is_deferred {
             // Nothing says by itself that the sandbox stands.
             live.say(wire::SAY_STATUS, 0, 0);
         }
@@ -142,8 +140,7 @@ impl LiveRun {
             channel: None,
             outputs: [None, None],
             voice: Voice::adopted(record),
-            plan: None,
-            again: None,
+            steps: None,
             is_over: false,
             is_dead: false,
             surplus: Default::default(),
@@ -170,14 +167,19 @@ impl LiveRun {
         readable.chain(hook).chain(self.events.as_ref().map(|fd| (Part::Empty, fd.as_fd(), PollFlags::PRI)))
     }
 
+    /// Whether it has to be looked at again after some time, be there news of it or not.
+    pub(super) fn is_timed(&self) -> bool {
+        self.hooks.until().is_some() || self.voice.is_timed()
+    }
+
     /// Whether its init has ended.
     pub(super) fn is_dead(&self) -> bool {
         self.is_dead
     }
 
     /// What the steps of its main process are called after.
-    pub(super) fn has_plan(&mut self, plan: LaunchPlan) {
-        (self.plan, self.again) = (Some(plan), None);
+    pub(super) fn has_steps(&mut self, steps: impl Into<Steps>) {
+        self.steps = Some(steps.into());
     }
 
     /// Opens write ends of its output, where they are not open yet.
@@ -250,14 +252,6 @@ impl LiveRun {
         // Written over, not truncated: the room stays.
         let _ = file.and_then(|file| file.write_all_at(&[0; size_of::<wire::Words>()], 0));
     }
-
-    /// The step with this number in what the init was given last.
-    fn step(&self, number: usize) -> Option<&ChildStep> {
-        match &self.again {
-            Some(session) => session.step(number),
-            None => self.plan.as_ref()?.child_step(number),
-        }
-    }
 }
 
 impl Supervisor {
@@ -303,6 +297,8 @@ impl Supervisor {
             }
             wire::SAY_STARTED => {
                 run.main_inside = Some(message.a);
+                // With a thousand services those that are done would be what takes most of our memory.
+                run.steps.iter_mut().for_each(Steps::executed);
                 self.point(name, "heard-started");
                 self.report(name, Report::Started(id));
             }
@@ -310,7 +306,8 @@ impl Supervisor {
             wire::SAY_FAULT => {
                 let number = usize::try_from(message.a).unwrap_or_default();
                 let errno = i32::try_from(message.b).unwrap_or(libc::EIO);
-                let fault = LaunchFault::child(number, run.step(number), errno);
+                let fault =
+                    LaunchFault::child(number, run.steps.as_ref().and_then(|steps| steps.get(number)), errno);
                 run.is_over = true;
                 self.launch_failed(name, id, fault);
             }
@@ -558,7 +555,7 @@ impl Supervisor {
             .map_err(refused)?;
         live.outputs = outputs;
         live.writers = [None, None];
-        live.again = Some(session);
+        live.has_steps(session);
         Ok(())
     }
 }

@@ -140,6 +140,34 @@ impl Assigned {
         self.ids.insert(name.clone(), free);
         Some(free)
     }
+
+    /// What these services have.
+    pub(super) fn of(&self, names: &[&UnitName]) -> Places {
+        let place = |name: &UnitName| (self.ids.get(name).copied(), self.addresses.slot(name));
+        Places(names.iter().map(|name| ((*name).clone(), place(name))).collect())
+    }
+
+    /// They have again what they had.
+    pub(super) fn put_back(&mut self, before: Places) {
+        for (name, (id, address)) in before.0 {
+            match id {
+                Some(id) => drop(self.ids.insert(name.clone(), id)),
+                None => drop(self.ids.remove(&name)),
+            }
+            self.addresses.put_back(name, address);
+        }
+    }
+}
+
+/// What some services were given: the number of a range of ids, and of an address.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Places(BTreeMap<UnitName, (Option<u32>, Option<u32>)>);
+
+impl Places {
+    /// Whose they are.
+    pub(super) fn names(&self) -> Vec<&UnitName> {
+        self.0.keys().collect()
+    }
 }
 
 /// The files.

@@ -83,7 +83,7 @@ impl Supervisor {
         if let Some(known) = self.assigned.addresses.slot(name).filter(is_good) {
             return Some(known);
         }
-        let before = self.assigned.clone();
+        let before = self.assigned.of(&[name]);
         let slot = self.assigned.addresses.assign(settings, name, wanted);
         let slot = slot.inspect_err(|error| tracing::error!(unit = %name, "no address: {error}")).ok()?;
         self.note_assigned(before).ok()?;

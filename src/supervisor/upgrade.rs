@@ -76,6 +76,9 @@ impl Supervisor {
     /// Becomes another program, if somebody asked for that and nobody has to wait for an answer. Returns only where that
     /// was not to be.
     pub(super) fn maybe_upgrade(&mut self) {
+        if self.upgrade.is_none() {
+            return;
+        }
         // A program of the host's that runs for a service is a child of ours, whose end another program would not hear of.
         let has_children = !self.fetches.is_empty() || self.runs.values().any(|run| run.hooks.is_outside());
         if self.stopping || self.clients.has_pending() || has_children {

@@ -118,6 +118,11 @@ impl Voice {
         (count >= PER_SECOND && now < until).then_some(until)
     }
 
+    /// Whether it has to be looked at again after some time.
+    pub(super) fn is_timed(&self) -> bool {
+        self.heard.1 >= PER_SECOND || self.told.stopping || self.told.watchdog_usec.is_some()
+    }
+
     fn count(&mut self, now: Mono) {
         if now.since(self.heard.0) >= SECOND {
             self.heard = (now, 0);
@@ -314,10 +319,16 @@ impl Supervisor {
     /// When somebody's patience with what a service says, or does not say, ends.
     pub(super) fn voice_deadline(&self) -> Option<Mono> {
         let now = now();
-        let runs = self.runs.iter();
+        let runs = self.listened().into_iter();
         let runs = runs.flat_map(|(name, live)| [self.patience(name, live), live.voice.paused_until(now)]);
         let reloads = self.reloads.asked.values().map(|asked| asked.deadline);
         runs.chain(reloads).flatten().min()
+    }
+
+    /// The runs of which something may be due: by what they have said, and by their files.
+    fn listened(&self) -> BTreeMap<&UnitName, &LiveRun> {
+        let by_file = self.fleet.stirring().filter_map(|entry| self.runs.get_key_value(&entry.unit.name));
+        self.runs.timed().chain(by_file).collect()
     }
 
     /// Until when it is to say that it is alive, or that it is not stopping for ever.
@@ -342,7 +353,8 @@ impl Supervisor {
             let live = supervisor.runs.get(name);
             live.and_then(|live| supervisor.patience(name, live)).is_some_and(|at| at <= now())
         };
-        let late: Vec<UnitName> = self.runs.keys().filter(|name| is_late(self, name)).cloned().collect();
+        let late = self.listened().into_keys().filter(|name| is_late(self, name));
+        let late: Vec<UnitName> = late.cloned().collect();
         for name in late {
             // What has come meanwhile counts; we may be the one who is late.
             self.notified(&name);

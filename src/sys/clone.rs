@@ -2,7 +2,8 @@
 //!
 //! A plain fork of a supervisor copies its page tables, milliseconds for some megabytes; this costs the same however large
 //! the caller is. The caller stands still until the child has executed the init, so what runs in between is a
-//! handful of system calls and nothing else.
+//! handful of system calls and nothing else. Nor are descriptors copied, but those below the two that the child is given:
+//! [`Low`] keeps a low number for whoever will have thousands.
 
 #![allow(unsafe_code)]
 
@@ -13,6 +14,10 @@ use std::{
 };
 
 use libc::{c_int, c_void, pid_t};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::DupFlags,
+};
 
 use super::SysError;
 
@@ -42,12 +47,17 @@ pub struct Child {
 struct Start {
     program: c_int,
     channel: c_int,
+    /// The first number behind the two.
+    behind: u32,
     raise: bool,
     step: &'static str,
     errno: c_int,
 }
 
 const STACK: usize = 32 * 1024;
+
+/// The channel's: the last number that the child puts something onto.
+const LAST_STANDARD: c_int = 3;
 
 /// Starts the init: clone3, and in the child nothing but capabilities that survive the exec, two descriptors, exec.
 ///
@@ -62,11 +72,14 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SysError> {
     let blocked = SignalsBlocked::new();
     let stack = Stack::new()?;
     // The child puts the channel onto 0 to 3: neither of the two may lie there, to be overwritten or lost by exec.
-    let (program, channel) = (above_standard(spawn.program)?, above_standard(spawn.channel)?);
+    let mut copies = [None, None];
+    let program = above_standard(spawn.program, &mut copies[0])?;
+    let channel = above_standard(spawn.channel, &mut copies[1])?;
     let new_user = libc::CLONE_NEWUSER as u64;
     let mut start = Start {
-        program: program.as_raw_fd(),
-        channel: channel.as_raw_fd(),
+        program,
+        channel,
+        behind: program.max(channel).unsigned_abs() + 1,
         raise: spawn.namespaces & new_user != 0,
         step: "",
         errno: 0,
@@ -75,7 +88,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SysError> {
     // SAFETY: an all-zero clone_args is valid, it is a struct of integers.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = spawn.namespaces
-        | (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64
+        | (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD) as u64
         | CLONE_CLEAR_SIGHAND;
     args.pidfd = ptr::from_mut(&mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
@@ -177,8 +190,57 @@ pub fn reap(pidfd: &OwnedFd) {
     let _ = rustix::process::waitid(wait, rustix::process::WaitIdOptions::EXITED);
 }
 
-fn above_standard(fd: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
-    rustix::io::fcntl_dupfd_cloexec(fd, 4).map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))
+/// The number of `fd`, or of a copy that lies above the standard ones.
+fn above_standard(fd: BorrowedFd<'_>, copy: &mut Option<OwnedFd>) -> Result<c_int, SysError> {
+    if fd.as_raw_fd() > LAST_STANDARD {
+        return Ok(fd.as_raw_fd());
+    }
+    Ok(copy.insert(copy_above(fd)?).as_raw_fd())
+}
+
+fn copy_above(fd: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, LAST_STANDARD + 1)
+        .map_err(|errno| SysError::new("fcntl", "F_DUPFD_CLOEXEC", errno))
+}
+
+/// A low descriptor number, kept for what children are to be given while thousands are open.
+#[derive(Debug)]
+pub struct Low {
+    nothing: OwnedFd,
+    place: OwnedFd,
+}
+
+impl Low {
+    /// The lowest that is free now.
+    ///
+    /// # Errors
+    /// From open(2), fcntl(2).
+    pub fn keep() -> Result<Self, SysError> {
+        let nothing = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| SysError::new("open", "/dev/null", errno))?;
+        let place = copy_above(nothing.as_fd())?;
+        Ok(Self { nothing, place })
+    }
+
+    /// Does something with `fd` under this number.
+    ///
+    /// # Errors
+    /// From dup3(2), before `f` runs.
+    pub fn with<T>(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        f: impl FnOnce(BorrowedFd<'_>) -> T,
+    ) -> Result<T, SysError> {
+        put(fd, &mut self.place)?;
+        let done = f(self.place.as_fd());
+        // Whoever waits for the end of `fd` must not wait for this copy of it.
+        put(self.nothing.as_fd(), &mut self.place)?;
+        Ok(done)
+    }
+}
+
+fn put(fd: BorrowedFd<'_>, place: &mut OwnedFd) -> Result<(), SysError> {
+    rustix::io::dup3(fd, place, DupFlags::CLOEXEC).map_err(|errno| SysError::new("dup3", "", errno))
 }
 
 /// What the child of [`procfs_of_children`] has to say.
@@ -275,15 +337,22 @@ fn run_child(start: &Start) -> &'static str {
     if start.raise && !raise_ambient() {
         return "capset";
     }
+    // The table becomes the child's own with what lies in front of `behind`, and the rest is not even looked at. Before,
+    // whatever is done to it is done to the caller's.
+    let all = u32::MAX;
+    // SAFETY: close_range(2) with CLOSE_RANGE_UNSHARE closes nothing of the caller's.
+    if unsafe { libc::syscall(libc::SYS_close_range, start.behind, all, libc::CLOSE_RANGE_UNSHARE) } < 0 {
+        return "close_range";
+    }
     // 0, 1 and 2 as well: so what the init receives later never gets one of these numbers, and nothing of the caller's
     // standard streams reaches the sandbox.
-    for fd in 0..4 {
+    for fd in 0..=LAST_STANDARD {
         // SAFETY: dup2(2) takes any two numbers.
         if unsafe { libc::dup2(start.channel, fd) } < 0 {
             return "dup2";
         }
     }
-    let (first, all) = (4u32, u32::MAX);
+    let first = LAST_STANDARD.unsigned_abs() + 1;
     // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC only sets a flag on descriptors.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, all, libc::CLOSE_RANGE_CLOEXEC) };
     if closed < 0 {
