@@ -209,7 +209,7 @@ pub enum Verb {
         names: Vec<String>,
     },
     /// Show what has gone wrong with services: failed launches and runs, chains of the host's other firewalls in their way,
-    /// and packets that were refused, with the key and the line that decide it
+    /// and what was refused (packets, system calls, limits, missing files), with the key and the line that decide it
     Why(Names),
     /// Start services
     Start(Names),

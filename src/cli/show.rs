@@ -10,8 +10,8 @@ use jiff::{
 use super::output::{Colour, escape};
 use crate::{
     control::types::{
-        Denial, EndKind, Event, ExitRecord, Fault, Limit, LogEntry, Moment, Obstacle, Port, ServiceState,
-        ServiceStatus, TimerStatus,
+        Denial, EndKind, Event, ExitRecord, Fault, Limit, LogEntry, Moment, Obstacle, Port, Refusal,
+        ServiceState, ServiceStatus, TimerStatus,
     },
     machine::{Usage, health::HealthState},
 };
@@ -206,6 +206,10 @@ pub(super) fn why(service: &ServiceStatus, now: i64) -> String {
     for denial in &service.denials {
         line(&format!("{}: {}", denied(denial, now), denial.why));
     }
+    for Refusal { layer, what, count, last, why, .. } in &service.refusals {
+        let ago = last.map_or(String::new(), |last| format!(", last {} ago", span(now - last.unix)));
+        line(&format!("{layer}: {what}, {}{ago}: {why}", times(*count)));
+    }
     if service.denials.is_empty() {
         line("no packet of it, or to it, is known to have been refused since the supervisor came up");
     }
@@ -220,8 +224,11 @@ fn denied(denial: &Denial, now: i64) -> String {
         (Some(from), Some(to), None) => format!("{proto} {from} -> {to}"),
         (None, _, _) | (_, None, _) => "something that is not IP".to_owned(),
     };
-    let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
-    format!("{reason}: {way}, {times}, last {} ago", span(now - last.unix))
+    format!("{reason}: {way}, {}, last {} ago", times(*count), span(now - last.unix))
+}
+
+fn times(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 /// Short texts, as many on a line as a terminal shows.

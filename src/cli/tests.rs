@@ -36,6 +36,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         sockets: vec![],
         firewall: vec![],
         denials: vec![],
+        refusals: vec![],
         health: None,
         since: None,
         until: None,

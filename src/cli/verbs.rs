@@ -143,9 +143,9 @@ fn status(client: &mut Client, names: Vec<String>, json: bool) -> Result<Exit, C
 fn why(client: &mut Client, names: Names, json: bool) -> Result<Exit, CallError> {
     let answer: Services = client.call(&Method::Status(names))?;
     let of = |service: &ServiceStatus| {
-        let ServiceStatus { name, state, reason, fault, exits, firewall, denials, .. } = service;
+        let ServiceStatus { name, state, reason, fault, exits, firewall, denials, refusals, .. } = service;
         json!({ "name": name, "state": state, "reason": reason, "fault": fault, "exits": exits, "firewall": firewall,
-            "denials": denials })
+            "denials": denials, "refusals": refusals })
     };
     Ok(done(match json {
         true => output::json(&json!({ "services": answer.services.iter().map(of).collect::<Vec<_>>() })),
@@ -171,8 +171,8 @@ fn change(client: &mut Client, method: &Method, json: bool) -> Result<Exit, Call
         }),
     };
     match answer.changes.iter().all(|change| change.ok) {
-        true => Ok(done(shown)),
-        false => Ok(Exit::Failed),
+        true => done(shown),
+        false => Exit::Failed,
     }
 }
 

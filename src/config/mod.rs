@@ -82,8 +82,8 @@ pub struct Loaded {
     pub other: Vec<Diagnostic>,
     /// What each of `units` opens, and where its files say so.
     pub opened: BTreeMap<UnitName, Vec<Opened>>,
-    /// Where the files of each of `units` say what decides about a refused packet: `FILE:LINE` of each of [`TALK_KEYS`].
-    pub talk_places: BTreeMap<UnitName, TalkPlaces>,
+    /// Where the files of each of `units` say what decides about what it is refused: `FILE:LINE` of each of [`DECIDING_KEYS`].
+    pub deciding_places: BTreeMap<UnitName, DecidingPlaces>,
     /// What no service may go beyond; none: it cannot be read, and everything is refused.
     pub policy: Option<Policy>,
 }
@@ -97,12 +97,33 @@ impl Loaded {
     }
 }
 
-/// The keys that decide who may talk to whom.
-pub const TALK_KEYS: [&str; 4] =
-    ["network.publish", "network.egress", "network.allow_to", "network.allow_from"];
+/// The keys that decide about what a service is refused.
+pub const DECIDING_KEYS: [&str; 21] = [
+    "limits.memory.max",
+    "limits.pids.max",
+    "network.address_families",
+    "network.allow_from",
+    "network.allow_to",
+    "network.egress",
+    "network.publish",
+    "rootfs.dir",
+    "rootfs.mounts",
+    "security.capabilities",
+    "security.landlock",
+    "security.lock_personality",
+    "security.native_abi_only",
+    "security.no_namespaces",
+    "security.no_realtime",
+    "security.no_suid",
+    "security.no_wx",
+    "security.seccomp",
+    "service.command",
+    "service.user",
+    "service.working_dir",
+];
 
 /// Where those of them stand that a service's files have.
-pub type TalkPlaces = BTreeMap<&'static str, String>;
+pub type DecidingPlaces = BTreeMap<&'static str, String>;
 
 /// Something that a service opens, and where its files say so.
 #[derive(Clone, Debug)]
@@ -152,16 +173,16 @@ pub fn load_with(sources: &Sources, host: &HostFacts, instances: &BTreeSet<UnitN
     let known =
         check::Known { resolved: &resolved, broken: broken.keys().cloned().collect(), masked: &scan.masked };
     broken.extend(check::check(&known));
-    let (mut units, mut opened, mut talk_places) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut units, mut opened, mut deciding_places) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (name, checked) in resolved.into_iter().filter(|(name, _)| !broken.contains_key(name)) {
         opened.insert(name.clone(), checked.opened);
-        talk_places.insert(name.clone(), checked.talk_places);
+        deciding_places.insert(name.clone(), checked.deciding_places);
         units.insert(name, checked.unit);
     }
     let policy = common.policy().cloned();
     let load::Scan { masked, files, templates, other } = scan;
     let templates = templates.into_keys().collect();
-    Loaded { units, opened, talk_places, masked, files, templates, other, broken, policy }
+    Loaded { units, opened, deciding_places, masked, files, templates, other, broken, policy }
 }
 
 /// The instances that templates have by their own word.
@@ -259,7 +280,7 @@ struct Checked {
     /// What the spans of `claims` point into.
     sources: SourceMap,
     opened: Vec<Opened>,
-    talk_places: TalkPlaces,
+    deciding_places: DecidingPlaces,
 }
 
 /// Resolves what could be read; a file with mistakes is resolved too, for the mistakes in its values.
@@ -276,8 +297,8 @@ fn resolve(read: Read, host: &HostFacts, policy: Option<&Policy>) -> Result<Chec
             found.extend(policy.into_iter().flat_map(|policy| policy.check(&unit, &opened, at)));
             match found.is_empty() && policy.is_some() {
                 true => {
-                    let talk_places = talk_places(&file);
-                    Ok(Checked { unit, claims, sources: file.sources, opened, talk_places })
+                    let deciding_places = deciding_places(&file);
+                    Ok(Checked { unit, claims, sources: file.sources, opened, deciding_places })
                 }
                 false => Err(in_order(found)),
             }
@@ -299,12 +320,12 @@ fn opened(unit: &Unit, file: &ServiceFile) -> Vec<Opened> {
     all.map(|(row, opening)| Opened { row, at: at(&opening), opening }).collect()
 }
 
-fn talk_places(file: &ServiceFile) -> TalkPlaces {
+fn deciding_places(file: &ServiceFile) -> DecidingPlaces {
     let at = |key: &'static str| {
         let Location { file, place } = file.sources.locate(file.places.find(key)?);
         Some((key, format!("{}:{}", file.display(), place?.line)))
     };
-    TALK_KEYS.into_iter().filter_map(at).collect()
+    DECIDING_KEYS.into_iter().filter_map(at).collect()
 }
 
 /// By line; what concerns a file as a whole comes first.

@@ -159,6 +159,59 @@ pub struct Fault {
     pub hint: Option<String>,
 }
 
+/// Something other than a packet that a service was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// By which wall.
+    pub layer: Layer,
+    /// What, and to whom: text that the service may have a part in.
+    pub what: String,
+    /// How often, as far as it is told.
+    pub count: u64,
+    /// When the last time was, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Moment>,
+    /// What decides it, and what would allow it, for people.
+    pub why: String,
+    /// The key that decides it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// `FILE:LINE` of the key, or the file that does not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// The item to add there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add: Option<String>,
+}
+
+/// What a refusal comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    /// The filter of system calls.
+    Seccomp,
+    /// The same, of what a capability is for.
+    Capability,
+    /// The Landlock domain.
+    Landlock,
+    /// The control group.
+    Cgroup,
+    /// The root: a file is not there.
+    Root,
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Layer::Seccomp => "seccomp",
+            Layer::Capability => "capability",
+            Layer::Landlock => "landlock",
+            Layer::Cgroup => "cgroup",
+            Layer::Root => "root",
+        })
+    }
+}
+
 /// How a service that is checked is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -307,6 +360,9 @@ pub struct ServiceStatus {
     /// What of it the packet filter has refused lately, the last one first; told by `Status` alone.
     #[serde(default)]
     pub denials: Vec<Denial>,
+    /// What else it was refused lately; told by `Status` alone.
+    #[serde(default)]
+    pub refusals: Vec<Refusal>,
     /// How it is, where it is checked and up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,

@@ -22,6 +22,7 @@
 //! | [`probe`] | a connection that asks whether somebody listens | TCP |
 //! | [`mod@reserve`] | a bound port of the host | |
 //! | [`listen`] | a socket that listens for a service | |
+//! | [`audit`] | system calls that were refused, from the audit log | |
 //! | [`sysctl`] | `/proc/sys/net` | |
 //! | [`forwarding`] | what of it is changed on the host | |
 //!
@@ -29,6 +30,7 @@
 
 pub mod addr;
 pub mod attach;
+pub mod audit;
 pub mod bridge;
 pub mod clash;
 pub mod conntrack;

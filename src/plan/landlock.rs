@@ -55,6 +55,9 @@ pub struct Landlock {
     pub rules: Vec<Rule>,
     /// What standard input names may be read: it may lie outside, and be opened again by its name in /proc/self/fd.
     pub stdin: bool,
+    /// Flags of landlock_restrict_self(2): from Linux 6.15 on the audit log tells of what the service is denied, and not of what
+    /// the init is.
+    pub logged: u32,
     /// POSIX message queues may be opened: the sandbox's own, which lie in a file system that is mounted nowhere.
     pub queues: bool,
 }
@@ -106,7 +109,9 @@ pub(super) fn landlock(unit: &Unit, version: u32) -> Option<Landlock> {
         rule.access &= known;
     }
     let queues = unit.namespaces.ipc == Namespace::Own;
-    Some(Landlock { version, handled: known, scoped, rules, stdin: !unit.service.tty, queues })
+    // LOG_SAME_EXEC_OFF and LOG_NEW_EXEC_ON
+    let logged = if version >= 7 { 1 | 2 } else { 0 };
+    Some(Landlock { version, handled: known, scoped, rules, stdin: !unit.service.tty, logged, queues })
 }
 
 /// Which key of the service's file has it that there is no domain.

@@ -15,6 +15,7 @@ mod program;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     program::{MAX_INSTRUCTIONS, Program},
     rules::{FAMILIES, HAS_OTHER_ABI, is_call},
+    why::{Decides, call, decides},
 };
 
 /// What happens to a call that is not allowed.

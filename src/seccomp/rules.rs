@@ -77,10 +77,10 @@ const EPERM: Action = Action::Errno(libc::EPERM);
 const ENOSYS: Action = Action::Errno(libc::ENOSYS);
 
 /// An architecture whose calls we know.
-struct Abi {
+pub(super) struct Abi {
     /// AUDIT_ARCH of linux/audit.h.
-    arch: u32,
-    numbers: BTreeMap<&'static str, u32>,
+    pub(super) arch: u32,
+    pub(super) numbers: BTreeMap<&'static str, u32>,
 }
 
 macro_rules! numbers {
@@ -94,7 +94,7 @@ macro_rules! numbers {
 }
 
 /// The architecture that this is compiled for, and the one that its kernel also runs, where we filter that.
-static ABIS: LazyLock<Vec<Abi>> = LazyLock::new(|| {
+pub(super) static ABIS: LazyLock<Vec<Abi>> = LazyLock::new(|| {
     let x86_64 = || Abi { arch: 0xc000_003e, numbers: numbers!(x86_64) };
     let x86 = || Abi { arch: 0x4000_0003, numbers: numbers!(x86) };
     let aarch64 = || Abi { arch: 0xc000_00b7, numbers: numbers!(aarch64) };

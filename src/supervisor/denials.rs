@@ -11,7 +11,7 @@ use std::{
 
 use super::{Supervisor, now, requests::moment};
 use crate::{
-    config::TalkPlaces,
+    config::DecidingPlaces,
     control::types,
     machine::Mono,
     net::{
@@ -23,14 +23,14 @@ use crate::{
 };
 
 /// So many different ones are kept of one service.
-const MOST: usize = 16;
+pub(super) const MOST: usize = 16;
 
 /// What was refused, by service.
 #[derive(Debug, Default)]
 pub(super) struct Denials {
     recent: BTreeMap<UnitName, Vec<Denial>>,
     /// Where the files say what decides about it.
-    pub(super) places: BTreeMap<UnitName, TalkPlaces>,
+    pub(super) places: BTreeMap<UnitName, DecidingPlaces>,
 }
 
 /// Packets that were refused for the same reason on their way to the same door.
@@ -90,40 +90,58 @@ impl Denials {
 
 /// What decides a refusal, as [`types::Denial`] has it.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Verdict {
-    why: String,
-    key: Option<String>,
-    at: Option<String>,
-    add: Option<String>,
+pub(super) struct Verdict {
+    pub(super) why: String,
+    pub(super) key: Option<String>,
+    pub(super) at: Option<String>,
+    pub(super) add: Option<String>,
 }
 
 /// A service as a refusal concerns it: its name, where its keys stand, and its file.
-struct Side<'a> {
-    name: &'a UnitName,
-    places: Option<&'a TalkPlaces>,
-    file: Option<String>,
+pub(super) struct Side<'a> {
+    pub(super) name: &'a UnitName,
+    pub(super) places: Option<&'a DecidingPlaces>,
+    pub(super) file: Option<String>,
 }
 
 impl Side<'_> {
-    /// That this key lacks an item.
-    fn lacks(&self, key: &str, add: Option<String>) -> Verdict {
+    /// That this key decides, or that there is none and its default does.
+    pub(super) fn says(&self, key: &str) -> Verdict {
+        let (found, at, place) = self.place(key);
+        let why = match found {
+            true => format!("{key} of {place} decides it"),
+            false => format!("{place} has no {key}, and its default decides it"),
+        };
+        Verdict { why, key: Some(key.to_owned()), at, add: None }
+    }
+
+    /// Whether the files have this key, and where it is, or would be.
+    fn place(&self, key: &str) -> (bool, Option<String>, String) {
         let found = self.places.and_then(|places| places.get(key));
         let at = found.or(self.file.as_ref()).cloned();
         let place = at.clone().unwrap_or_else(|| format!("the file of {}", self.name));
+        (found.is_some(), at, place)
+    }
+
+    /// That this key lacks an item.
+    pub(super) fn lacks(&self, key: &str, add: Option<String>) -> Verdict {
+        let (found, at, place) = self.place(key);
         let what = match found {
-            Some(_) => format!("{key} of {place} does not list it"),
-            None => format!("{place} has no {key}"),
+            true => format!("{key} of {place} does not list it"),
+            false => format!("{place} has no {key}"),
         };
+        // A list in its place would take the default away.
+        let below = if key == "security.seccomp" { "\"@service\", " } else { "" };
         let add_text = match (&add, found) {
-            (Some(add), Some(_)) => format!("; add {add:?}"),
-            (Some(add), None) => format!("; write {key} = [{add:?}]"),
+            (Some(add), true) => format!("; add {add:?}"),
+            (Some(add), false) => format!("; write {key} = [{below}{add:?}]"),
             (None, _) => String::new(),
         };
         Verdict { why: format!("{what}{add_text}"), key: Some(key.to_owned()), at, add }
     }
 }
 
-fn nothing(why: &str) -> Verdict {
+pub(super) fn nothing(why: &str) -> Verdict {
     Verdict { why: why.to_owned(), ..Verdict::default() }
 }
 
@@ -323,7 +341,7 @@ mod tests {
     #[test]
     fn the_key_and_what_to_add_to_it_are_named() {
         let (web, db) = (name("web"), name("db"));
-        let places = TalkPlaces::from([("network.egress", "web.toml:14".to_owned())]);
+        let places = DecidingPlaces::from([("network.egress", "web.toml:14".to_owned())]);
         let from = Side { name: &web, places: Some(&places), file: Some("web.toml".to_owned()) };
         let to = Side { name: &db, places: None, file: Some("db.toml".to_owned()) };
         let why = |reason, head: Head| judge(reason, Some(&head), &from, Some(&to)).why;

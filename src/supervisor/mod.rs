@@ -19,7 +19,7 @@
 //! | `crowd` | all live runs, and which of them has something to tell |
 //! | `voice` | what services say about themselves |
 //! | `requests` | what the control socket asks for |
-//! | `denials` | packets of services that were refused |
+//! | `denials`, `refusals` | what services were refused: packets, and everything else |
 //! | `rollout` | two runs of one service at a time |
 //! | `names` | what services ask about names |
 //! | `sockets` | what is held for services beside their network |
@@ -50,6 +50,7 @@ mod names;
 mod output;
 mod points;
 mod probes;
+mod refusals;
 mod requests;
 mod rollout;
 mod runs;
@@ -181,6 +182,8 @@ enum Wake {
     Wall,
     /// It has refused something.
     Denied,
+    /// The audit log has something to tell.
+    Audit,
 }
 
 impl Wake {
@@ -238,6 +241,7 @@ struct Supervisor {
     changes: changes::Changes,
     wall: wall::Wall,
     denials: denials::Denials,
+    refusals: refusals::Refusals,
     copier: output::Copier,
     signals: Signals,
     /// Files that were applied and are not confirmed, or were taken back.
@@ -353,6 +357,7 @@ impl Supervisor {
             changes: changes::Changes::default(),
             wall: wall::Wall::default(),
             denials: denials::Denials::default(),
+            refusals: refusals::Refusals::open(),
             copier: output::Copier::open()?,
             signals: Signals::open()?,
             trial: None,
@@ -422,6 +427,7 @@ impl Supervisor {
         all.extend(self.changes.interest().map(|fd| (Wake::Changes, fd, PollFlags::IN)));
         all.extend(self.wall_interest().map(|fd| (Wake::Wall, fd, PollFlags::IN)));
         all.extend(self.launcher.network.drops().map(|fd| (Wake::Denied, fd, PollFlags::IN)));
+        all.extend(self.refusals.interest().map(|fd| (Wake::Audit, fd, PollFlags::IN)));
         all.extend(self.keeper.channel().map(|fd| (Wake::Keeper, fd, PollFlags::IN)));
         all.extend(self.server.interests().map(|interest| {
             let mut flags = PollFlags::empty();
@@ -519,6 +525,7 @@ impl Supervisor {
             Wake::Changes => self.changes_ready(),
             Wake::Wall => self.wall_stirred(),
             Wake::Denied => self.hear_denials(),
+            Wake::Audit => self.hear_audit(),
         }
     }
 
@@ -1002,8 +1009,9 @@ impl Supervisor {
             |found: Vec<config::Diagnostic>| found.first().map(ToString::to_string).unwrap_or_default();
         self.broken = loaded.broken.into_iter().map(|(name, found)| (name, first(found))).collect();
         self.masked = loaded.masked;
-        self.denials.places = loaded.talk_places;
+        self.denials.places = loaded.deciding_places;
         self.denials.forget_all_but(&units);
+        self.refusals.forget_all_but(&units);
         (self.files, self.templates) = (loaded.files, loaded.templates);
         let owners: BTreeSet<Owner> = units.values().flat_map(|unit| unit.owners.iter().cloned()).collect();
         let has_owners = !owners.is_empty();

@@ -217,6 +217,7 @@ impl Supervisor {
                         let unseen: BTreeSet<UnitName> =
                             self.fleet.entries().keys().filter(|other| !is_seen(other)).cloned().collect();
                         status.denials = self.denied(name, &unseen);
+                        status.refusals = self.refused(name);
                         status = self.with_limits(name, status);
                     }
                     services.push(status);
@@ -289,6 +290,7 @@ impl Supervisor {
             sockets: self.holdings.get(name).map(Holdings::shown).unwrap_or_default(),
             firewall: Vec::new(),
             denials: Vec::new(),
+            refusals: Vec::new(),
             health: entry.and_then(health),
             since: entry.map(|entry| moment(entry.since)),
             until,

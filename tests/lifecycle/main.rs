@@ -96,6 +96,7 @@ fn everywhere() -> Vec<support::Test> {
         wall::what_was_flushed_while_nobody_supervised_is_there_again: Root CgroupV2 UserNs Nft;
         wall::a_loop_that_flushes_keeps_nobody_busy_and_a_start_meets_its_rules: Root CgroupV2 UserNs Nft;
         wall::a_chain_that_drops_is_named_and_opened_for_who_asks: Root CgroupV2 UserNs Nft Program("curl");
+        wall::what_other_walls_refuse_is_named_as_well: Root CgroupV2 UserNs;
         wall::what_is_refused_is_named_with_the_line_that_decides_it: Root CgroupV2 UserNs Nft Program("curl") Program("python3");
         names::who_may_be_reached_has_a_name_and_nobody_else: Root CgroupV2 UserNs Nft Program("getent");
         names::names_follow_restarts_takeovers_and_files: Root CgroupV2 UserNs Nft;

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
-use nix::sys::signal::{Signal, kill};
-use serde_json::Value;
+use nix::{
+    libc::{SYS_swapoff, SYS_unshare},
+    sys::signal::{Signal, kill},
+};
+use serde_json::{Value, json};
 
 use crate::{
     reach::connect,
@@ -14,6 +17,7 @@ use crate::{
     },
 };
 
+const NONE: &str = "network.mode = \"none\"";
 const LONG: Duration = Duration::from_secs(20);
 
 pub(crate) fn nft(command: &str) -> String {
@@ -318,6 +322,74 @@ pub(crate) fn denials(world: &World, name: &str) -> BTreeMap<(String, String), (
             ((text(&one["reason"]), door), (one["count"].as_u64().expect("a number"), one))
         })
         .collect()
+}
+
+/// What `status` tells, which of a service that is down has an exit code of its own.
+fn refusals(world: &World, name: &str) -> Vec<Value> {
+    let output = world.palisade(&["status", "--json", name]);
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    status["services"][0]["refusals"].as_array().cloned().unwrap_or_default()
+}
+
+pub fn what_other_walls_refuse_is_named_as_well(world: &mut World) {
+    // CLONE_NEWUSER
+    let calls = format!("my $x = q(/x); syscall({SYS_swapoff}, $x); syscall({SYS_unshare}, 0x10000000)");
+    let script = format!("chroot / true; chroot / true; perl -e '{calls}'; exec sleep 1000");
+    let toml = format!("{NONE}\nservice.command = [\"/bin/sh\", \"-c\", {script:?}]\n");
+    let plain = world.write_service("plain", &toml);
+    let listed =
+        world.write_service("listed", &format!("{toml}\nsecurity.seccomp = [\"@service\", \"chroot\"]\n"));
+    let lost = world.write_service("lost", &format!("{NONE}\nservice.command = [\"/no/such\"]\n"));
+    world.start_by(world.supervise_in_first_network());
+    world.wait_state("lost", "failed");
+    let refusal = |world: &World, name: &str, what: &str| {
+        let mut found = json!(null);
+        wait_until(what, LONG, || {
+            let all = refusals(world, name);
+            let is_it = |one: &&Value| one["what"].as_str().is_some_and(|text| text.starts_with(what));
+            found = all.iter().find(is_it).cloned().unwrap_or_default();
+            !found.is_null()
+        });
+        found
+    };
+    let (swapoff, unshare) = (refusal(world, "plain", "swapoff by "), refusal(world, "plain", "unshare by "));
+    let chroot = refusal(world, "plain", "chroot by ");
+    let plain = plain.display();
+    assert_eq!((&swapoff["layer"], &swapoff["add"]), (&json!("seccomp"), &json!("swapoff")), "{swapoff}");
+    let why =
+        format!("{plain} has no security.seccomp; write security.seccomp = [\"@service\", \"swapoff\"]");
+    assert_eq!(swapoff["why"], why);
+    let why = format!(
+        "{plain} has no security.no_namespaces, and its default decides it: not with these arguments"
+    );
+    assert_eq!((&unshare["layer"], &unshare["why"]), (&json!("seccomp"), &json!(why)));
+    let why =
+        format!("{plain} has no security.capabilities; write security.capabilities = [\"CAP_SYS_CHROOT\"]");
+    assert_eq!(
+        (&chroot["layer"], &chroot["count"], &chroot["why"]),
+        (&json!("capability"), &json!(2), &json!(why))
+    );
+
+    let swapoff = refusal(world, "listed", "swapoff by ");
+    let why = format!("security.seccomp of {}:4 does not list it; add \"swapoff\"", listed.display());
+    assert_eq!((&swapoff["at"], &swapoff["why"]), (&json!(format!("{}:4", listed.display())), &json!(why)));
+    let all = refusals(world, "listed");
+    assert!(
+        !all.iter().any(|one| one["what"].as_str().is_some_and(|what| what.starts_with("chroot"))),
+        "{all:?}"
+    );
+
+    let missing = refusal(world, "lost", "/no/such: no such file");
+    assert_eq!((&missing["layer"], &missing["key"]), (&json!("root"), &json!("service.command")));
+    assert_eq!(missing["at"], format!("{}:2", lost.display()));
+    let said = world.ok(&["why", "plain", "lost"]);
+    for text in [
+        "  seccomp: swapoff by /usr/bin/perl, once, last ",
+        "  capability: chroot by ",
+        "  root: /no/such: no such file, once: ",
+    ] {
+        assert!(said.contains(text), "{text} in {said}");
+    }
 }
 
 pub fn what_is_refused_is_named_with_the_line_that_decides_it(world: &mut World) {

@@ -83,6 +83,12 @@ pub fn memory_max_kills_the_whole_service_and_says_so(world: &mut World) {
     let exit = &detail["exits"][0];
     assert_eq!((&exit["kind"], &exit["signal"]), (&"killed".into(), &9.into()), "{exit}");
     assert_eq!(exit["cause"], "memory_max", "{exit}");
+    let refusal = &detail["refusals"][0];
+    assert_eq!(
+        (&refusal["layer"], &refusal["key"]),
+        (&"cgroup".into(), &"limits.memory.max".into()),
+        "{refusal}"
+    );
     assert!(exit["usage"]["oom_kills"].as_u64() >= Some(2), "{exit}");
     let peak = exit["usage"]["memory_peak"].as_u64().expect("it is known");
     assert!(peak > 60 << 20 && peak <= 65 << 20, "{peak}");
@@ -125,6 +131,14 @@ pub fn pids_max_stops_a_fork_bomb(world: &mut World) {
     // The init and the bomb itself are two of the twenty.
     assert!(said.contains("forked 18 stopped by EAGAIN"), "{said}");
     assert!(number(world, "bomb", "pids.events", "max ") > 0);
+    let refusal = &detail(world, "bomb")["refusals"][0];
+    assert_eq!(
+        (&refusal["layer"], &refusal["key"]),
+        (&"cgroup".into(), &"limits.pids.max".into()),
+        "{refusal}"
+    );
+    assert!(refusal["at"].as_str().is_some_and(|at| at.contains("bomb.toml:")), "{refusal}");
+    assert!(world.ok(&["why", "bomb"]).contains("cgroup: pids.max: no further process, "), "{refusal}");
     // The host can still act in it, and so can the supervisor: its part is not in there.
     wait_until("the bomb has taken its children back", LONG, || file(world, "bomb", "pids.current") == "2");
     world.ok(&["stop", "bomb"]);

@@ -4,9 +4,13 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
+    os::{
+        fd::AsRawFd,
+        unix::{fs::DirBuilderExt, process::ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus, Output, Stdio},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -31,6 +35,9 @@ pub const PROBE: &str = "/probe/probe";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the supervisor has to come up, and to end.
 const SUPERVISOR_TIME: Duration = Duration::from_secs(30);
+
+/// The network namespace that tests are started in, where alone the kernel tells of some things.
+static FIRST_NETWORK: OnceLock<fs::File> = OnceLock::new();
 
 /// Keeps the world of the test `name`: makes its directory and pid namespace, and clears up whatever became of it.
 pub fn keep(name: &str) -> ExitCode {
@@ -67,6 +74,8 @@ fn remove_cgroup(dir: &Path) {
 
 /// Called as PID 1 of the world, before there is a second thread: leaves the machine's mounts and links.
 pub fn enter() {
+    let first = fs::File::open("/proc/self/ns/net").expect("the network namespace that it is started in");
+    FIRST_NETWORK.set(first).expect("a world is entered once");
     let killed = Some(rustix::process::Signal::KILL);
     rustix::process::set_parent_process_death_signal(killed).expect("prctl(PR_SET_PDEATHSIG)");
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("the test needs root");
@@ -214,6 +223,18 @@ impl World {
     pub fn supervise(&self) -> Command {
         let mut command = self.command(&["supervise", "--services"]);
         command.arg(self.services_dir()).args(self.places());
+        self.join_supervisor_log(&mut command);
+        command
+    }
+
+    /// As [`World::supervise`], in the network namespace that the tests are started in: for services without a network.
+    pub fn supervise_in_first_network(&self) -> Command {
+        let supervise = self.supervise();
+        // A descriptor of ours, who are pid 1 of the world.
+        let first = FIRST_NETWORK.get().expect("the world was entered").as_raw_fd();
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/1/fd/{first}"));
+        command.arg(supervise.get_program()).args(supervise.get_args());
         self.join_supervisor_log(&mut command);
         command
     }

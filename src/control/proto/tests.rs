@@ -151,6 +151,16 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         at: Some("f:1".into()),
         add: Some("192.0.2.7:443".into()),
     };
+    let refusal = Refusal {
+        layer: Layer::Seccomp,
+        what: "swapoff by /bin/sh".into(),
+        count: 2,
+        last: Some(moment),
+        why: "w".into(),
+        key: Some("security.seccomp".into()),
+        at: Some("f:1".into()),
+        add: Some("swapoff".into()),
+    };
     let obstacle = Obstacle {
         table: "ip filter".into(),
         chain: "FORWARD".into(),
@@ -177,6 +187,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         sockets: vec!["127.0.0.1:80/tcp".to_owned()],
         firewall: vec![obstacle.clone()],
         denials: vec![denial.clone()],
+        refusals: vec![refusal],
         health: Some(health.clone()),
         since: Some(moment),
         until: Some(moment),

@@ -101,7 +101,7 @@ impl Lowering {
 
     /// Makes the domain from the paths as they are inside, and enters it.
     pub(super) fn landlock(&mut self, landlock: &Landlock) {
-        let Landlock { handled, scoped, rules, stdin, queues, .. } = landlock;
+        let Landlock { handled, scoped, rules, stdin, logged, queues, .. } = landlock;
         // struct landlock_ruleset_attr: file rights, network rights, scopes. An older kernel takes the longer one where
         // what it does not know is 0.
         let attributes: Vec<u8> = [*handled, 0, *scoped].iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -128,7 +128,7 @@ impl Lowering {
         if *queues {
             self.landlock_queues(Landlock::QUEUES & handled);
         }
-        self.call(libc::SYS_landlock_restrict_self, &[Arg::Register(FILE), Arg::Value(0)]);
+        self.call(libc::SYS_landlock_restrict_self, &[Arg::Register(FILE), Arg::Value((*logged).into())]);
         self.close(FILE);
         // There is no call that tells of one's domain, but there is one that it forbids and that would change nothing. That
         // the init has the capability for it was seen by the mounts before.
