@@ -3,10 +3,12 @@
 //! Parsing is clap's; everything that prints is in `output`. A verb is one call to the supervisor of `--run DIR`, or
 //! one function of another module.
 
+mod files;
 mod ingress;
 mod logs;
 mod man;
 mod output;
+mod put;
 mod schema;
 mod score;
 mod session;
@@ -197,6 +199,31 @@ pub enum Verb {
         #[arg(long, value_name = "FILE", conflicts_with = "json")]
         out: Option<PathBuf>,
     },
+    /// Show the files of services: each with its drop-ins, as they are
+    Cat(files::Which),
+    /// Show what the files of services say together: every key that one of them has, and of the profile and `[defaults]`
+    /// below them
+    Show {
+        /// And where each of them is written
+        #[arg(long)]
+        origin: bool,
+        /// See there.
+        #[command(flatten)]
+        which: files::Which,
+    },
+    /// Write a service file to begin with
+    New(files::NewOptions),
+    /// Open a service file in $VISUAL or $EDITOR, and check it before it is written; of one that came with a package, a
+    /// drop-in in /etc
+    Edit(files::EditOptions),
+    /// Have services start by themselves
+    Enable(files::Switch),
+    /// Have services not start by themselves
+    Disable(files::Switch),
+    /// Hide service files that came with a package: nobody starts those services, by name or because another needs them
+    Mask(files::Switch),
+    /// Have masked service files count again
+    Unmask(files::Switch),
     /// Show the version
     Version,
     /// List the services
@@ -227,6 +254,12 @@ pub enum Verb {
         /// See there.
         #[command(flatten)]
         names: Names,
+    },
+    /// Have services that have failed count as stopped, and forget how often services were restarted
+    ResetFailed {
+        /// Names or patterns; none: all
+        #[arg(value_name = "NAME", default_value = "*", hide_default_value = true)]
+        names: Vec<String>,
     },
     /// Show the output of services, that of several in the order of time
     Logs(LogOptions),
@@ -382,6 +415,14 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Completions { shell } => output::completions(shell, &mut Cli::command()),
         Verb::Schema { files } => schema::print(files),
         Verb::Man { dir } => man::write(&dir, Cli::command()),
+        verb @ (Verb::Cat(_)
+        | Verb::Show { .. }
+        | Verb::New(_)
+        | Verb::Edit(_)
+        | Verb::Enable(_)
+        | Verb::Disable(_)
+        | Verb::Mask(_)
+        | Verb::Unmask(_)) => files::files(&global, verb),
         verb => verbs::ask(&global, verb),
     }
 }

@@ -460,6 +460,7 @@ enum Op {
     Start(usize),
     Stop(usize),
     Restart(usize),
+    Forgive(usize),
     /// Somebody connects.
     Demand(usize),
     Reload(Vec<Option<Unit>>),
@@ -476,6 +477,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             3 => service().prop_map(Op::Start),
             1 => service().prop_map(Op::Stop),
             1 => service().prop_map(Op::Restart),
+            1 => service().prop_map(Op::Forgive),
             3 => service().prop_map(Op::Demand),
             1 => files().prop_map(Op::Reload),
             12 => run.prop_map(|(service, what, exit)| Op::Run(service, what, exit)),
@@ -804,6 +806,12 @@ impl World {
             Op::Start(index) => self.apply(Input::Start(vec![name(index)])),
             Op::Stop(index) => self.apply(Input::Stop(vec![name(index)])),
             Op::Restart(index) => self.apply(Input::Restart(vec![name(index)])),
+            Op::Forgive(index) => {
+                let name = name(index);
+                self.apply(Input::Forgive(vec![name.clone()]));
+                let state = self.fleet.entry(&name).map(|entry| &entry.life.state);
+                assert!(!matches!(state, Some(State::Failed(_))), "{name} has still failed");
+            }
             Op::Demand(index) => self.apply(Input::Demand(name(index))),
             Op::Run(index, what, exit) => self.run(&name(index), what, exit),
             Op::Pause(millis) => self.pause(millis),

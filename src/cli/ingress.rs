@@ -1,13 +1,8 @@
 //! `palisade ingress`: what a proxy has to be told, printed or written.
 
-use std::{
-    fs, io,
-    io::Write,
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use super::{Exit, output};
+use super::{Exit, output, put::put};
 use crate::{
     config::value::parse_tls,
     control::{
@@ -64,28 +59,4 @@ pub(super) fn ingress(client: &mut Client, wanted: &Wanted) -> Result<Exit, Call
             Exit::Failed
         }
     })
-}
-
-/// Writes a file in one piece, with the mode of the one that it replaces, only where it says something else. Whether it did.
-fn put(path: &Path, text: &str) -> io::Result<bool> {
-    let before = fs::File::open(path).ok();
-    if before.is_some() && fs::read(path)? == text.as_bytes() {
-        return Ok(false);
-    }
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // A name that nobody else can have made before.
-    let mut new = tempfile_in(dir)?;
-    let mode = before.and_then(|file| file.metadata().ok()).map_or(0o644, |meta| meta.mode() & 0o777);
-    let written = new.1.write_all(text.as_bytes()).and_then(|()| {
-        new.1.set_permissions(fs::Permissions::from_mode(mode))?;
-        new.1.sync_all()?;
-        fs::rename(&new.0, path)
-    });
-    written.inspect_err(|_| drop(fs::remove_file(&new.0))).map(|()| true)
-}
-
-fn tempfile_in(dir: &Path) -> io::Result<(PathBuf, fs::File)> {
-    let path = dir.join(format!(".palisade-ingress.{}", std::process::id()));
-    let file = fs::File::options().write(true).create_new(true).open(&path)?;
-    Ok((path, file))
 }

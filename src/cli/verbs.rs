@@ -85,6 +85,7 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         Verb::Kill { signal, names } => {
             change(&mut client, &Method::Kill(Kill { names: names.names, signal }), json)
         }
+        Verb::ResetFailed { names } => change(&mut client, &Method::ResetFailed(Names { names }), json),
         Verb::DaemonReload => change(&mut client, &Method::DaemonReload, json),
         Verb::Logs(options) => logs::logs(&mut client, options, json),
         Verb::Events => events(&mut client, json),
@@ -111,6 +112,14 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         | Verb::Check { .. }
         | Verb::Score { .. }
         | Verb::Version
+        | Verb::Cat(_)
+        | Verb::Show { .. }
+        | Verb::New(_)
+        | Verb::Edit(_)
+        | Verb::Enable(_)
+        | Verb::Disable(_)
+        | Verb::Mask(_)
+        | Verb::Unmask(_)
         | Verb::Completions { .. }
         | Verb::Schema { .. }
         | Verb::Man { .. } => unreachable!("these do not ask a supervisor"),
@@ -156,9 +165,13 @@ fn why(client: &mut Client, names: Names, json: bool) -> Result<Exit, CallError>
 }
 
 fn change(client: &mut Client, method: &Method, json: bool) -> Result<Exit, CallError> {
-    let answer: Changes = client.call(method)?;
+    Ok(changed(&client.call(method)?, json))
+}
+
+/// Shows what was done to services.
+pub(super) fn changed(answer: &Changes, json: bool) -> Exit {
     let shown = match json {
-        true => output::json(&answer),
+        true => output::json(answer),
         false => answer.changes.iter().try_for_each(|change| {
             let line = format!("{}: {}", change.name, change.what);
             match change.ok {
@@ -279,7 +292,7 @@ fn report(error: &CallError, json: bool) {
     let _ = output::json(&value);
 }
 
-fn exit_of(error: &CallError) -> Exit {
+pub(super) fn exit_of(error: &CallError) -> Exit {
     match error {
         CallError::NoSupervisor { .. } => Exit::NoSupervisor,
         CallError::Answer(Error::NoSuchService { .. }) => Exit::NoSuchService,

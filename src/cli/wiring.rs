@@ -331,18 +331,18 @@ fn is_path(target: &str) -> bool {
     target.contains('/') || target.ends_with(".toml")
 }
 
-fn sources(only: Option<&Path>, global: &Global) -> Sources {
+pub(super) fn sources(only: Option<&Path>, global: &Global) -> Sources {
     only.map_or_else(Sources::system, Sources::only).around(&global.config)
 }
 
 /// The default file may be missing; one that was named may not. Where the kernel has no IPv6, services have none.
-fn settings(path: &Path) -> Result<Settings, Vec<Diagnostic>> {
+pub(super) fn settings(path: &Path) -> Result<Settings, Vec<Diagnostic>> {
     let mut settings = Settings::load((path != Path::new(settings::DEFAULT_PATH)).then_some(path))?;
     settings.network.prefix6 = settings.network.prefix6.filter(|_| sysctl::has_ipv6());
     Ok(settings)
 }
 
-fn refuse(found: &[Diagnostic], json: bool) -> Exit {
+pub(super) fn refuse(found: &[Diagnostic], json: bool) -> Exit {
     match json {
         true => {
             let _ = output::json(&report::to_json(found));

@@ -176,6 +176,29 @@ impl SourceMap {
         sources.into_iter().map(|source| (source.layer, source.base, source.text.as_str()))
     }
 
+    /// The service's file and its drop-ins.
+    pub fn own(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let own = self.texts.iter().filter(|source| source.layer == Layer::Own);
+        own.map(|source| (source.path.as_path(), source.text.as_str()))
+    }
+
+    /// Those alone, with nothing below them.
+    #[must_use]
+    pub fn own_alone(&self) -> Self {
+        let mut alone = Self::default();
+        for (path, text) in self.own() {
+            alone.add(path, text);
+        }
+        alone
+    }
+
+    /// What is written at a span.
+    pub fn text(&self, span: &Range<usize>) -> &str {
+        let source = self.texts.iter().rfind(|source| source.base <= span.start);
+        let cut = |source: &'_ Source| span.start - source.base..span.end - source.base;
+        source.and_then(|source| source.text.get(cut(source))).unwrap_or_default()
+    }
+
     /// Whether there is no text yet.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()

@@ -116,14 +116,26 @@ pub(super) fn read(
     host: &HostFacts,
     (owners, common): (&Owners, &Common),
 ) -> Read {
-    let template = name.as_str().split_once('@').map(|(prefix, _)| format!("{prefix}@.toml"));
-    let files: Vec<String> = template.into_iter().chain([format!("{name}.toml")]).collect();
+    let files = files(name);
     let (file, found) = read_texts((name, path), (dirs, &files), (owners, common));
-    let file = file.map(|mut file| {
-        file.env_files = env_files(&file, host, owners);
-        file
-    });
-    (file, found)
+    (file.map(|file| with_env_files(file, host, owners)), found)
+}
+
+/// As [`parse`], with what the texts point to.
+pub(super) fn parse_with(name: &UnitName, sources: SourceMap, host: &HostFacts, owners: &Owners) -> Read {
+    let (file, found) = parse(name, sources);
+    (file.map(|file| with_env_files(file, host, owners)), found)
+}
+
+fn with_env_files(mut file: ServiceFile, host: &HostFacts, owners: &Owners) -> ServiceFile {
+    file.env_files = env_files(&file, host, owners);
+    file
+}
+
+/// What the files of a service may be called, drop-ins after them: that of its template, and its own.
+pub(super) fn files(name: &UnitName) -> Vec<String> {
+    let template = name.as_str().split_once('@').map(|(prefix, _)| format!("{prefix}@.toml"));
+    template.into_iter().chain([format!("{name}.toml")]).collect()
 }
 
 /// The instances that a template has by its own word, and what is wrong with that.
@@ -167,8 +179,23 @@ pub(super) fn instances(
 fn read_texts(
     (name, path): (&UnitName, &Path),
     (dirs, files): (&[PathBuf], &[String]),
-    (owners, common): (&Owners, &Common),
+    around: (&Owners, &Common),
 ) -> Read {
+    let (sources, mut found) = texts(path, (dirs, files), around);
+    if sources.is_empty() {
+        return (None, found);
+    }
+    let (file, errors) = parse(name, sources);
+    found.extend(errors);
+    (file, found)
+}
+
+/// The texts of one service, as they are; none, where its own file cannot be read.
+pub(super) fn texts(
+    path: &Path,
+    (dirs, files): (&[PathBuf], &[String]),
+    (owners, common): (&Owners, &Common),
+) -> (SourceMap, Vec<Diagnostic>) {
     let mut found = Vec::new();
     let mut sources = SourceMap::default();
     let drop_ins = drop_ins(files, dirs, &mut found);
@@ -187,13 +214,11 @@ fn read_texts(
         }
         if sources.is_empty() {
             // Drop-ins alone are no service, and what they say about it would only confuse.
-            return (None, found);
+            return (sources, found);
         }
     }
     common.lay(&mut sources, &mut found);
-    let (file, errors) = parse(name, sources);
-    found.extend(errors);
-    (file, found)
+    (sources, found)
 }
 
 /// The drop-ins of some files by base name; of two with the same, that of the last file counts, and of this the one in the

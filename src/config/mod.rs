@@ -14,6 +14,7 @@ pub mod settings;
 mod tables;
 mod trust;
 pub mod value;
+pub mod written;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -235,7 +236,6 @@ pub fn load_file_opened(
     resolve(read, host, common.policy()).map(|checked| (checked.unit, checked.opened))
 }
 
-/// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests.
 /// Reads a file of the host that holds a secret of at most `limit` bytes; none: there is no such file.
 ///
 /// # Errors
@@ -244,8 +244,6 @@ pub fn secret(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, value::Refus
     trust::read_secret(path, &Owners::of_this_process(), limit)
 }
 
-/// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Pure, for tests and
-/// fuzzing.
 /// Reads a service from a text: no file is opened, and mistakes are said to be in `NAME.toml`. Only the built-in profiles
 /// are there. Pure, for tests.
 ///

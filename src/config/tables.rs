@@ -98,6 +98,15 @@ pub(super) fn read_with_places<T: DeserializeOwned>(
     sources: &SourceMap,
 ) -> (Option<(T, Places)>, Vec<Diagnostic>) {
     let mut found = Vec::new();
+    let Some(tree) = merged(sources, &mut found) else { return (None, found) };
+    let mut places = Places::default();
+    places.note_table("", &tree);
+    let tables = deserialize(tree, sources, &mut found);
+    (tables.map(|tables| (tables, places)), found)
+}
+
+/// The texts as one; none, where one of them is no TOML.
+pub(super) fn merged<'t>(sources: &'t SourceMap, found: &mut Vec<Diagnostic>) -> Option<DeTable<'t>> {
     let mut parsed = Vec::new();
     for (layer, base, text) in sources.layers() {
         let (table, errors) = DeTable::parse_recoverable(text);
@@ -106,18 +115,15 @@ pub(super) fn read_with_places<T: DeserializeOwned>(
     }
     if !found.is_empty() {
         // The parser goes on behind an error, but what it leaves out would be missed as a key.
-        return (None, found);
+        return None;
     }
     let mut tree = DeTable::new();
     for (layer, base, table) in parsed {
         let mut table = moved_table(only(table, layer), base);
-        take_own_keys(&mut table, layer, sources, &mut found);
-        merge(&mut tree, table, sources, &mut found);
+        take_own_keys(&mut table, layer, sources, found);
+        merge(&mut tree, table, sources, found);
     }
-    let mut places = Places::default();
-    places.note_table("", &tree);
-    let tables = deserialize(tree, sources, &mut found);
-    (tables.map(|tables| (tables, places)), found)
+    Some(tree)
 }
 
 /// `unit.profile` of the texts and where it stands: the last that has one.

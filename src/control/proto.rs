@@ -162,6 +162,8 @@ pub enum Method {
     Restart(Names),
     /// Read its configuration again.
     Reload(Names),
+    /// What was held against them is forgotten.
+    ResetFailed(Names),
     /// A signal to the main process.
     Kill(Kill),
     /// Lines of output.
@@ -197,6 +199,7 @@ impl Method {
             Method::Stop(_) => "Stop",
             Method::Restart(_) => "Restart",
             Method::Reload(_) => "Reload",
+            Method::ResetFailed(_) => "ResetFailed",
             Method::Kill(_) => "Kill",
             Method::Logs(_) => "Logs",
             Method::Events => "Events",
@@ -237,6 +240,7 @@ impl Method {
             | Method::Stop(_)
             | Method::Restart(_)
             | Method::Reload(_)
+            | Method::ResetFailed(_)
             | Method::Kill(_)
             | Method::Exec(_) => access.owns,
             Method::Plan | Method::Sites => access.looks,
@@ -265,7 +269,8 @@ impl Method {
             | Method::Start(names)
             | Method::Stop(names)
             | Method::Restart(names)
-            | Method::Reload(names) => serde_json::to_value(names),
+            | Method::Reload(names)
+            | Method::ResetFailed(names) => serde_json::to_value(names),
             Method::Kill(kill) => serde_json::to_value(kill),
             Method::Logs(logs) => serde_json::to_value(logs),
             Method::Exec(exec) => serde_json::to_value(exec),
@@ -300,6 +305,7 @@ impl Method {
             "Stop" => Method::Stop(from_parameters(parameters)?),
             "Restart" => Method::Restart(from_parameters(parameters)?),
             "Reload" => Method::Reload(from_parameters(parameters)?),
+            "ResetFailed" => Method::ResetFailed(from_parameters(parameters)?),
             "Kill" => Method::Kill(from_parameters(parameters)?),
             "Logs" => Method::Logs(from_parameters(parameters)?),
             "Exec" => Method::Exec(from_parameters(parameters)?),
@@ -334,7 +340,8 @@ impl Method {
             Method::Start(Names { names })
             | Method::Stop(Names { names })
             | Method::Restart(Names { names })
-            | Method::Reload(Names { names }) => names_are_sane(names, 1),
+            | Method::Reload(Names { names })
+            | Method::ResetFailed(Names { names }) => names_are_sane(names, 1),
             Method::Logs(Logs { names, since, until, .. }) => {
                 for (parameter, time) in [("since", since), ("until", until)] {
                     if time.is_some_and(|time| Timestamp::from_microsecond(time).is_err()) {

@@ -326,6 +326,8 @@ pub enum Input {
     Stop(Vec<UnitName>),
     /// Somebody wants these down and up again.
     Restart(Vec<UnitName>),
+    /// What was held against these is forgotten.
+    Forgive(Vec<UnitName>),
     /// Somebody has connected to a socket of a service that is down.
     Demand(UnitName),
     /// Somebody has connected to a service that is a run for each connection.
@@ -615,6 +617,7 @@ impl Fleet {
             Input::Start(names) => self.start(&names, now, &mut out),
             Input::Stop(names) => self.stop(&names, &By::User, &mut out),
             Input::Restart(names) => self.restart(&names, now, &mut out),
+            Input::Forgive(names) => self.forgive(&names, now, &mut out),
             Input::Demand(name) => self.demanded(&name, now, &mut out),
             Input::Connected(connection) => self.connected(connection, now, &mut out),
             Input::Shutdown => self.shut_down(now, &mut out),

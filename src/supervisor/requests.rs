@@ -101,6 +101,7 @@ impl Supervisor {
             Method::Stop(names) => self.verb(client, &caller, Verb::Stop, &names.names),
             Method::Restart(names) => self.verb(client, &caller, Verb::Restart, &names.names),
             Method::Reload(names) => self.reload(client, &caller, &names.names),
+            Method::ResetFailed(names) => self.reset_failed(client, &caller, &names.names),
             Method::Kill(kill) => self.kill(client, &caller, &kill),
             Method::Logs(logs) => self.follow(client, &caller, &logs),
             Method::Events => self.clients.events.push((client, caller)),
@@ -456,6 +457,27 @@ impl Supervisor {
             }
         }
         self.answer_reload(client, changes, waiting);
+    }
+
+    /// Whoever may start a service may also do this.
+    fn reset_failed(&mut self, client: ClientId, caller: &Caller, names: &[String]) {
+        let names = match self.expand(caller, Right::Start, names) {
+            Ok(names) => names,
+            Err(error) => return self.server.error(client, &error),
+        };
+        let has_failed = |name: &UnitName| self.service_state(name) == ServiceState::Failed;
+        let changes = names.iter().filter(|name| has_failed(name)).map(|name| Change {
+            name: name.to_string(),
+            what: "no failed service any more".to_owned(),
+            ok: true,
+        });
+        let changes = changes.collect();
+        for name in &names {
+            self.faults.remove(name);
+        }
+        self.inputs.push_back(Input::Forgive(names));
+        self.pump();
+        self.server.reply(client, &Changes { changes }, false);
     }
 
     fn kill(&mut self, client: ClientId, caller: &Caller, kill: &proto::Kill) {

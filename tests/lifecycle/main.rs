@@ -210,6 +210,8 @@ fn everywhere() -> Vec<support::Test> {
         verbs::verbs_say_what_happened: Root CgroupV2 UserNs;
         verbs::status_carries_what_a_program_needs: Root CgroupV2 UserNs Nft;
         verbs::masks_and_drop_ins_count: Root CgroupV2 UserNs;
+        verbs::what_has_failed_is_forgiven: Root CgroupV2 UserNs;
+        verbs::files_are_switched_at_once: Root CgroupV2 UserNs;
         verbs::logs_are_followed_and_survive_a_rotation: Root CgroupV2 UserNs;
         verbs::logs_are_chosen_by_time_level_and_text: Root CgroupV2 UserNs;
         verbs::events_tell_a_life_in_order: Root CgroupV2 UserNs;

@@ -21,7 +21,7 @@ const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"";
 
 pub fn every_verb_has_its_exit_code(world: &mut World) {
-    let verbs: [&[&str]; 9] = [
+    let verbs: [&[&str]; 10] = [
         &["list"],
         &["status"],
         &["start", "up"],
@@ -31,6 +31,7 @@ pub fn every_verb_has_its_exit_code(world: &mut World) {
         &["kill", "up"],
         &["logs", "up"],
         &["daemon-reload"],
+        &["reset-failed"],
     ];
     let code = |world: &World, args: &[&str]| world.palisade(args).status.code();
     for verb in verbs {
@@ -145,6 +146,59 @@ pub fn status_carries_what_a_program_needs(world: &mut World) {
     assert!(group.lines().any(|line| line.ends_with(own)), "{own} in {group}");
     let config = status["config"].as_str().expect("text");
     assert_eq!(config, world.services_dir().join("web.toml").display().to_string());
+}
+
+pub fn what_has_failed_is_forgiven(world: &mut World) {
+    let keys =
+        format!("restart = {{ policy = \"always\", delay = \"10ms\", max = 2, within = \"1min\" }}\n{NONE}");
+    world.write_service("bad", &world.probe_toml(&["exit", "3"], &keys));
+    world.write_service("good", &world.probe_toml(&["wait"], NONE));
+    world.start();
+    world.wait_state("bad", "failed");
+    world.wait_state("good", "active");
+    let (run, pid) = (world.run_id("bad"), world.pid("good"));
+    assert_eq!(world.palisade(&["reset-failed", "none"]).status.code(), Some(4));
+    assert_eq!(world.ok(&["reset-failed", "good"]), "", "it had not failed");
+    assert_eq!(world.state("bad"), "failed");
+    assert_eq!(world.ok(&["reset-failed"]), "bad: no failed service any more\n");
+    let status = world.status("bad");
+    assert_eq!((&status["state"], &status["failures"]), (&json!("stopped"), &json!(0)), "{status}");
+    assert_eq!((world.run_id("bad"), world.pid("good")), (run, pid), "nothing was started for that");
+    world.kill_supervisor();
+    world.start();
+    assert_eq!(world.state("bad"), "stopped", "nor by a successor");
+    // With a whole budget once more.
+    world.palisade(&["start", "bad"]);
+    world.wait_state("bad", "failed");
+    assert_eq!(world.run_id("bad"), run + 3);
+}
+
+pub fn files_are_switched_at_once(world: &mut World) {
+    world.write_service("web", &world.probe_toml(&["wait"], NONE));
+    world.start();
+    world.wait_state("web", "active");
+    let services = world.services_dir();
+    let switch = |world: &World, verb: &str, name: &str| {
+        world.ok(&[verb, "--now", "--services", services.to_str().expect("ASCII"), name])
+    };
+    let out = switch(world, "disable", "web");
+    assert!(out.starts_with("web: disabled; ") && out.contains("web: stopped (run 1"), "{out}");
+    world.kill_supervisor();
+    world.start();
+    assert_eq!(world.state("web"), "stopped");
+    let out = switch(world, "enable", "web");
+    assert!(out.starts_with("web: enabled; "), "{out}");
+    world.wait_state("web", "active");
+    let file = services.join("web.toml");
+    let kept = services.with_file_name("kept");
+    fs::rename(&file, &kept).expect("our own directory");
+    switch(world, "mask", "web");
+    world.wait_state("web", "masked");
+    assert_eq!(world.palisade(&["start", "web"]).status.code(), Some(1));
+    world.ok(&["unmask", "--services", services.to_str().expect("ASCII"), "web"]);
+    fs::rename(&kept, &file).expect("our own directory");
+    world.ok(&["daemon-reload"]);
+    world.wait_state("web", "active");
 }
 
 pub fn masks_and_drop_ins_count(world: &mut World) {

@@ -31,6 +31,7 @@ fn all_methods() -> Vec<Method> {
         Method::Stop(names()),
         Method::Restart(names()),
         Method::Reload(names()),
+        Method::ResetFailed(names()),
         Method::Kill(Kill { names: vec!["web".into()], signal: 15 }),
         Method::Logs(Logs {
             names: vec!["web".into()],

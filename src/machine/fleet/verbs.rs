@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Change, Demand, Entry, Fleet, Goal, News, Notice, Outcome, Shutdown, diff, timers::is_left_to_the_clock,
+    Change, Demand, Entry, Fleet, Goal, News, Notice, Outcome, Shutdown, diff, tell,
+    timers::is_left_to_the_clock,
 };
 use crate::{
-    machine::{By, Event, Failure, Kept, Mono, Phase, State, Then, Why},
+    machine::{By, Event, Failure, Kept, Mono, Phase, State, Tally, Then, Why},
     spec::{Unit, UnitName},
 };
 
@@ -123,6 +124,26 @@ impl Fleet {
             if self.entries.get(&name).is_some_and(|entry| entry.goal == Goal::Up) {
                 self.aim(&name, Goal::Restart, out);
             }
+        }
+    }
+
+    /// Forgets how often the named ones were restarted; who has failed counts as stopped from now on.
+    pub(super) fn forgive(&mut self, names: &[UnitName], now: Mono, out: &mut Outcome) {
+        for name in names {
+            let Some(entry) = self.entries.get_mut(name) else { continue };
+            entry.life.tally = Tally::default();
+            out.touched.insert(name.clone());
+            if !matches!(entry.life.state, State::Failed(_)) || entry.goal == REMOVED {
+                continue;
+            }
+            if !entry.is_on_call() {
+                // Else it would come up: what has failed is wanted all the same.
+                entry.goal = Goal::Down(By::User);
+            }
+            let stopped = State::Stopped(Why::Asked(By::User));
+            let before = std::mem::replace(&mut entry.life.state, stopped);
+            entry.since = now;
+            tell(name, &before, entry, out);
         }
     }
 
