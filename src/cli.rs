@@ -13,6 +13,7 @@ mod schema;
 mod score;
 mod session;
 mod show;
+mod trace;
 mod verbs;
 mod wiring;
 

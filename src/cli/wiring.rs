@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     CheckOptions, Exit, Global, PlanOptions, RUN_DIR, RunOptions, STATE_DIR, ScoreOptions, SuperviseOptions,
-    output, score,
+    output, score, trace,
 };
 use crate::{
     config::{self, Around, Diagnostic, Opened, Settings, Sources, settings},
@@ -26,7 +26,7 @@ use crate::{
 };
 
 pub(super) fn supervise(options: &SuperviseOptions) -> Exit {
-    trace();
+    trace::init();
     if !rustix::process::geteuid().is_root() {
         output::error("supervise is for root; an ordinary user runs one service with `palisade run FILE`");
         return Exit::Failed;
@@ -55,7 +55,7 @@ pub(super) fn supervise(options: &SuperviseOptions) -> Exit {
 }
 
 pub(super) fn run(options: &RunOptions) -> Exit {
-    trace();
+    trace::init();
     let loaded = settings(&options.global.config).and_then(|settings| {
         let facts = sys::facts::gather(settings.cgroup.as_deref());
         let unit = config::load_file(&options.file, &Around::of(&options.global.config), &facts)?;
@@ -358,10 +358,4 @@ fn printed(result: std::io::Result<()>) -> Exit {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Exit::Failed,
         _ => Exit::Done,
     }
-}
-
-/// Our own log goes to standard error, for whoever started us.
-fn trace() {
-    let colour = output::is_coloured();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colour).with_target(false).init();
 }
