@@ -171,6 +171,8 @@ const NOT_TOLD: &[(&str, &[&str])] = &[
             "health",
             "http",
             "link",
+            "log",
+            "log_rate",
             "megabyte",
             "network",
             "relations",

@@ -41,7 +41,7 @@ fn written(dir: &std::path::Path, first: u8, bytes: &[u8]) {
     let size = usize::from(first) / 4 + 1;
     // So many files that nothing is rotated away, each write costing a time stamp and a tag.
     let total = bytes.len() + (bytes.len() / size + bytes.split(|byte| *byte == b'\n').count()) * 40;
-    let policy = LogPolicy { max_size: (total as u64 / 8).max(u64::from(first) * 16 + 64), files: 30 };
+    let policy = LogPolicy { max_size: (total as u64 / 8).max(u64::from(first) * 16 + 64), files: 30, ..LogPolicy::default() };
     let mut writer = LogWriter::open(dir, "web", policy).expect("an empty directory");
     let follow = first & 1 == 0;
     let mut follower = Follower::open(dir, &["web"], &Wanted { lines: Some(0), follow, ..Wanted::default() })
@@ -90,7 +90,7 @@ fn found(dir: &std::path::Path, first: u8, bytes: &[u8]) {
         // Beside whole lines there may be an unfinished one of each stream.
         assert!(entries.iter().filter(|entry| !entry.partial).count() as u64 <= lines);
     }
-    let policy = LogPolicy { max_size: 1 << 20, files: 8 };
+    let policy = LogPolicy { max_size: 1 << 20, files: 8, ..LogPolicy::default() };
     let mut writer = LogWriter::open(dir, "web", policy).expect("a log");
     let now = "2024-05-06T07:08:09.123456Z".parse().expect("a time");
     assert_eq!(writer.finish(now), None);

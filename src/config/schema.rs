@@ -773,6 +773,10 @@ pub struct LogTable {
     /// supervisor counts and tells, and `block` has the service wait for the next supervisor. With `service.tty` it waits.
     /// Default: `drop`.
     pub full: Option<Text>,
+    /// How many lines are taken within a time of 1s to 1d, both outputs together, such as `"10000/30s"` or `"100/s"`, or
+    /// `"off"`. Those beyond are dropped until the time is over, and the log says how many. A line of more than 16K counts
+    /// once for each 16K. Default: `"off"`.
+    pub rate: Option<Text>,
 }
 
 /// A string or a number, for values with a unit.

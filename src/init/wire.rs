@@ -244,6 +244,13 @@ pub const OUTPUT_NOTE: usize = 24;
 /// Where, behind those, the init counts the bytes of each output that it has dropped, and the supervisor those of them
 /// that it has told of: four numbers of 8 bytes.
 pub const DROPPED_AT: usize = size_of::<Words>() + 2 * OUTPUT_NOTE;
+/// Where, behind those, the supervisor has how many lines went into the log lately: as it is, and as it is once what is
+/// under way from each output is there.
+#[allow(dead_code, reason = "the supervisor's alone")]
+pub const RATE_AT: usize = DROPPED_AT + 4 * 8;
+/// Bytes of each of the three.
+#[allow(dead_code, reason = "the supervisor's alone")]
+pub const RATE_NOTE: usize = 40;
 /// Bytes of the whole file of last words.
 #[allow(dead_code, reason = "the supervisor makes the room")]
-pub const WORDS_FILE: usize = DROPPED_AT + 4 * 8;
+pub const WORDS_FILE: usize = RATE_AT + 3 * RATE_NOTE;

@@ -15,7 +15,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn writer(dir: &Path, max_size: u64, files: u32) -> LogWriter {
-    LogWriter::open(dir, "web", LogPolicy { max_size, files }).unwrap()
+    LogWriter::open(dir, "web", LogPolicy { max_size, files, ..LogPolicy::default() }).unwrap()
 }
 
 fn put(writer: &mut LogWriter, text: &str) {
@@ -102,7 +102,7 @@ fn so_many_files_are_kept_and_none_is_too_large() {
     assert!(names(dir.path()).iter().all(|name| fs::metadata(dir.path().join(name)).unwrap().len() <= 200));
     assert_eq!(last(dir.path(), 2), ["line 48", "line 49"]);
     assert_eq!(last(dir.path(), 7).len(), 7, "over the boundary of a file");
-    writer.set_policy(LogPolicy { max_size: 200, files: 1 });
+    writer.set_policy(LogPolicy { max_size: 200, files: 1, ..LogPolicy::default() });
     put(&mut writer, &"y".repeat(200));
     assert_eq!(names(dir.path()), ["web.log"]);
 }
@@ -137,7 +137,7 @@ fn a_link_in_place_of_the_file_is_not_followed() {
     let elsewhere = dir.path().join("elsewhere");
     fs::write(&elsewhere, "").unwrap();
     std::os::unix::fs::symlink(&elsewhere, dir.path().join("web.log")).unwrap();
-    let policy = LogPolicy { max_size: 1000, files: 2 };
+    let policy = LogPolicy { max_size: 1000, files: 2, ..LogPolicy::default() };
     assert_eq!(LogWriter::open(dir.path(), "web", policy).unwrap_err().symbol(), "ELOOP");
 }
 
@@ -172,7 +172,7 @@ fn a_follower_sees_every_line_over_rotations() {
 #[test]
 fn what_is_followed_of_several_services_comes_in_the_order_of_time() {
     let dir = tempfile::tempdir().unwrap();
-    let policy = LogPolicy { max_size: 1000, files: 2 };
+    let policy = LogPolicy { max_size: 1000, files: 2, ..LogPolicy::default() };
     for (name, times) in [("web", [1, 3]), ("db", [2, 4])] {
         let mut writer = LogWriter::open(dir.path(), name, policy.clone()).unwrap();
         for time in times {
@@ -209,7 +209,7 @@ fn logs_of_any_length_are_one_in_the_order_of_time() {
     let dir = tempfile::tempdir().unwrap();
     // One writes long lines now and then, the other short ones all the time: of which more than a batch.
     for (name, step, width) in [("web", 1, 100), ("db", 50, 9000)] {
-        let policy = LogPolicy { max_size: 100_000, files: 1000 };
+        let policy = LogPolicy { max_size: 100_000, files: 1000, ..LogPolicy::default() };
         let mut writer = LogWriter::open(dir.path(), name, policy).unwrap();
         for time in (0..20_000).step_by(step) {
             let line = format!("{time:05}{}\n", "x".repeat(width));

@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_reported_once_and_counted() {
         let dir = tempfile::tempdir().unwrap();
-        let policy = LogPolicy { max_size: 1000, files: 2 };
+        let policy = LogPolicy { max_size: 1000, files: 2, ..LogPolicy::default() };
         let mut writer = LogWriter::open(dir.path(), "web", policy).unwrap();
         writer.file = Some(OpenOptions::new().append(true).open("/dev/full").unwrap());
         let error = writer.write(Stream::Stdout, b"lost\n", Timestamp::UNIX_EPOCH).unwrap();

@@ -12,6 +12,7 @@ pub mod exposure;
 mod hook;
 mod http;
 pub mod limits;
+mod log;
 mod network;
 mod owner;
 pub mod probe;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::attached::{Attached, AttachedKind};
 pub use self::bandwidth::Bandwidth;
+pub use self::log::{Full, LogPolicy, LogRate};
 pub use self::owner::Owner;
 pub use self::resolve::{Claims, resolve, resolve_with_claims};
 pub(crate) use self::resolve::{MOST, clash, parse_owner};
@@ -678,26 +680,6 @@ pub enum Dev {
     Minimal(Vec<PathBuf>),
     /// The host's /dev.
     Host,
-}
-
-/// `[log]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogPolicy {
-    /// Bytes after which a log file is rotated.
-    pub max_size: u64,
-    /// How many files are kept, the current one included.
-    pub files: u32,
-}
-
-/// `log.full`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Full {
-    /// What is oldest is dropped, and counted.
-    #[default]
-    Drop,
-    /// Who writes waits for the next supervisor.
-    Block,
 }
 
 /// One line of an id map: `count` ids from `inside` are `outside` for the host.

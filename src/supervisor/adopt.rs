@@ -15,7 +15,6 @@ use crate::{
     cgroup,
     init::wire,
     launch::Net,
-    logs,
     machine::fleet::{Effect, Entry, Fleet, Input, Report},
     net::netns::NetNs,
     spec::{Egress, UnitName},
@@ -149,8 +148,7 @@ impl Supervisor {
             Ok(None) => {}
             Err(error) => tracing::error!(unit = %name, "its init is not reached: {error}"),
         }
-        live.surplus =
-            super::output::surplus(&mut live, &logs::path(&self.options.log, name.base().as_str(), 0));
+        self.adopt_notes(name, &mut live);
         let is_there = live.pidfd.is_some() || live.channel.is_some();
         self.runs.insert(name.clone(), live);
         is_there

@@ -10,6 +10,7 @@
 //! | `ingress` | who passes HTTP requests on to whom |
 //! | `hooks` | commands around the main program |
 //! | `output` | what services write, into their logs |
+//! | `rates` | how many lines of it |
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `changes` | reloads when what a service has read has changed |
@@ -50,6 +51,7 @@ mod names;
 mod output;
 mod points;
 mod probes;
+mod rates;
 mod refusals;
 mod requests;
 mod rollout;
@@ -243,6 +245,7 @@ struct Supervisor {
     denials: denials::Denials,
     refusals: refusals::Refusals,
     copier: output::Copier,
+    rates: rates::Rates,
     signals: Signals,
     /// Files that were applied and are not confirmed, or were taken back.
     trial: Option<apply::Trial>,
@@ -359,6 +362,7 @@ impl Supervisor {
             denials: denials::Denials::default(),
             refusals: refusals::Refusals::open(),
             copier: output::Copier::open()?,
+            rates: rates::Rates::default(),
             signals: Signals::open()?,
             trial: None,
             upgrade: None,
@@ -395,6 +399,7 @@ impl Supervisor {
                 self.changes.deadline(),
                 self.wall.deadline(),
                 self.names.deadline(),
+                self.rate_deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
@@ -414,6 +419,7 @@ impl Supervisor {
             self.changes_overdue();
             self.wall_overdue();
             self.names_overdue();
+            self.rates_overdue();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }

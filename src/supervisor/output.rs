@@ -7,7 +7,8 @@
 //! read them from the service's pipe  killed here: the same, but they are not in the pipe any more
 //! note: nothing
 //! ```
-//! Whether they are still there shows by a sum of them in the note: what is at the front of the pipe has it or not.
+//! Whether they are still there shows by a sum of them in the note: what is at the front of the pipe has it or not. Of
+//! what is dropped for `log.rate` ([`super::rates`]) nothing is written, and the note says so.
 //! While nobody supervises, and the pipe is full, the init may drop what is oldest (`log.full`): it counts the bytes behind
 //! the notes, and those that were in the log already are no loss.
 //!
@@ -15,6 +16,7 @@
 //! what is read from one is lost when the supervisor dies before it is written.
 
 use std::{
+    borrow::Cow,
     fs::File,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -29,7 +31,7 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags},
 };
 
-use super::Supervisor;
+use super::{Supervisor, runs::LiveRun};
 use crate::{
     control::types::Stream,
     init::wire::{DROPPED_AT, OUTPUT_NOTE, Words},
@@ -96,7 +98,7 @@ impl Surplus {
 
 /// What is under way from one stream into the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Note {
+pub(super) struct Note {
     what: Surplus,
     /// Which log file, and how long it was.
     inode: u64,
@@ -104,12 +106,22 @@ struct Note {
 }
 
 impl Note {
-    const NOTHING: Self = Self { what: Surplus { count: 0, sum: 0 }, inode: 0, size: 0 };
+    pub(super) const NOTHING: Self = Self { what: Surplus { count: 0, sum: 0 }, inode: 0, size: 0 };
 
     /// So much is about to be written to the log as it is now.
     fn about(what: Surplus, log: &Path) -> Self {
         let (inode, size) = log.metadata().map_or((0, 0), |log| (log.ino(), log.len()));
         Self { what, inode, size }
+    }
+
+    /// So much is about to be passed over: the log stays as it is.
+    fn about_nothing(what: Surplus) -> Self {
+        Self { what, inode: 0, size: u64::MAX }
+    }
+
+    /// A line that is in no pipe is about to be written.
+    pub(super) fn about_us(log: &Path) -> Self {
+        Self::about(Surplus::default(), log)
     }
 
     fn place(stream: usize) -> u64 {
@@ -126,7 +138,7 @@ impl Note {
     }
 
     /// Without the note a byte may be written twice or not at all by a successor; that stops nobody.
-    fn write(self, file: &File, stream: usize) {
+    pub(super) fn write(self, file: &File, stream: usize) {
         let bytes = [self.what.to_word(), self.inode, self.size].map(u64::to_ne_bytes).concat();
         let _ = file.write_all_at(&bytes, Self::place(stream));
     }
@@ -152,23 +164,30 @@ impl Supervisor {
             run.outputs[stream] = None;
             return;
         }
-        let notes = run.notes();
-        if let Some(notes) = notes.filter(|_| is_copy) {
-            Note::about(Surplus::of(&bytes), &path).write(notes, stream);
+        self.rates_overdue();
+        let taken = self.within_rate(name, stream, &bytes);
+        let Some(run) = self.runs.get_mut(name) else { return };
+        if let Some(notes) = run.notes().filter(|_| is_copy) {
+            let note = match taken.is_empty() {
+                true => Note::about_nothing(Surplus::of(&bytes)),
+                false => Note::about(Surplus::of(&bytes), &path),
+            };
+            note.write(notes, stream);
         }
-        self.write_log(name, stream, &bytes);
+        match taken.is_empty() {
+            true => self.point(name, "dropped-noted"),
+            false => self.write_log(name, stream, &taken),
+        }
+        let text = self.without_returns(name, &bytes);
+        self.watch_output(name, stream, &text);
         if is_copy {
             self.point(name, "output-written");
             self.pass_over(name, stream, bytes.len());
         }
     }
 
-    fn write_log(&mut self, name: &UnitName, stream: usize, bytes: &[u8]) {
-        let is_terminal = self.fleet.entry(name).is_some_and(|entry| entry.unit.service.tty);
-        // A terminal ends lines with CR LF (termios(3), ONLCR); in a log each CR would show as an escape.
-        let is_end = |at: usize| bytes[at] == b'\r' && bytes.get(at + 1) == Some(&b'\n');
-        let text: Vec<u8> =
-            (0..bytes.len()).filter(|at| !is_terminal || !is_end(*at)).map(|at| bytes[at]).collect();
+    pub(super) fn write_log(&mut self, name: &UnitName, stream: usize, bytes: &[u8]) {
+        let text = self.without_returns(name, bytes);
         let kind = if stream == 0 { Stream::Stdout } else { Stream::Stderr };
         if let Some(log) = self.log(name)
             && let Some(error) = log.write(kind, &text, Timestamp::now())
@@ -176,7 +195,15 @@ impl Supervisor {
             tracing::error!(unit = %name, "output is lost: {error}");
         }
         self.clients.wrote(&name.base());
-        self.watch_output(name, stream, &text);
+    }
+
+    /// A terminal ends lines with CR LF (termios(3), ONLCR); in a log each CR would show as an escape.
+    fn without_returns<'a>(&self, name: &UnitName, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.fleet.entry(name).is_none_or(|entry| !entry.unit.service.tty) {
+            return bytes.into();
+        }
+        let is_end = |at: usize| bytes[at] == b'\r' && bytes.get(at + 1) == Some(&b'\n');
+        (0..bytes.len()).filter(|at| !is_end(*at)).map(|at| bytes[at]).collect()
     }
 
     /// An output has come back to us: what a predecessor has written of it is passed over, and what was dropped is told.
@@ -210,6 +237,7 @@ impl Supervisor {
             let _ = read_exactly(fd.as_fd(), count);
         }
         self.point(name, "output-taken");
+        self.rate_written(name);
         let Some(run) = self.runs.get_mut(name) else { return };
         if let Some(notes) = run.notes() {
             Note::NOTHING.write(notes, stream);
@@ -217,15 +245,28 @@ impl Supervisor {
     }
 }
 
-/// What a predecessor has written to the log and may not have taken out of the pipes. To be asked before anything else is written.
-pub(super) fn surplus(run: &mut super::runs::LiveRun, log: &Path) -> [Surplus; 2] {
-    let Some(notes) = run.notes() else { return [Surplus::default(); 2] };
-    [0, 1].map(|stream| {
-        let note = Note::read(notes, stream);
-        // The log is as it was: nothing of it was written.
-        let is_written = note.what.count <= PIECE && Note::about(note.what, log) != note;
-        if is_written { note.what } else { Surplus::default() }
-    })
+impl Supervisor {
+    /// Takes over what a predecessor had under way from a run into the log. Before anything else is written.
+    pub(super) fn adopt_notes(&mut self, name: &UnitName, run: &mut LiveRun) {
+        let path = logs::path(&self.options.log, name.base().as_str(), 0);
+        let Some(file) = run.notes() else { return };
+        let notes = [0, 1].map(|stream| Note::read(file, stream));
+        // Where the log is as it was, nothing of it was written.
+        let is_written = notes.map(|note| {
+            note != Note::NOTHING && note.what.count <= PIECE && Note::about(note.what, &path) != note
+        });
+        run.surplus = [0, 1].map(|n| if is_written[n] { notes[n].what } else { Surplus::default() });
+        self.adopt_rate(name, run, is_written);
+        for stream in 0..2 {
+            // It was none of the service's: nothing waits for its outputs to come back.
+            if is_written[stream]
+                && notes[stream].what.count == 0
+                && let Some(file) = run.notes()
+            {
+                Note::NOTHING.write(file, stream);
+            }
+        }
+    }
 }
 
 /// How many bytes of an output its init has dropped that nobody was told of: from now on they are.

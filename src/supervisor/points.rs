@@ -49,6 +49,8 @@ pub enum Way {
     Timer,
     /// A service writes: it is put into the log, and then taken out of the pipe.
     Output,
+    /// A service writes more lines than it may.
+    Rate,
     /// Files are applied for a trial.
     Apply,
     /// They are confirmed.
@@ -69,7 +71,7 @@ pub struct Point {
 }
 
 /// The moments on these ways.
-const ON_WAYS: [(Way, &[&str]); 23] = [
+const ON_WAYS: [(Way, &[&str]); 24] = [
     (
         Way::Start,
         &[
@@ -165,6 +167,7 @@ const ON_WAYS: [(Way, &[&str]); 23] = [
     (Way::Demand, &["socket-opened", "socket-noted", "demand-heard"]),
     (Way::Timer, &["timer-elapsed", "stamp-written"]),
     (Way::Output, &["output-written", "output-taken"]),
+    (Way::Rate, &["dropped-noted", "dropped-told"]),
     (Way::Apply, &["trial-noted"]),
     (Way::Confirm, &["trial-confirmed"]),
     (Way::Revert, &["trial-reverted"]),
@@ -200,7 +203,8 @@ impl Point {
             | Way::Store
             | Way::Demand
             | Way::Timer
-            | Way::Output => false,
+            | Way::Output
+            | Way::Rate => false,
         }
     }
 }

@@ -79,6 +79,8 @@ pub(super) struct LiveRun {
     is_dead: bool,
     /// Of each output: bytes in the pipe that a predecessor has written to the log already.
     pub(super) surplus: [super::output::Surplus; 2],
+    /// Of each output: where in a line it is, as far as `log.rate` asks.
+    pub(super) places: [crate::logs::Place; 2],
     /// The file of the last words, for the notes behind them.
     notes: Option<File>,
     /// What earlier runs took in the same sandbox.
@@ -110,6 +112,7 @@ impl LiveRun {
             is_over: false,
             is_dead: false,
             surplus: Default::default(),
+            places: Default::default(),
             notes: None,
             before: Usage::default(),
             events: None,
@@ -144,6 +147,7 @@ impl LiveRun {
             is_over: false,
             is_dead: false,
             surplus: Default::default(),
+            places: Default::default(),
             notes: None,
             before: Usage::default(),
             events: None,
@@ -426,6 +430,8 @@ impl Supervisor {
     }
 
     pub(super) fn tear_down(&mut self, name: &UnitName) {
+        // While there is a file to note it in.
+        self.tell_dropped(name);
         let Some(run) = self.runs.remove(name) else { return };
         for error in self.launcher.tear_down(&run.traces) {
             tracing::error!(unit = %name, "not removed: {error}");

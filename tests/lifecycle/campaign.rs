@@ -75,6 +75,7 @@ fn actor(way: Way) -> &'static str {
         Way::Rollout => "rolling",
         Way::Notice | Way::ReloadSignal => "telling",
         Way::Line | Way::Output => "lining",
+        Way::Rate => "flooding",
         Way::Probe => "probed",
         Way::ReloadCommand => "commanded",
         Way::Store => "storing",
@@ -97,6 +98,7 @@ fn write_actors(world: &World) {
     let in_place = "restart = { policy = \"always\", delay = \"10ms\", mode = \"in-place\" }\n";
     let failing = "restart.policy = \"never\"\nunit.on_failure = [\"answering\"]\n";
     let asked = "service.ready = \"tcp:82\"\nhealth = { test = \"tcp:82\", interval = \"1s\" }\n";
+    let flooding = "service.ready = \"fd:3\"\nlog.rate = \"1/s\"\n";
     let all = [
         ("hooked", probe(&["wait", "hooked"], &hooks)),
         ("placed", probe(&["wait", "placed"], in_place)),
@@ -106,6 +108,7 @@ fn write_actors(world: &World) {
         ("rolling", probe(&["held"], &rolling)),
         ("telling", probe(&[&["say"], &telling[..]].concat(), "service.type = \"notify-reload\"\n")),
         ("lining", probe(&["say", "echo:lining", "fd:3:ready"], "service.ready = \"fd:3\"\n")),
+        ("flooding", probe(&["say", "echo:one", "fd:3:ready", "echo:two"], flooding)),
         ("probed", probe(&["http", "82"], asked)),
         ("commanded", probe(&["wait", "commanded"], "service.reload = { command = [\"/bin/true\"] }\n")),
         (
@@ -298,7 +301,8 @@ impl Campaign {
             | Way::Line
             | Way::Probe
             | Way::Store
-            | Way::Output => verbs(&["stop", "start"]),
+            | Way::Output
+            | Way::Rate => verbs(&["stop", "start"]),
             Way::Files => {
                 verbs(&["start"]);
                 world.write_service("victim", &victim(world, self.round));

@@ -26,6 +26,7 @@ mod names;
 mod owners;
 mod probes;
 mod programs;
+mod rates;
 mod reach;
 mod readiness;
 mod refuse;
@@ -136,6 +137,8 @@ fn everywhere() -> Vec<support::Test> {
         takeover::two_supervisors_do_not_meet: Root CgroupV2 UserNs Nft;
         takeover::what_a_killed_supervisor_was_making_keeps_no_successor_out: Root CgroupV2 UserNs;
         takeover::output_written_while_nobody_supervises_arrives: Root CgroupV2 UserNs;
+        rates::lines_beyond_the_rate_are_told_when_the_time_is_over: Root CgroupV2 UserNs;
+        rates::what_is_dropped_is_counted_once_wherever_the_supervisor_dies: Root CgroupV2 UserNs;
         takeover::output_is_written_once_wherever_the_supervisor_dies: Root CgroupV2 UserNs;
         takeover::a_killed_keeper_is_replaced: Root CgroupV2 UserNs Nft;
         takeover::a_keeper_that_does_not_answer_is_replaced: Root CgroupV2 UserNs Nft;

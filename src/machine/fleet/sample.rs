@@ -140,7 +140,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
             bent: Vec::new(),
         },
         health: None,
-        log: LogPolicy { max_size: 10 << 20, files: 5 },
+        log: LogPolicy::default(),
         timer: None,
         log_full: Full::Drop,
         http: None,

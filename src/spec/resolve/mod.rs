@@ -9,6 +9,7 @@ mod hooks;
 mod http;
 mod limits;
 mod link;
+mod log;
 mod namespaces;
 mod network;
 mod owners;
@@ -39,13 +40,12 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    ExitMatch, Full, Host, HostFacts, LogPolicy, Namespace, Publish, Socket, Unit, UnitName, UserNamespace,
-    defaults,
+    ExitMatch, Host, HostFacts, Namespace, Publish, Socket, Unit, UnitName, UserNamespace, defaults,
 };
 use crate::{
     config::{
         diagnostic::{Diagnostic, Location},
-        schema::{LogTable, RestartTable, Scalar, ServiceFile, Text, UnitTable, WordOrList},
+        schema::{RestartTable, Scalar, ServiceFile, Text, UnitTable, WordOrList},
         value::{self, Refusal, Specifiers},
     },
     machine::{Policy, RestartMode, RestartOn},
@@ -127,8 +127,8 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let limits = limits::limits(reader, &namespaces.user);
     let restart = restart(reader, &tables.restart, service.kind == super::Kind::Oneshot);
     let health = probes::health(reader, &service.env, service.kind);
-    let log_full = reader.word("log.full", &tables.log.full, FULL).unwrap_or_default();
-    let log = log(reader, &tables.log);
+    let log_full = log::full(reader, &tables.log);
+    let log = log::log(reader, &tables.log);
     let timer = timer::timer(reader);
     let (http, hosts) = http::http(reader, &network.mode).unzip();
     let ingress = http::ingress(reader, &service, &network.mode);
@@ -319,23 +319,6 @@ fn jitter(value: &Scalar) -> Result<f64, Refusal> {
         true => Ok(share),
         false => Err(Refusal::new(format!("{value} is not a share of the delay"))
             .hint("write a percentage, \"0%\" to \"100%\"")),
-    }
-}
-
-const FULL: &[(&str, Full)] = &[("drop", Full::Drop), ("block", Full::Block)];
-
-fn log(reader: &mut Reader<'_>, table: &LogTable) -> LogPolicy {
-    let size =
-        |value: &Scalar| match value::parse_size(value, None)? {
-            size if size >= 4096 => Ok(size),
-            _ => Err(Refusal::new("a log file of less than 4K would be rotated without end")
-                .hint("write 4K or more")),
-        };
-    let max_size = table.max_size.as_ref().and_then(|value| reader.checked(value, size));
-    let files = table.files.as_ref().and_then(|files| reader.number(files, 1..=1000));
-    LogPolicy {
-        max_size: max_size.unwrap_or(defaults::LOG_MAX_SIZE),
-        files: files.and_then(|files| u32::try_from(files).ok()).unwrap_or(defaults::LOG_FILES),
     }
 }
 

@@ -107,7 +107,7 @@ fn a_command_alone_is_a_closed_service() {
         (network.mode.clone(), network.egress.clone(), network.address),
         (NetworkMode::Veth, Egress::None, None)
     );
-    assert_eq!(unit.log, LogPolicy { max_size: 10 << 20, files: 5 });
+    assert_eq!(unit.log, LogPolicy { max_size: 10 << 20, files: 5, rate: None });
     assert_eq!(unit.log_full, Full::Drop);
 }
 
@@ -606,8 +606,17 @@ fn the_rest_of_the_values_is_checked() {
     for bad in ["description = \"a\\u001b[31m\"", "requires = ['a b']", "after = { db = 'up' }"] {
         mistake("", &format!("[unit]\n{bad}"));
     }
-    for bad in ["max_size = '1K'", "files = 0", "files = 1001", "full = 'wait'"] {
+    for bad in
+        ["max_size = '1K'", "files = 0", "files = 1001", "full = 'wait'", "rate = '0/s'", "rate = '9/'"]
+    {
         mistake("", &format!("[log]\n{bad}"));
+    }
+    let rate = |text: &str| unit("", &format!("[log]\nrate = '{text}'")).log.rate;
+    let of = |lines, seconds| Some(LogRate { lines, within: Duration::from_secs(seconds) });
+    let read = ["off", "10000/30s", "100/s", "5 / 1min 30s", "7/min"].map(rate);
+    assert_eq!(read, [None, of(10_000, 30), of(100, 1), of(5, 90), of(7, 60)]);
+    for bad in ["x/s", "1/0s", "1/2d", "1/infinity", "/s", "-1/s", "1/parsec"] {
+        mistake("", &format!("[log]\nrate = '{bad}'"));
     }
     let unit = unit("stdin = 'file:/srv/%n'", "[unit]\nafter = { db = 'done', cache = 'started' }");
     assert_eq!(unit.service.stdin, Stdin::File("/srv/web".into()));
