@@ -769,6 +769,9 @@ pub struct LogTable {
     pub max_size: Option<Spanned<Scalar>>,
     /// How many files are kept, the current one included, 1 to 1000. Default: 5.
     pub files: Option<Spanned<i64>>,
+    /// How long after its last line a rotated file is kept, 1h or more, or `"infinity"`. The current one is rotated this
+    /// long after its first line, divided by `files` - 1. Default: 30d.
+    pub max_age: Option<Spanned<Scalar>>,
     /// While no supervisor runs, output waits in a pipe of 64K. When that is full, `drop` loses what is oldest, which the next
     /// supervisor counts and tells, and `block` has the service wait for the next supervisor. With `service.tty` it waits.
     /// Default: `drop`.

@@ -9,6 +9,7 @@
 //! `NAME.log` is being written to; `NAME.log.1` is the one before, and so on. The text is what the service wrote, byte for
 //! byte, and as trustworthy as the service: whoever shows it on a terminal has to escape it.
 
+mod age;
 mod rate;
 mod reader;
 mod record;
@@ -16,6 +17,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub use age::{Look, look};
 pub use rate::{Place, Window};
 pub use reader::{Batch, Follower, Wanted, tail};
 pub use record::{Record, TEXT_MAX, decode, encode};

@@ -318,6 +318,12 @@ impl Source {
     }
 }
 
+/// The time of the first record in a log file; none: it has none yet.
+pub(super) fn begins(path: &Path) -> Option<Timestamp> {
+    let file = open(path).ok()??;
+    first_record(&file, 0).ok()??.parse().ok()
+}
+
 /// Puts the parts of a line together, up to [`TEXT_MAX`] bytes.
 fn join(
     name: &str,

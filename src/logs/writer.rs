@@ -37,6 +37,8 @@ pub struct LogWriter {
     unfinished: [bool; 2],
     dropped: u64,
     is_failing: bool,
+    /// A file was begun, or will be with the next output.
+    is_begun: bool,
 }
 
 impl LogWriter {
@@ -57,6 +59,7 @@ impl LogWriter {
             unfinished: [false; 2],
             dropped: 0,
             is_failing: false,
+            is_begun: true,
         };
         writer.reopen()?;
         writer.remove_surplus();
@@ -69,6 +72,7 @@ impl LogWriter {
     /// `SysError` of open(2); the next output tries again.
     pub fn reopen(&mut self) -> Result<(), SysError> {
         self.file = None;
+        self.is_begun = true;
         let path = path(&self.dir, &self.name, 0);
         let opened = (|| {
             let is_new = !path.exists();
@@ -88,6 +92,11 @@ impl LogWriter {
         })();
         self.file = Some(opened.map_err(|error| self.error("open", error))?);
         Ok(())
+    }
+
+    /// Whether a file has got its first line since this was asked last: when others are too old may be another time now.
+    pub fn has_begun_one(&mut self) -> bool {
+        self.size > 0 && std::mem::take(&mut self.is_begun)
     }
 
     /// Takes over a changed `[log]`; it holds from the next output on.
@@ -205,7 +214,11 @@ impl LogWriter {
     }
 
     /// Moves every file one further, the last one out, and begins a new one.
-    fn rotate(&mut self) -> Result<(), SysError> {
+    ///
+    /// # Errors
+    /// `SysError` of rename(2), or of open(2) for the new one.
+    pub fn rotate(&mut self) -> Result<(), SysError> {
+        self.is_begun = true;
         let oldest = self.policy.files.saturating_sub(1);
         for age in (1..oldest).rev() {
             // A gap in the row is nothing to complain about.

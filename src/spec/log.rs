@@ -13,6 +13,9 @@ pub struct LogPolicy {
     pub max_size: u64,
     /// How many files are kept, the current one included.
     pub files: u32,
+    /// How long it is kept; none: for ever.
+    #[serde(default = "max_age")]
+    pub max_age: Option<Duration>,
     /// How many lines there may be; none: any number.
     #[serde(default)]
     pub rate: Option<LogRate>,
@@ -20,8 +23,21 @@ pub struct LogPolicy {
 
 impl Default for LogPolicy {
     fn default() -> Self {
-        Self { max_size: defaults::LOG_MAX_SIZE, files: defaults::LOG_FILES, rate: None }
+        Self { max_size: defaults::LOG_MAX_SIZE, files: defaults::LOG_FILES, max_age: max_age(), rate: None }
     }
+}
+
+impl LogPolicy {
+    /// How long after its first line a file is rotated, however small it is: the oldest file that there may be, which is
+    /// removed for another one, is as old as files may become then.
+    pub fn rotate_after(&self) -> Option<Duration> {
+        Some(self.max_age? / self.files.saturating_sub(1).max(1))
+    }
+}
+
+/// What an older program has not written of a unit.
+fn max_age() -> Option<Duration> {
+    Some(defaults::LOG_MAX_AGE)
 }
 
 /// `log.rate`: so many lines of both outputs together within so long.

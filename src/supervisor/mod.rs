@@ -11,6 +11,7 @@
 //! | `hooks` | commands around the main program |
 //! | `output` | what services write, into their logs |
 //! | `rates` | how many lines of it |
+//! | `ages` | how old that becomes |
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `changes` | reloads when what a service has read has changed |
@@ -35,6 +36,7 @@
 //! | `state`, `keeper` | what outlives the supervisor: words, and descriptors |
 
 mod adopt;
+mod ages;
 mod apply;
 mod bandwidth;
 mod changes;
@@ -245,6 +247,7 @@ struct Supervisor {
     denials: denials::Denials,
     refusals: refusals::Refusals,
     copier: output::Copier,
+    ages: ages::Ages,
     rates: rates::Rates,
     signals: Signals,
     /// Files that were applied and are not confirmed, or were taken back.
@@ -362,6 +365,7 @@ impl Supervisor {
             denials: denials::Denials::default(),
             refusals: refusals::Refusals::open(),
             copier: output::Copier::open()?,
+            ages: ages::Ages::default(),
             rates: rates::Rates::default(),
             signals: Signals::open()?,
             trial: None,
@@ -400,6 +404,7 @@ impl Supervisor {
                 self.wall.deadline(),
                 self.names.deadline(),
                 self.rate_deadline(),
+                self.ages.deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
@@ -420,6 +425,7 @@ impl Supervisor {
             self.wall_overdue();
             self.names_overdue();
             self.rates_overdue();
+            self.ages_overdue();
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -1031,6 +1037,9 @@ impl Supervisor {
         for (name, unit) in &units {
             if let Some(log) = self.logs.get_mut(name) {
                 log.set_policy(unit.log.clone());
+            }
+            if name.is_service() {
+                self.ages.look_at(name);
             }
         }
         units

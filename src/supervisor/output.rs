@@ -35,7 +35,7 @@ use super::{Supervisor, runs::LiveRun};
 use crate::{
     control::types::Stream,
     init::wire::{DROPPED_AT, OUTPUT_NOTE, Words},
-    logs,
+    logs::{self, LogWriter},
     spec::UnitName,
     sys::SysError,
 };
@@ -194,6 +194,9 @@ impl Supervisor {
         {
             tracing::error!(unit = %name, "output is lost: {error}");
         }
+        if self.log(name).is_some_and(LogWriter::has_begun_one) {
+            self.ages.look_at(&name.base());
+        }
         self.clients.wrote(&name.base());
     }
 
@@ -258,9 +261,9 @@ impl Supervisor {
         run.surplus = [0, 1].map(|n| if is_written[n] { notes[n].what } else { Surplus::default() });
         self.adopt_rate(name, run, is_written);
         for stream in 0..2 {
-            // It was none of the service's: nothing waits for its outputs to come back.
-            if is_written[stream]
-                && notes[stream].what.count == 0
+            // Not written, and the log may be another by and by; or not the service's, and waits for no output.
+            if (!is_written[stream] || notes[stream].what.count == 0)
+                && notes[stream] != Note::NOTHING
                 && let Some(file) = run.notes()
             {
                 Note::NOTHING.write(file, stream);

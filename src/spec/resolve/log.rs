@@ -14,6 +14,8 @@ use crate::{
 const FULL: &[(&str, Full)] = &[("drop", Full::Drop), ("block", Full::Block)];
 /// What is told of each time span makes a line itself.
 const LEAST_WITHIN: Duration = Duration::from_secs(1);
+/// What is to be gone sooner is not to be written at all.
+const LEAST_AGE: Duration = Duration::from_secs(3600);
 const MOST_WITHIN: Duration = Duration::from_secs(86_400);
 
 pub(super) fn full(reader: &mut Reader<'_>, table: &LogTable) -> Full {
@@ -24,10 +26,12 @@ pub(super) fn log(reader: &mut Reader<'_>, table: &LogTable) -> LogPolicy {
     let defaults = LogPolicy::default();
     let max_size = table.max_size.as_ref().and_then(|value| reader.checked(value, max_size));
     let files = table.files.as_ref().and_then(|files| reader.number(files, 1..=1000));
+    let max_age = table.max_age.as_ref().and_then(|value| reader.checked(value, max_age));
     let rate = table.rate.as_ref().and_then(|value| reader.checked(value, |text| rate(text)));
     LogPolicy {
         max_size: max_size.unwrap_or(defaults.max_size),
         files: files.and_then(|files| u32::try_from(files).ok()).unwrap_or(defaults.files),
+        max_age: max_age.unwrap_or(defaults.max_age),
         rate: rate.unwrap_or(defaults.rate),
     }
 }
@@ -39,6 +43,16 @@ fn max_size(value: &Scalar) -> Result<u64, Refusal> {
             Err(Refusal::new("a log file of less than 4K would be rotated without end")
                 .hint("write 4K or more"))
         }
+    }
+}
+
+fn max_age(value: &Scalar) -> Result<Option<Duration>, Refusal> {
+    match value::parse_duration(value)? {
+        Some(age) if age < LEAST_AGE => {
+            Err(Refusal::new(format!("{age:?} is less than the age of a log that somebody could read"))
+                .hint("write 1h or more, or \"infinity\""))
+        }
+        age => Ok(age),
     }
 }
 

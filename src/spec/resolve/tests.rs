@@ -107,7 +107,15 @@ fn a_command_alone_is_a_closed_service() {
         (network.mode.clone(), network.egress.clone(), network.address),
         (NetworkMode::Veth, Egress::None, None)
     );
-    assert_eq!(unit.log, LogPolicy { max_size: 10 << 20, files: 5, rate: None });
+    assert_eq!(
+        unit.log,
+        LogPolicy {
+            max_size: 10 << 20,
+            files: 5,
+            max_age: Some(Duration::from_secs(30 * 86_400)),
+            rate: None
+        }
+    );
     assert_eq!(unit.log_full, Full::Drop);
 }
 
@@ -615,6 +623,9 @@ fn the_rest_of_the_values_is_checked() {
     let of = |lines, seconds| Some(LogRate { lines, within: Duration::from_secs(seconds) });
     let read = ["off", "10000/30s", "100/s", "5 / 1min 30s", "7/min"].map(rate);
     assert_eq!(read, [None, of(10_000, 30), of(100, 1), of(5, 90), of(7, 60)]);
+    let max_age = |text: &str| unit("", &format!("[log]\nmax_age = '{text}'")).log.max_age;
+    assert_eq!(["1h", "infinity"].map(max_age), [Some(Duration::from_secs(3600)), None]);
+    mistake("", "[log]\nmax_age = '59min'");
     for bad in ["x/s", "1/0s", "1/2d", "1/infinity", "/s", "-1/s", "1/parsec"] {
         mistake("", &format!("[log]\nrate = '{bad}'"));
     }

@@ -1,7 +1,11 @@
-//! `log.rate`: what is dropped of a flood, and that it is told.
+//! What becomes of a service's output.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
+use jiff::Timestamp;
 use palisade::supervisor::Way;
 
 use crate::support::{World, snapshot, wait_until};
@@ -89,4 +93,40 @@ pub fn what_is_dropped_is_counted_once_wherever_the_supervisor_dies(world: &mut 
         world.reap();
         fs::remove_file(world.services_dir().join(format!("{name}.toml"))).expect("our own file");
     }
+}
+
+/// A log file of one line of that time, last changed at another one.
+fn put(world: &World, file: &str, line: SystemTime, change: SystemTime) {
+    let time = Timestamp::try_from(line).expect("no time that far away");
+    let path = world.write(&format!("log/{file}"), &format!("{time:.6} stdout F {file}\n"));
+    let file = fs::File::options().write(true).open(path).expect("our own file");
+    file.set_modified(change).expect("our own file");
+}
+
+pub fn old_lines_go_whether_or_not_their_service_runs(world: &mut World) {
+    let now = SystemTime::now();
+    let ago = |seconds: u64| now - Duration::from_secs(seconds);
+    let day = 86_400;
+    let resting = "service.command = [\"/bin/true\"]\nunit.enabled = false\n";
+    // At once: what is there from before.
+    world.write_service("past", resting);
+    put(world, "past.log", ago(9 * day), ago(1));
+    put(world, "past.log.1", ago(32 * day), ago(29 * day));
+    put(world, "past.log.2", ago(34 * day), ago(31 * day));
+    put(world, "past.log.3", ago(36 * day), ago(33 * day));
+    // When the time has come, without anything else that happens.
+    world.write_service("soon", &format!("{resting}log = {{ max_age = \"1h\", files = 2 }}\n"));
+    let due = ago(3597) + Duration::from_secs(3600);
+    put(world, "soon.log", ago(3597), ago(1));
+    put(world, "soon.log.1", ago(9000), ago(3597));
+    world.start();
+    let lines = |name: &str| world.ok(&["logs", "-n", "all", "-o", "cat", name]);
+    let is_there = |file: &str| world.dir().join("log").join(file).exists();
+    wait_until("the old ones are gone", LONG, || lines("past") == "past.log.1\npast.log\n");
+    assert!(!is_there("past.log.3"));
+    let size = fs::metadata(world.dir().join("log/past.log")).expect("a new one was begun").len();
+    assert_eq!(size, 0, "it was rotated, and is past.log.2's place now");
+    wait_until("so are those that were not old enough", LONG, || lines("soon") == "soon.log\n");
+    assert!(SystemTime::now() >= due);
+    wait_until("it is rotated as well", LONG, || is_there("soon.log.1"));
 }
