@@ -10,7 +10,7 @@ use std::{fs, path::PathBuf};
 use libfuzzer_sys::fuzz_target;
 use palisade::{
     control::types::Stream,
-    logs::{self, Follower, LogWriter, Wanted},
+    logs::{self, Follower, LogWriter, Squeeze, Wanted},
     spec::LogPolicy,
 };
 
@@ -53,6 +53,9 @@ fn written(dir: &std::path::Path, first: u8, bytes: &[u8]) {
         if n % 3 == 0 && follower.wrote("web") {
             seen.extend(follower.read().expect("a log").entries);
         }
+        if n % 7 == 6 {
+            squeeze(dir);
+        }
     }
     assert_eq!(writer.finish(now), None);
     drop(writer);
@@ -79,12 +82,21 @@ fn written(dir: &std::path::Path, first: u8, bytes: &[u8]) {
     }
 }
 
+/// Compresses what there is to compress.
+fn squeeze(dir: &std::path::Path) {
+    while let Some(mut squeeze) = Squeeze::begin(dir, "web", 30).expect("a log") {
+        while !squeeze.step().expect("memory") {}
+    }
+}
+
 /// Whatever stands in the files.
 fn found(dir: &std::path::Path, first: u8, bytes: &[u8]) {
     fs::create_dir_all(dir).expect("a directory");
     for (age, part) in bytes.split(|byte| *byte == 0).take(4).enumerate() {
         fs::write(logs::path(dir, "web", u32::try_from(age).expect("at most 3")), part).expect("memory");
     }
+    let age = bytes.split(|byte| *byte == 0).take(4).count();
+    fs::write(dir.join(format!("web.log.{age}.gz")), bytes).expect("memory");
     for lines in [0, 1, u64::from(first), u64::MAX] {
         let entries = logs::tail(dir, "web", lines).expect("files can be read");
         // Beside whole lines there may be an unfinished one of each stream.

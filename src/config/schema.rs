@@ -772,6 +772,8 @@ pub struct LogTable {
     /// How long after its last line a rotated file is kept, 1h or more, or `"infinity"`. The current one is rotated this
     /// long after its first line, divided by `files` - 1. Default: 30d.
     pub max_age: Option<Spanned<Scalar>>,
+    /// Rotated files but for the newest are compressed with gzip. Default: true.
+    pub compress: Option<bool>,
     /// While no supervisor runs, output waits in a pipe of 64K. When that is full, `drop` loses what is oldest, which the next
     /// supervisor counts and tells, and `block` has the service wait for the next supervisor. With `service.tty` it waits.
     /// Default: `drop`.

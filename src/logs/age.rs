@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{path, reader};
+use super::{file, reader, squeeze::remove_age};
 use crate::spec::LogPolicy;
 
 /// What has come of a look at the files of a log.
@@ -27,7 +27,8 @@ pub fn look(dir: &Path, name: &str, policy: &LogPolicy, now: Timestamp) -> Look 
     let (Some(max_age), Some(rotate_after)) = (policy.max_age, policy.rotate_after()) else {
         return Look::default();
     };
-    let changed = |age| fs::symlink_metadata(path(dir, name, age)).and_then(|file| file.modified()).ok();
+    let changed = |path: &PathBuf| fs::symlink_metadata(path).and_then(|file| file.modified()).ok();
+    let changed = |age| file::paths(dir, name, age).iter().find_map(changed);
     let last: Vec<SystemTime> = (1..policy.files.max(2)).map_while(changed).collect();
     let mut next = None;
     for (age, last) in (1..).zip(last).collect::<Vec<_>>().into_iter().rev() {
@@ -36,12 +37,12 @@ pub fn look(dir: &Path, name: &str, policy: &LogPolicy, now: Timestamp) -> Look 
             break;
         }
         next = None;
-        if let Err(error) = fs::remove_file(path(dir, name, age)) {
-            tracing::error!(unit = name, "an old log stays: {}: {error}", path(dir, name, age).display());
+        if let Err(error) = remove_age(dir, name, age) {
+            tracing::error!(unit = name, "an old log stays: {error}");
             break;
         }
     }
-    let rotate = reader::begins(&path(dir, name, 0)).and_then(|first| later(first, rotate_after));
+    let rotate = reader::begins(dir, name).and_then(|first| later(first, rotate_after));
     let is_to_rotate = rotate.is_some_and(|at| at <= now);
     Look { next: next.into_iter().chain(rotate.filter(|_| !is_to_rotate)).min(), is_to_rotate }
 }
@@ -54,7 +55,7 @@ fn later(time: Timestamp, span: Duration) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::{Record, Stream, encode, record::stamp};
+    use crate::logs::{Record, Stream, encode, path, record::stamp};
 
     const HOUR: i64 = 3600;
 

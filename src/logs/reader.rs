@@ -1,16 +1,16 @@
 //! Reads the output of services back, from the last lines of the past to whatever is being written.
 
 use std::{
-    fs::{self, File, OpenOptions},
     io, mem,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
 
 use super::{
-    LogEntry, Stream, path,
+    AGES, LogEntry, Stream,
+    file::LogFile,
+    path,
     record::{Record, TEXT_MAX, decode, stamp},
 };
 use crate::sys::SysError;
@@ -23,8 +23,6 @@ const BATCH: usize = 4 * BLOCK;
 const BLOCK_LEAST: usize = 4 << 10;
 /// A line of a log file that is longer than this is no record.
 const LINE_MAX: usize = TEXT_MAX + 64;
-/// The most rotated files that are looked for.
-const AGES: u32 = 1000;
 
 /// What [`Follower::read`] gives.
 #[derive(Debug, Default)]
@@ -89,7 +87,7 @@ pub struct Follower {
 struct Source {
     name: String,
     /// None: there was none yet.
-    file: Option<File>,
+    file: Option<LogFile>,
     offset: u64,
     /// The last read ended in the middle of this line.
     rest: Vec<u8>,
@@ -204,7 +202,7 @@ impl Source {
     fn begin(&mut self, dir: &Path, lines: Option<u64>, span: &Span) -> io::Result<()> {
         let mut found = 0;
         for age in 0..AGES {
-            let Some(file) = open(&path(dir, &self.name, age))? else {
+            let Some(file) = LogFile::open(dir, &self.name, age)? else {
                 // Between two files of a rotation the current one may be missing.
                 if age == 0 {
                     continue;
@@ -231,7 +229,7 @@ impl Source {
         let mut is_last_round = false;
         while !self.is_over {
             let Some(file) = &self.file else {
-                self.file = open(&path(dir, &self.name, 0))?;
+                self.file = LogFile::open(dir, &self.name, 0)?;
                 match self.file {
                     Some(_) => continue,
                     None => break,
@@ -243,7 +241,7 @@ impl Source {
                 self.offset += count as u64;
                 self.take(&bytes[..count], span);
                 return Ok(count);
-            } else if file.metadata()?.len() < self.offset {
+            } else if file.len()? < self.offset {
                 // Somebody has emptied it.
                 self.offset = 0;
                 self.rest.clear();
@@ -266,24 +264,19 @@ impl Source {
     }
 
     /// The file that was begun after the one that is being read.
-    fn newer(&self, dir: &Path) -> io::Result<Option<File>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        let own = file.metadata()?;
+    fn newer(&self, dir: &Path) -> io::Result<Option<LogFile>> {
+        let Some(own) = &self.file else { return Ok(None) };
         let mut newest_seen = None;
         for age in 0..AGES {
-            let path = path(dir, &self.name, age);
-            match fs::symlink_metadata(&path) {
-                Ok(other) if (other.dev(), other.ino()) == (own.dev(), own.ino()) => break,
-                Ok(_) => newest_seen = Some(path),
-                Err(_) if age == 0 => {}
+            match LogFile::open(dir, &self.name, age) {
+                Ok(Some(other)) if other.is_of(own) => break,
+                Ok(Some(other)) => newest_seen = Some(other),
+                Ok(None) | Err(_) if age == 0 => {}
                 // The one that is being read was removed: the oldest that is left comes next.
-                Err(_) => break,
+                Ok(None) | Err(_) => break,
             }
         }
-        match newest_seen {
-            Some(path) => open(&path),
-            None => Ok(None),
-        }
+        Ok(newest_seen)
     }
 
     /// Takes a block of a log file apart.
@@ -318,9 +311,9 @@ impl Source {
     }
 }
 
-/// The time of the first record in a log file; none: it has none yet.
-pub(super) fn begins(path: &Path) -> Option<Timestamp> {
-    let file = open(path).ok()??;
+/// The time of the first record in the current file; none: it has none yet.
+pub(super) fn begins(dir: &Path, name: &str) -> Option<Timestamp> {
+    let file = LogFile::open(dir, name, 0).ok()??;
     first_record(&file, 0).ok()??.parse().ok()
 }
 
@@ -347,8 +340,8 @@ fn entry(name: &str, time: String, stream: Stream, partial: bool, text: &[u8]) -
 
 /// Where the `lines`th whole line before the end of `file`, or of the span, begins, `found` of which were found in newer
 /// files, or where the span begins; none: in an older file.
-fn seek_back(file: &File, lines: u64, span: &Span, found: &mut u64) -> io::Result<Option<u64>> {
-    let length_now = file.metadata()?.len();
+fn seek_back(file: &LogFile, lines: u64, span: &Span, found: &mut u64) -> io::Result<Option<u64>> {
+    let length_now = file.len()?;
     let mut position = match span.until {
         // What cannot be read is passed over: there may be something of the span behind it. A block more, for the line in
         // the middle of which the place may be.
@@ -395,7 +388,7 @@ fn seek_back(file: &File, lines: u64, span: &Span, found: &mut u64) -> io::Resul
 }
 
 /// Where the span begins in `file`, as far as its times go up; none: it may begin in an older file.
-fn seek_time(file: &File, span: &Span) -> io::Result<Option<u64>> {
+fn seek_time(file: &LogFile, span: &Span) -> io::Result<Option<u64>> {
     // What cannot be read is read again, by whoever takes it apart.
     let is_before = |time: Option<&str>| time.is_some_and(|time| span.is_before(time));
     if !is_before(first_record(file, 0)?.as_deref()) {
@@ -411,8 +404,8 @@ fn seek_time(file: &File, span: &Span) -> io::Result<Option<u64>> {
 /// first behind the other is not, if there is any.
 ///
 /// By halves: a file may be large, and whoever serves the reader has others to serve.
-fn bisect(file: &File, is_early: impl Fn(Option<&str>) -> bool) -> io::Result<(u64, u64)> {
-    let (mut low, mut high) = (0, file.metadata()?.len());
+fn bisect(file: &LogFile, is_early: impl Fn(Option<&str>) -> bool) -> io::Result<(u64, u64)> {
+    let (mut low, mut high) = (0, file.len()?);
     while high - low > BLOCK as u64 {
         let middle = low.midpoint(high);
         match is_early(first_record(file, middle)?.as_deref()) {
@@ -424,23 +417,15 @@ fn bisect(file: &File, is_early: impl Fn(Option<&str>) -> bool) -> io::Result<(u
 }
 
 /// The time of the first record behind `at`, which may be in the middle of another one.
-fn first_record(file: &File, at: u64) -> io::Result<Option<String>> {
+fn first_record(file: &LogFile, at: u64) -> io::Result<Option<String>> {
     let block = read_block(file, at)?;
     let lines = block.split(|&byte| byte == b'\n').skip(usize::from(at > 0));
     Ok(lines.filter_map(decode).next().map(|record| record.time.to_owned()))
 }
 
-fn read_block(file: &File, at: u64) -> io::Result<Vec<u8>> {
+fn read_block(file: &LogFile, at: u64) -> io::Result<Vec<u8>> {
     let mut block = vec![0; BLOCK];
     let count = file.read_at(&mut block, at)?;
     block.truncate(count);
     Ok(block)
-}
-
-fn open(path: &Path) -> io::Result<Option<File>> {
-    match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }

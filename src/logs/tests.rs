@@ -222,8 +222,147 @@ fn logs_of_any_length_are_one_in_the_order_of_time() {
     assert!(seen.is_sorted_by_key(|text| text[..5].to_owned()));
 }
 
+/// Compresses all there is to compress; how many pieces that took.
+fn squeeze(dir: &Path) -> usize {
+    let mut pieces = 0;
+    while let Some(mut squeeze) = Squeeze::begin(dir, "web", 1000).unwrap() {
+        while !squeeze.step().unwrap() {
+            pieces += 1;
+        }
+    }
+    pieces
+}
+
+/// So many lines with their numbers.
+const LINES: usize = 6000;
+
+/// A log of them.
+fn many(dir: &Path, max_size: u64) -> LogWriter {
+    let mut writer = writer(dir, max_size, 1000);
+    for number in 0..LINES {
+        put(&mut writer, &format!("{number}{}\n", " ".repeat(number * 31 % 197)));
+    }
+    writer
+}
+
+fn numbers(texts: &[String]) -> Vec<usize> {
+    texts.iter().map(|text| text.trim().parse().unwrap()).collect()
+}
+
+#[test]
+fn the_newest_rotated_file_is_not_compressed_and_the_others_are_gzip() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = many(dir.path(), 200_000);
+    let before = fs::read(dir.path().join("web.log.2")).unwrap();
+    let changed = fs::metadata(dir.path().join("web.log.2")).unwrap().modified().unwrap();
+    let count = names(dir.path()).len();
+    assert!(count >= 5 && squeeze(dir.path()) >= count - 2);
+    assert_eq!(names(dir.path()).len(), count, "nothing else is left");
+    assert_eq!(names(dir.path())[..4], ["web.log", "web.log.1", "web.log.2.gz", "web.log.3.gz"]);
+    // Whatever reads gzip can read it.
+    let file = fs::File::open(dir.path().join("web.log.2.gz")).unwrap();
+    let status = file.metadata().unwrap();
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(file), &mut text).unwrap();
+    assert_eq!(text, before);
+    assert_eq!((status.modified().unwrap(), status.permissions().mode() & 0o777), (changed, 0o640));
+    assert!(status.len() < before.len() as u64 / 3);
+    // They move on and go as others do.
+    writer.rotate().unwrap();
+    assert_eq!(names(dir.path())[1..5], ["web.log.1", "web.log.2", "web.log.3.gz", "web.log.4.gz"]);
+    writer.set_policy(LogPolicy { max_size: 200_000, files: 4, ..LogPolicy::default() });
+    assert_eq!(names(dir.path()), ["web.log", "web.log.1", "web.log.2", "web.log.3.gz"]);
+    put(&mut writer, "more\n");
+    writer.rotate().unwrap();
+    assert_eq!(names(dir.path()), ["web.log", "web.log.1", "web.log.2", "web.log.3"]);
+}
+
+#[test]
+fn a_kill_in_the_midst_leaves_every_line_once() {
+    let whole: Vec<usize> = (0..LINES).collect();
+    for steps in [0, 1, 2, 7] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(many(dir.path(), 60_000));
+        let mut killed = Squeeze::begin(dir.path(), "web", 1000).unwrap().unwrap();
+        for _ in 0..steps {
+            if killed.step().unwrap() {
+                break;
+            }
+        }
+        drop(killed);
+        assert_eq!(numbers(&last(dir.path(), 10_000)), whole, "{steps}");
+        squeeze(dir.path());
+        assert!(names(dir.path()).iter().all(|name| name.starts_with("web.log")), "{:?}", names(dir.path()));
+        assert_eq!(numbers(&last(dir.path(), 10_000)), whole, "{steps}");
+    }
+    // Between the two last steps: it is there twice.
+    let dir = tempfile::tempdir().unwrap();
+    drop(many(dir.path(), 60_000));
+    fs::copy(dir.path().join("web.log.2"), dir.path().join("kept")).unwrap();
+    squeeze(dir.path());
+    fs::rename(dir.path().join("kept"), dir.path().join("web.log.2")).unwrap();
+    assert_eq!(numbers(&last(dir.path(), 10_000)), whole);
+    squeeze(dir.path());
+    assert!(!dir.path().join("web.log.2").exists());
+    assert_eq!(numbers(&last(dir.path(), 10_000)), whole);
+}
+
+#[test]
+fn who_reads_a_file_that_is_compressed_meanwhile_misses_nothing() {
+    for first in [0, 300, 900, LINES - 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = many(dir.path(), 60_000);
+        let mut follower =
+            Follower::open(dir.path(), &["web"], &wanted((LINES - first) as u64, true)).unwrap();
+        // A batch of it, which ends somewhere in a file.
+        let batch = follower.read().unwrap();
+        assert_eq!(batch.more, first < 3000);
+        let mut seen = batch.entries;
+        squeeze(dir.path());
+        writer.rotate().unwrap();
+        put(&mut writer, &format!("{LINES}\n"));
+        writer.rotate().unwrap();
+        squeeze(dir.path());
+        put(&mut writer, &format!("{}\n", LINES + 1));
+        follower.wrote("web");
+        while let Ok(batch) = follower.read() {
+            seen.extend(batch.entries);
+            if !batch.more {
+                break;
+            }
+        }
+        let texts: Vec<String> = seen.into_iter().map(|entry| entry.text).collect();
+        assert_eq!(numbers(&texts), (first..LINES + 2).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_compressed_file_that_is_broken_costs_what_is_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(many(dir.path(), 60_000));
+    squeeze(dir.path());
+    let victim = dir.path().join("web.log.3.gz");
+    let mut bytes = fs::read(&victim).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(&victim, &bytes).unwrap();
+    let left = numbers(&last(dir.path(), 10_000));
+    assert!((LINES - 1000..LINES).contains(&left.len()) && left.is_sorted() && left.ends_with(&[LINES - 1]));
+    // No gzip of ours, or none at all.
+    for other in [&b""[..], b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", &bytes[..20], &[0xff; 4000]] {
+        fs::write(&victim, other).unwrap();
+        assert_eq!(numbers(&last(dir.path(), 10_000)).len(), left.len());
+    }
+}
+
 #[test]
 fn a_span_of_time_is_found_in_whatever_file_it_is() {
+    for is_compressed in [false, true] {
+        find_spans(is_compressed);
+    }
+}
+
+fn find_spans(is_compressed: bool) {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = writer(dir.path(), 300_000, 1000);
     for time in 0..20_000 {
@@ -231,6 +370,9 @@ fn a_span_of_time_is_found_in_whatever_file_it_is() {
         assert_eq!(writer.write(Stream::Stdout, line.as_bytes(), at(time)), None);
     }
     assert!(names(dir.path()).len() > 5);
+    if is_compressed {
+        assert!(squeeze(dir.path()) > 5);
+    }
     let span = |lines, since: Option<i64>, until: Option<i64>| {
         let wanted = Wanted { lines, since: since.map(at), until: until.map(at), follow: false };
         let seen = all(Follower::open(dir.path(), &["web"], &wanted).unwrap());

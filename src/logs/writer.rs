@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::{
     Stream, path,
     record::{Record, TEXT_MAX, decode, encode, stamp},
+    squeeze::{move_age, remove_age},
 };
 use crate::{spec::LogPolicy, sys::SysError};
 
@@ -220,9 +221,11 @@ impl LogWriter {
     pub fn rotate(&mut self) -> Result<(), SysError> {
         self.is_begun = true;
         let oldest = self.policy.files.saturating_sub(1);
+        if oldest > 0 {
+            let _ = remove_age(&self.dir, &self.name, oldest);
+        }
         for age in (1..oldest).rev() {
-            // A gap in the row is nothing to complain about.
-            let _ = fs::rename(path(&self.dir, &self.name, age), path(&self.dir, &self.name, age + 1));
+            move_age(&self.dir, &self.name, age, age + 1);
         }
         let current = path(&self.dir, &self.name, 0);
         let moved = match oldest {
@@ -245,7 +248,7 @@ impl LogWriter {
     fn remove_surplus(&self) {
         let surplus = self.policy.files.max(1)..;
         for age in surplus {
-            if fs::remove_file(path(&self.dir, &self.name, age)).is_err() {
+            if !remove_age(&self.dir, &self.name, age).unwrap_or(false) {
                 return;
             }
         }

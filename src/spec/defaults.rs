@@ -156,6 +156,8 @@ pub const HEALTH_ON_FAIL: OnFail = OnFail::Restart;
 pub const LOG_MAX_SIZE: u64 = 10 << 20;
 /// `log.files`.
 pub const LOG_FILES: u32 = 5;
+/// `log.compress`: as journald, and most of the logrotate files of distributions, have it.
+pub const LOG_COMPRESS: bool = true;
 /// `log.max_age`.
 pub const LOG_MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
 

@@ -16,6 +16,9 @@ pub struct LogPolicy {
     /// How long it is kept; none: for ever.
     #[serde(default = "max_age")]
     pub max_age: Option<Duration>,
+    /// Whether rotated files are compressed, but for the newest.
+    #[serde(default = "compress")]
+    pub compress: bool,
     /// How many lines there may be; none: any number.
     #[serde(default)]
     pub rate: Option<LogRate>,
@@ -23,7 +26,13 @@ pub struct LogPolicy {
 
 impl Default for LogPolicy {
     fn default() -> Self {
-        Self { max_size: defaults::LOG_MAX_SIZE, files: defaults::LOG_FILES, max_age: max_age(), rate: None }
+        Self {
+            max_size: defaults::LOG_MAX_SIZE,
+            files: defaults::LOG_FILES,
+            max_age: max_age(),
+            compress: compress(),
+            rate: None,
+        }
     }
 }
 
@@ -38,6 +47,10 @@ impl LogPolicy {
 /// What an older program has not written of a unit.
 fn max_age() -> Option<Duration> {
     Some(defaults::LOG_MAX_AGE)
+}
+
+fn compress() -> bool {
+    defaults::LOG_COMPRESS
 }
 
 /// `log.rate`: so many lines of both outputs together within so long.

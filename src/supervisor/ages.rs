@@ -42,6 +42,7 @@ impl Supervisor {
             self.ages.0.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         for name in due {
             self.ages.0.remove(&name);
+            self.squeezer.want(&name);
             let Some(policy) = self.fleet.entry(&name).map(|entry| entry.unit.log.clone()) else { continue };
             let look = || logs::look(&self.options.log, name.as_str(), &policy, now);
             let mut seen = look();

@@ -12,6 +12,7 @@
 //! | `output` | what services write, into their logs |
 //! | `rates` | how many lines of it |
 //! | `ages` | how old that becomes |
+//! | `squeeze` | and how it is compressed |
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `changes` | reloads when what a service has read has changed |
@@ -60,6 +61,7 @@ mod rollout;
 mod runs;
 mod sessions;
 mod sockets;
+mod squeeze;
 mod state;
 mod talk;
 mod templates;
@@ -247,6 +249,7 @@ struct Supervisor {
     denials: denials::Denials,
     refusals: refusals::Refusals,
     copier: output::Copier,
+    squeezer: squeeze::Squeezer,
     ages: ages::Ages,
     rates: rates::Rates,
     signals: Signals,
@@ -365,6 +368,7 @@ impl Supervisor {
             denials: denials::Denials::default(),
             refusals: refusals::Refusals::open(),
             copier: output::Copier::open()?,
+            squeezer: squeeze::Squeezer::default(),
             ages: ages::Ages::default(),
             rates: rates::Rates::default(),
             signals: Signals::open()?,
@@ -405,10 +409,13 @@ impl Supervisor {
                 self.names.deadline(),
                 self.rate_deadline(),
                 self.ages.deadline(),
+                self.squeezer.deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
-            for (wake, readiness) in self.wait(deadline)? {
+            let heard = self.wait(deadline)?;
+            let is_idle = heard.is_empty();
+            for (wake, readiness) in heard {
                 self.wake(wake, readiness);
                 if self.places_changed != places_changed {
                     // Whatever else is ready still is, under the name that it has now.
@@ -426,6 +433,7 @@ impl Supervisor {
             self.names_overdue();
             self.rates_overdue();
             self.ages_overdue();
+            self.squeeze(is_idle);
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
             }
@@ -1102,6 +1110,7 @@ impl Supervisor {
         for name in self.holdings.keys().cloned().collect::<Vec<_>>() {
             self.let_go(&name);
         }
+        self.squeezer.close();
         self.keeper.end();
         if let Err(error) = self.launcher.network.close() {
             tracing::error!("the network was not put back: {error}");

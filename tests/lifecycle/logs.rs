@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    process::Command,
     time::{Duration, SystemTime},
 };
 
@@ -129,4 +130,53 @@ pub fn old_lines_go_whether_or_not_their_service_runs(world: &mut World) {
     wait_until("so are those that were not old enough", LONG, || lines("soon") == "soon.log\n");
     assert!(SystemTime::now() >= due);
     wait_until("it is rotated as well", LONG, || is_there("soon.log.1"));
+}
+
+pub fn rotated_files_are_compressed_and_read_as_before(world: &mut World) {
+    let resting = "service.command = [\"/bin/true\"]\nunit.enabled = false\n";
+    world.write_service("squeezed", resting);
+    world.write_service("plain", &format!("{resting}log.compress = false\n"));
+    // A line in each second of the last days, over four files of 700K.
+    let begin = Timestamp::now().as_second() - 40_000;
+    let text = |lines: std::ops::Range<i64>| -> String {
+        let time = |n: i64| Timestamp::from_second(begin + n).expect("no time that far away");
+        lines.map(|n| format!("{:.6} stdout F {n:-<40}\n", time(n))).collect()
+    };
+    for name in ["squeezed", "plain"] {
+        for age in 0..4 {
+            let suffix = if age == 0 { String::new() } else { format!(".{age}") };
+            let first = 10_000 * (3 - age);
+            world.write(&format!("log/{name}.log{suffix}"), &text(first..first + 10_000));
+        }
+    }
+    // What a supervisor was killed at.
+    world.write("log/.plain.log.gz.new", "half");
+    world.start();
+    let file = |name: &str| world.dir().join("log").join(name);
+    wait_until("both are compressed", LONG, || {
+        !file("squeezed.log.2").exists() && !file("squeezed.log.3").exists()
+    });
+    for (age, first) in [(2, 10_000), (3, 0)] {
+        let gzip = Command::new("gzip").arg("-dc").arg(file(&format!("squeezed.log.{age}.gz"))).output();
+        let gzip = gzip.expect("gzip is there");
+        assert!(gzip.status.success(), "{}", String::from_utf8_lossy(&gzip.stderr));
+        assert!(gzip.stdout == text(first..first + 10_000).as_bytes(), "{age}");
+    }
+    assert!(
+        file("squeezed.log.1").exists() && file("plain.log.2").exists() && !file("plain.log.2.gz").exists()
+    );
+    wait_until("what was begun is gone", LONG, || !file(".plain.log.gz.new").exists());
+    assert!(!file(".squeezed.log.gz.new").exists());
+    let (since, until) = (format!("@{}", begin + 7000), format!("@{}", begin + 12_000));
+    for args in [
+        &["-n", "all"][..],
+        &["-n", "25000"],
+        &["--since", &since, "--until", &until],
+        &["--grep", "^123-"],
+        &["-n", "3", "--until", &since],
+    ] {
+        let shown = |name| world.ok(&[&["logs", "-o", "cat", name], args].concat());
+        let plain = shown("plain");
+        assert!(!plain.is_empty() && shown("squeezed") == plain, "{args:?}");
+    }
 }

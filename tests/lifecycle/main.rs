@@ -138,6 +138,7 @@ fn everywhere() -> Vec<support::Test> {
         takeover::what_a_killed_supervisor_was_making_keeps_no_successor_out: Root CgroupV2 UserNs;
         takeover::output_written_while_nobody_supervises_arrives: Root CgroupV2 UserNs;
         logs::old_lines_go_whether_or_not_their_service_runs: Root CgroupV2 UserNs;
+        logs::rotated_files_are_compressed_and_read_as_before: Root CgroupV2 UserNs Program("gzip");
         logs::lines_beyond_the_rate_are_told_when_the_time_is_over: Root CgroupV2 UserNs;
         logs::what_is_dropped_is_counted_once_wherever_the_supervisor_dies: Root CgroupV2 UserNs;
         takeover::output_is_written_once_wherever_the_supervisor_dies: Root CgroupV2 UserNs;

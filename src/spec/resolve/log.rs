@@ -32,6 +32,7 @@ pub(super) fn log(reader: &mut Reader<'_>, table: &LogTable) -> LogPolicy {
         max_size: max_size.unwrap_or(defaults.max_size),
         files: files.and_then(|files| u32::try_from(files).ok()).unwrap_or(defaults.files),
         max_age: max_age.unwrap_or(defaults.max_age),
+        compress: table.compress.unwrap_or(defaults.compress),
         rate: rate.unwrap_or(defaults.rate),
     }
 }

@@ -113,7 +113,8 @@ fn a_command_alone_is_a_closed_service() {
             max_size: 10 << 20,
             files: 5,
             max_age: Some(Duration::from_secs(30 * 86_400)),
-            rate: None
+            rate: None,
+            compress: true
         }
     );
     assert_eq!(unit.log_full, Full::Drop);
