@@ -765,6 +765,9 @@ pub struct HealthTable {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct LogTable {
+    /// Where its output goes: into files (`file`), from these to `journald` or `syslog` as well, or nowhere (`none`).
+    /// Default: `file`.
+    pub target: Option<Text>,
     /// A size after which the log file is rotated, at least 4K. Default: 10M.
     pub max_size: Option<Spanned<Scalar>>,
     /// How many files are kept, the current one included, 1 to 1000. Default: 5.

@@ -100,6 +100,11 @@ impl LogFile {
         self.inode == other.inode || (self.inode.0 == device && of == Some(inode) && other.members.is_none())
     }
 
+    /// The inode of what was written to, whatever has become of it.
+    pub(super) fn origin(&self) -> u64 {
+        self.members.as_ref().and_then(|members| members.of).unwrap_or(self.inode.1)
+    }
+
     /// Bytes of text.
     pub(super) fn len(&self) -> io::Result<u64> {
         match &self.members {

@@ -11,6 +11,7 @@
 
 mod age;
 mod file;
+mod forward;
 mod rate;
 mod reader;
 mod record;
@@ -20,8 +21,9 @@ mod writer;
 use std::path::{Path, PathBuf};
 
 pub use age::{Look, look};
+pub use forward::{Levels, Sink};
 pub use rate::{Place, Window};
-pub use reader::{Batch, Follower, Wanted, tail};
+pub use reader::{Batch, Cursor, Follower, Wanted, tail};
 pub use record::{Record, TEXT_MAX, decode, encode};
 pub use squeeze::Squeeze;
 pub use writer::LogWriter;

@@ -99,6 +99,19 @@ struct Source {
     ready: Vec<LogEntry>,
     /// What comes next was written after the span.
     is_over: bool,
+    /// The place behind what was given, as far as no line is unfinished there.
+    given: Cursor,
+    /// Entries that were given of what is behind it.
+    behind: u64,
+}
+
+/// A place in a log, which outlives rotation and compression.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Of the file; 0: none, and the oldest that there is then comes next.
+    pub inode: u64,
+    /// Bytes of text before it.
+    pub offset: u64,
 }
 
 /// The last `lines` lines of one service.
@@ -136,11 +149,30 @@ impl Follower {
                 is_stale: true,
                 ready: Vec::new(),
                 is_over: false,
+                given: Cursor::default(),
+                behind: 0,
             };
             source.begin(dir, wanted.lines, &span).map_err(|error| source.error(dir, error))?;
             sources.push(source);
         }
         Ok(Self { dir: dir.to_owned(), span, follow: wanted.follow, is_live: false, sources })
+    }
+
+    /// Goes on at a place in the log of one service, and follows it; none: where it ends now.
+    ///
+    /// # Errors
+    /// `SysError` of open(2) or read(2).
+    pub fn resume(dir: &Path, name: &str, at: Option<Cursor>) -> Result<Self, SysError> {
+        let wanted = Wanted { lines: Some(0), follow: true, ..Wanted::default() };
+        let mut follower = Self::open(dir, &[name], &wanted)?;
+        let source = &mut follower.sources[0];
+        source.go_to(dir, at).map_err(|error| source.error(dir, error))?;
+        Ok(follower)
+    }
+
+    /// A place in the first log, and how many entries behind it have been given.
+    pub fn place(&self) -> (Cursor, u64) {
+        self.sources.first().map(|source| (source.given, source.behind)).unwrap_or_default()
     }
 
     /// Something was written to the log of this service. Whether that is one of those that are followed: then
@@ -222,6 +254,29 @@ impl Source {
         Ok(())
     }
 
+    fn go_to(&mut self, dir: &Path, at: Option<Cursor>) -> io::Result<()> {
+        let mut oldest = None;
+        for age in 0..AGES {
+            match LogFile::open(dir, &self.name, age)? {
+                Some(file) => {
+                    let is_it = at.is_none_or(|at| at.inode == file.origin());
+                    let end = file.len()?;
+                    (self.offset, oldest) = (at.map_or(end, |at| at.offset.min(end)), Some(file));
+                    if is_it {
+                        break;
+                    }
+                    self.offset = 0;
+                }
+                None if age == 0 => {}
+                None => break,
+            }
+        }
+        let inode = oldest.as_ref().map_or(0, LogFile::origin);
+        self.given = Cursor { inode, offset: self.offset };
+        self.file = oldest;
+        Ok(())
+    }
+
     /// Reads a block, over the ends of files that were rotated away: how many bytes.
     fn read(&mut self, dir: &Path, span: &Span, block: usize, follow: bool) -> io::Result<usize> {
         // A file that is no longer the current one is read to its end once more: something may have been written between
@@ -281,15 +336,22 @@ impl Source {
 
     /// Takes a block of a log file apart.
     fn take(&mut self, block: &[u8], span: &Span) {
+        let inode = self.file.as_ref().map_or(0, LogFile::origin);
+        let mut offset = self.offset - block.len() as u64;
         for piece in block.split_inclusive(|&byte| byte == b'\n') {
+            offset += piece.len() as u64;
             self.rest.extend_from_slice(piece);
             if let Some(line) = self.rest.strip_suffix(b"\n") {
                 if let Some(record) = decode(line) {
                     self.is_over |= span.is_after(record.time);
                     let whole = join(&self.name, &mut self.unfinished, &record);
+                    self.behind += u64::from(whole.is_some());
                     self.ready.extend(whole.filter(|entry| span.has(&entry.time)));
                 }
                 self.rest.clear();
+                if self.unfinished.iter().all(Option::is_none) {
+                    (self.given, self.behind) = (Cursor { inode, offset }, 0);
+                }
             }
             // No record; its end will not decode and be passed over.
             self.rest.truncate(LINE_MAX);

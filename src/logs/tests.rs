@@ -337,6 +337,34 @@ fn who_reads_a_file_that_is_compressed_meanwhile_misses_nothing() {
 }
 
 #[test]
+fn who_goes_on_at_a_place_misses_nothing_and_repeats_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = many(dir.path(), 60_000);
+    // Nothing is known of the first place: the oldest file comes first.
+    let mut first = Follower::resume(dir.path(), "web", Some(Cursor::default())).unwrap();
+    let mut seen: Vec<String> = first.read().unwrap().entries.into_iter().map(|entry| entry.text).collect();
+    let (place, behind) = first.place();
+    assert!((1000..LINES).contains(&seen.len()) && behind == 0, "it ends within a file");
+    squeeze(dir.path());
+    writer.rotate().unwrap();
+    let next = Follower::resume(dir.path(), "web", Some(place)).unwrap();
+    assert_eq!(next.place(), (place, 0));
+    seen.extend(all(next));
+    assert_eq!(numbers(&seen), (0..LINES).collect::<Vec<_>>());
+    // Where a line is unfinished, what was given behind its beginning is counted.
+    let mut next = Follower::resume(dir.path(), "web", None).unwrap();
+    let (before, _) = next.place();
+    put(&mut writer, "begun");
+    assert_eq!(writer.write(Stream::Stderr, b"one\ntwo\n", at(0)), None);
+    assert_eq!(texts(&next.read().unwrap().entries), ["one", "two"]);
+    assert_eq!(next.place().1, 2);
+    put(&mut writer, ", ended\n");
+    let mut again = Follower::resume(dir.path(), "web", Some(next.place().0)).unwrap();
+    assert_eq!(texts(&again.read().unwrap().entries)[2..], ["begun, ended"]);
+    assert_ne!(again.place().0, before);
+}
+
+#[test]
 fn a_compressed_file_that_is_broken_costs_what_is_broken() {
     let dir = tempfile::tempdir().unwrap();
     drop(many(dir.path(), 60_000));

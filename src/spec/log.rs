@@ -16,6 +16,9 @@ pub struct LogPolicy {
     /// How long it is kept; none: for ever.
     #[serde(default = "max_age")]
     pub max_age: Option<Duration>,
+    /// Where else it goes.
+    #[serde(default)]
+    pub target: LogTarget,
     /// Whether rotated files are compressed, but for the newest.
     #[serde(default = "compress")]
     pub compress: bool,
@@ -31,6 +34,7 @@ impl Default for LogPolicy {
             files: defaults::LOG_FILES,
             max_age: max_age(),
             compress: compress(),
+            target: LogTarget::File,
             rate: None,
         }
     }
@@ -51,6 +55,42 @@ fn max_age() -> Option<Duration> {
 
 fn compress() -> bool {
     defaults::LOG_COMPRESS
+}
+
+/// `log.target`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTarget {
+    /// Into files of its own.
+    #[default]
+    File,
+    /// From those to journald as well.
+    Journald,
+    /// From those to syslog as well.
+    Syslog,
+    /// Nowhere.
+    None,
+}
+
+impl LogTarget {
+    /// Where those listen that it is forwarded to.
+    pub fn socket(self) -> Option<&'static str> {
+        match self {
+            LogTarget::Journald => Some("/run/systemd/journal/socket"),
+            LogTarget::Syslog => Some("/dev/log"),
+            LogTarget::File | LogTarget::None => None,
+        }
+    }
+
+    /// As a file spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogTarget::File => "file",
+            LogTarget::Journald => "journald",
+            LogTarget::Syslog => "syslog",
+            LogTarget::None => "none",
+        }
+    }
 }
 
 /// `log.rate`: so many lines of both outputs together within so long.

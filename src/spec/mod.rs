@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::attached::{Attached, AttachedKind};
 pub use self::bandwidth::Bandwidth;
-pub use self::log::{Full, LogPolicy, LogRate};
+pub use self::log::{Full, LogPolicy, LogRate, LogTarget};
 pub use self::owner::Owner;
 pub use self::resolve::{Claims, resolve, resolve_with_claims};
 pub(crate) use self::resolve::{MOST, clash, parse_owner};

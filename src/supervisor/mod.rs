@@ -13,6 +13,7 @@
 //! | `rates` | how many lines of it |
 //! | `ages` | how old that becomes |
 //! | `squeeze` | and how it is compressed |
+//! | `forward` | where it goes on to |
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `changes` | reloads when what a service has read has changed |
@@ -46,6 +47,7 @@ mod connections;
 mod crowd;
 mod denials;
 mod fetch;
+mod forward;
 mod hooks;
 mod ingress;
 mod keeper;
@@ -182,6 +184,8 @@ enum Wake {
     Names(UnitName, names::Seat),
     /// A server that was asked for one of them.
     Server(u64),
+    /// Who takes its log takes more of it.
+    Forward(UnitName),
     /// Files that services have read.
     Changes,
     /// Somebody has changed the packet filter.
@@ -249,6 +253,7 @@ struct Supervisor {
     denials: denials::Denials,
     refusals: refusals::Refusals,
     copier: output::Copier,
+    forwards: forward::Forwards,
     squeezer: squeeze::Squeezer,
     ages: ages::Ages,
     rates: rates::Rates,
@@ -368,6 +373,7 @@ impl Supervisor {
             denials: denials::Denials::default(),
             refusals: refusals::Refusals::open(),
             copier: output::Copier::open()?,
+            forwards: forward::Forwards::default(),
             squeezer: squeeze::Squeezer::default(),
             ages: ages::Ages::default(),
             rates: rates::Rates::default(),
@@ -410,6 +416,7 @@ impl Supervisor {
                 self.rate_deadline(),
                 self.ages.deadline(),
                 self.squeezer.deadline(),
+                self.forwards.deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
             let places_changed = self.places_changed;
@@ -433,6 +440,7 @@ impl Supervisor {
             self.names_overdue();
             self.rates_overdue();
             self.ages_overdue();
+            self.forward();
             self.squeeze(is_idle);
             if self.fleet.deadline().is_some_and(|at| at <= now()) {
                 self.inputs.push_back(Input::Tick);
@@ -466,6 +474,9 @@ impl Supervisor {
         all.extend(self.probes.interests().map(|(name, fd, flags)| (Wake::Probe(name.clone()), fd, flags)));
         let names = self.names.interests();
         all.extend(names.map(|(name, seat, fd, flags)| (Wake::Names(name.clone(), seat), fd, flags)));
+        all.extend(
+            self.forwards.interests().map(|(name, fd)| (Wake::Forward(name.clone()), fd, PollFlags::OUT)),
+        );
         all.extend(self.names.passed().map(|(number, fd, flags)| (Wake::Server(number), fd, flags)));
         all
     }
@@ -542,6 +553,7 @@ impl Supervisor {
             Wake::Probe(name) => self.probe_ready(&name),
             Wake::Names(name, seat) => self.names_asked(&name, seat),
             Wake::Server(number) => self.passed_ready(number),
+            Wake::Forward(name) => self.forwards.ready(&name),
             Wake::Changes => self.changes_ready(),
             Wake::Wall => self.wall_stirred(),
             Wake::Denied => self.hear_denials(),
@@ -838,7 +850,15 @@ impl Supervisor {
             Some(policy) => policy.refuses(unit),
             None => Some("the policy of this host cannot be read".to_owned()),
         };
-        refused.map_or(Ok(()), |reason| Err(LaunchFault::refused("policy", &reason)))
+        refused.map_or(Ok(()), |reason| Err(LaunchFault::refused("policy", &reason)))?;
+        match unit.log.target.socket() {
+            Some(path) if !std::path::Path::new(path).exists() => {
+                let reason =
+                    format!("log.target = {:?}: there is no {path} on this host", unit.log.target.as_str());
+                Err(LaunchFault::refused("log", &reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The id range of a service, which it keeps for good and which things of it are named after.
@@ -1048,6 +1068,7 @@ impl Supervisor {
             }
             if name.is_service() {
                 self.ages.look_at(name);
+                self.settle_forward(name, unit.log.target);
             }
         }
         units

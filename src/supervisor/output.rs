@@ -36,7 +36,7 @@ use crate::{
     control::types::Stream,
     init::wire::{DROPPED_AT, OUTPUT_NOTE, Words},
     logs::{self, LogWriter},
-    spec::UnitName,
+    spec::{LogTarget, UnitName},
     sys::SysError,
 };
 
@@ -187,6 +187,9 @@ impl Supervisor {
     }
 
     pub(super) fn write_log(&mut self, name: &UnitName, stream: usize, bytes: &[u8]) {
+        if self.is_unlogged(name) {
+            return;
+        }
         let text = self.without_returns(name, bytes);
         let kind = if stream == 0 { Stream::Stdout } else { Stream::Stderr };
         if let Some(log) = self.log(name)
@@ -198,6 +201,12 @@ impl Supervisor {
             self.ages.look_at(&name.base());
         }
         self.clients.wrote(&name.base());
+        self.forwards.wrote(&name.base());
+    }
+
+    /// `log.target = "none"`.
+    pub(super) fn is_unlogged(&self, name: &UnitName) -> bool {
+        self.fleet.entry(name).is_some_and(|entry| entry.unit.log.target == LogTarget::None)
     }
 
     /// A terminal ends lines with CR LF (termios(3), ONLCR); in a log each CR would show as an escape.

@@ -88,6 +88,9 @@ impl Supervisor {
         stream: usize,
         bytes: &'a [u8],
     ) -> Cow<'a, [u8]> {
+        if self.is_unlogged(name) {
+            return Cow::default();
+        }
         let Some(rate) = self.rate(name) else { return bytes.into() };
         let now = super::now().0;
         let window = self.rates.0.entry(name.base()).or_insert_with(|| Window::new(now));

@@ -443,6 +443,7 @@ impl Supervisor {
         {
             let _ = log.finish(Timestamp::now());
             self.clients.wrote(&base);
+            self.forwards.wrote(&base);
         }
         self.point(name, "torn-down");
         self.sessions_ended(name);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::net::UnixDatagram,
     process::Command,
     time::{Duration, SystemTime},
 };
@@ -179,4 +180,179 @@ pub fn rotated_files_are_compressed_and_read_as_before(world: &mut World) {
         let plain = shown("plain");
         assert!(!plain.is_empty() && shown("squeezed") == plain, "{args:?}");
     }
+}
+
+/// A tmpfs over a directory of this world alone, for as long as it lives.
+struct Over(&'static str);
+
+impl Over {
+    fn new(place: &'static str) -> Self {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), place, Some("tmpfs"), flags, Some("mode=0755")).expect("root may");
+        Self(place)
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// The next datagram, as text.
+fn heard(socket: &UnixDatagram) -> String {
+    let mut bytes = vec![0; 1 << 16];
+    let count = socket.recv(&mut bytes).expect("a line within its time");
+    String::from_utf8_lossy(&bytes[..count]).into_owned()
+}
+
+fn listen(path: &str) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).expect("a new name");
+    socket.set_read_timeout(Some(LONG)).expect("a time");
+    socket
+}
+
+/// The fields of a journal entry: lines of `NAME=VALUE`, or of `NAME`, a length in 8 bytes and so many bytes.
+fn fields(socket: &UnixDatagram) -> Vec<(String, String)> {
+    let mut bytes = vec![0; 1 << 16];
+    let count = socket.recv(&mut bytes).expect("a line within its time");
+    let (mut rest, mut fields) = (&bytes[..count], Vec::new());
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+    while !rest.is_empty() {
+        let end = rest.iter().position(|&byte| byte == b'\n').expect("each field ends");
+        let line = text(&rest[..end]);
+        rest = &rest[end + 1..];
+        if let Some((name, value)) = line.split_once('=') {
+            fields.push((name.to_owned(), value.to_owned()));
+            continue;
+        }
+        let length = u64::from_le_bytes(rest[..8].try_into().expect("8 bytes"));
+        let length = usize::try_from(length).expect("it fits");
+        fields.push((line, text(&rest[8..8 + length])));
+        assert_eq!(rest[8 + length], b'\n');
+        rest = &rest[9 + length..];
+    }
+    fields
+}
+
+/// Of an entry: what is told apart.
+fn said(socket: &UnixDatagram) -> [String; 3] {
+    let fields = fields(socket);
+    let field = |wanted: &str| {
+        let mut all = fields.iter().filter(|(name, _)| name == wanted);
+        all.next().unwrap_or_else(|| panic!("no {wanted}: {fields:?}")).1.clone()
+    };
+    assert_eq!(field("SYSLOG_IDENTIFIER"), field("PALISADE_SERVICE"));
+    [field("PALISADE_SERVICE"), field("PRIORITY"), field("MESSAGE")]
+}
+
+pub fn journald_gets_every_line_once_whoever_is_away(world: &mut World) {
+    let run = Over::new("/run");
+    let gate = speaker(world, "app", "off", ["one\\n<3>two\\n", "three\\n"]);
+    let toml = fs::read_to_string(world.services_dir().join("app.toml")).expect("our own file");
+    world.write_service("app", &format!("{toml}log.target = \"journald\"\n"));
+    world.start();
+    // Nobody listens, and it is not started.
+    world.wait_state("app", "failed");
+    let why = String::from_utf8(world.palisade(&["status", "app"]).stdout).expect("text");
+    assert!(why.contains("there is no /run/systemd/journal/socket on this host"), "{why}");
+    fs::create_dir_all("/run/systemd/journal").expect("a place of our own");
+    let path = "/run/systemd/journal/socket";
+    let journald = listen(path);
+    world.ok(&["start", "app"]);
+    let line = |level: &str, text: &str| ["app", level, text].map(str::to_owned);
+    assert_eq!([said(&journald), said(&journald)], [line("6", "one"), line("3", "two")]);
+    // Away, and back: what was said meanwhile comes then.
+    drop(journald);
+    fs::remove_file(path).expect("our own file");
+    fs::write(gate.join("go"), "").expect("our own directory");
+    wait_until("its log has it", LONG, || log(world, "app").len() == 3);
+    let away = "journald does not take its log, which keeps it";
+    wait_until("that is told", LONG, || world.supervisor_log().contains(away));
+    let journald = listen(path);
+    assert_eq!(said(&journald), line("6", "three"));
+    wait_until("that, too", LONG, || world.supervisor_log().contains("journald takes its log again"));
+    // Another supervisor goes on where this one ended.
+    world.kill_supervisor();
+    world.start();
+    fs::remove_file(gate.join("go")).expect("our own file");
+    world.ok(&["restart", "app"]);
+    assert_eq!([said(&journald), said(&journald)], [line("6", "one"), line("3", "two")]);
+    // Nobody reads for a while: the service waits for nothing.
+    let flood = "service.command = [\"/usr/bin/seq\", \"20000\"]\nservice.type = \"oneshot\"\n\
+                 network.mode = \"none\"\nlog.target = \"journald\"\n";
+    world.write_service("flood", flood);
+    world.ok(&["daemon-reload"]);
+    world.ok(&["start", "flood"]);
+    // A line may be in two parts there.
+    let is_last = |line: &String| line.ends_with("20000");
+    wait_until("all of it is in its log", LONG, || log(world, "flood").last().is_some_and(is_last));
+    for number in 1..=20_000 {
+        assert_eq!(said(&journald), ["flood", "6", &number.to_string()].map(str::to_owned));
+    }
+    assert_eq!(world.stop(), Ok(()));
+    drop(run);
+}
+
+pub fn syslog_gets_what_its_library_would_send(world: &mut World) {
+    let dev = Over::new("/dev");
+    for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+        let device = nix::sys::stat::makedev(1, minor);
+        let path = format!("/dev/{name}");
+        nix::sys::stat::mknod(path.as_str(), nix::sys::stat::SFlag::S_IFCHR, mode, device).expect("root may");
+    }
+    let syslog = listen("/dev/log");
+    speaker(world, "app", "off", ["<4>careful\\n", ""]);
+    let toml = fs::read_to_string(world.services_dir().join("app.toml")).expect("our own file");
+    world.write_service("app", &format!("{toml}log.target = \"syslog\"\n"));
+    let quiet = toml.replace("careful", "nobody is told");
+    world.write_service("quiet", &format!("{quiet}log.target = \"none\"\n"));
+    world.start();
+    let line = heard(&syslog);
+    assert!(line.starts_with("<28>") && line.ends_with(" app: careful"), "{line}");
+    world.wait_state("quiet", "active");
+    assert_eq!(world.stop(), Ok(()));
+    assert!(!world.dir().join("log/quiet.log").exists());
+    drop(dev);
+}
+
+pub fn the_journal_shows_what_a_service_has_said(world: &mut World) {
+    let places = [Over::new("/run"), Over::new("/var/log")];
+    fs::create_dir_all("/run/systemd/journal").expect("a place of our own");
+    let mut journald = Command::new("/lib/systemd/systemd-journald").spawn().expect("it comes with systemd");
+    wait_until("it listens", LONG, || fs::exists("/run/systemd/journal/socket").unwrap_or(false));
+    let script = "echo plain; echo \"<3>broken\"; head -c 20000 /dev/zero | tr \"\\\\0\" x; echo; seq 3000; exec sleep 4717";
+    let toml = format!(
+        "service.command = [\"/bin/sh\", \"-c\", '{script}']\nrootfs.base = \"host\"\nnetwork.mode = \"none\"\n\
+         log.target = \"journald\"\n"
+    );
+    world.write_service("app", &toml);
+    world.start();
+    let entries = || -> Vec<(String, String)> {
+        let args =
+            ["--directory=/run/log/journal", "--no-pager", "--all", "-o", "json", "PALISADE_SERVICE=app"];
+        let shown = Command::new("journalctl").args(args).output().expect("it comes with systemd");
+        let shown = String::from_utf8(shown.stdout).expect("JSON");
+        let entry = |line: &str| {
+            let entry: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(entry["SYSLOG_IDENTIFIER"], "app", "{entry}");
+            let field =
+                |name: &str| entry[name].as_str().unwrap_or_else(|| panic!("{name}: {entry}")).to_owned();
+            (field("PRIORITY"), field("MESSAGE"))
+        };
+        shown.lines().map(entry).collect()
+    };
+    wait_until("all of it is there", LONG, || entries().last().is_some_and(|(_, text)| text == "3000"));
+    let numbers = (1..=3000).map(|n| ("6".to_owned(), n.to_string()));
+    let long = [16 << 10, 20_000 - (16 << 10)].map(|length| ("6".to_owned(), "x".repeat(length)));
+    let first = [("6", "plain"), ("3", "broken")].map(|(level, text)| (level.to_owned(), text.to_owned()));
+    let expected: Vec<_> = first.into_iter().chain(long).chain(numbers).collect();
+    let seen = entries();
+    let odd = seen.iter().zip(&expected).find(|(one, other)| one != other);
+    assert!(seen.len() == expected.len() && odd.is_none(), "{} entries, {odd:?}", seen.len());
+    assert_eq!(world.stop(), Ok(()));
+    journald.kill().expect("our own process");
+    journald.wait().expect("our own process");
+    drop(places);
 }

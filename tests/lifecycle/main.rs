@@ -139,6 +139,9 @@ fn everywhere() -> Vec<support::Test> {
         takeover::output_written_while_nobody_supervises_arrives: Root CgroupV2 UserNs;
         logs::old_lines_go_whether_or_not_their_service_runs: Root CgroupV2 UserNs;
         logs::rotated_files_are_compressed_and_read_as_before: Root CgroupV2 UserNs Program("gzip");
+        logs::journald_gets_every_line_once_whoever_is_away: Root CgroupV2 UserNs;
+        logs::syslog_gets_what_its_library_would_send: Root CgroupV2 UserNs;
+        logs::the_journal_shows_what_a_service_has_said: Root CgroupV2 UserNs Program("journalctl");
         logs::lines_beyond_the_rate_are_told_when_the_time_is_over: Root CgroupV2 UserNs;
         logs::what_is_dropped_is_counted_once_wherever_the_supervisor_dies: Root CgroupV2 UserNs;
         takeover::output_is_written_once_wherever_the_supervisor_dies: Root CgroupV2 UserNs;

@@ -8,9 +8,15 @@ use crate::{
         schema::{LogTable, Scalar},
         value::{self, Refusal},
     },
-    spec::{Full, LogPolicy, LogRate},
+    spec::{Full, LogPolicy, LogRate, LogTarget},
 };
 
+const TARGETS: &[(&str, LogTarget)] = &[
+    ("file", LogTarget::File),
+    ("journald", LogTarget::Journald),
+    ("syslog", LogTarget::Syslog),
+    ("none", LogTarget::None),
+];
 const FULL: &[(&str, Full)] = &[("drop", Full::Drop), ("block", Full::Block)];
 /// What is told of each time span makes a line itself.
 const LEAST_WITHIN: Duration = Duration::from_secs(1);
@@ -28,7 +34,9 @@ pub(super) fn log(reader: &mut Reader<'_>, table: &LogTable) -> LogPolicy {
     let files = table.files.as_ref().and_then(|files| reader.number(files, 1..=1000));
     let max_age = table.max_age.as_ref().and_then(|value| reader.checked(value, max_age));
     let rate = table.rate.as_ref().and_then(|value| reader.checked(value, |text| rate(text)));
+    let target = reader.word("log.target", &table.target, TARGETS);
     LogPolicy {
+        target: target.unwrap_or(defaults.target),
         max_size: max_size.unwrap_or(defaults.max_size),
         files: files.and_then(|files| u32::try_from(files).ok()).unwrap_or(defaults.files),
         max_age: max_age.unwrap_or(defaults.max_age),

@@ -114,7 +114,8 @@ fn a_command_alone_is_a_closed_service() {
             files: 5,
             max_age: Some(Duration::from_secs(30 * 86_400)),
             rate: None,
-            compress: true
+            compress: true,
+            target: LogTarget::File
         }
     );
     assert_eq!(unit.log_full, Full::Drop);
@@ -615,9 +616,15 @@ fn the_rest_of_the_values_is_checked() {
     for bad in ["description = \"a\\u001b[31m\"", "requires = ['a b']", "after = { db = 'up' }"] {
         mistake("", &format!("[unit]\n{bad}"));
     }
-    for bad in
-        ["max_size = '1K'", "files = 0", "files = 1001", "full = 'wait'", "rate = '0/s'", "rate = '9/'"]
-    {
+    for bad in [
+        "max_size = '1K'",
+        "files = 0",
+        "files = 1001",
+        "full = 'wait'",
+        "rate = '0/s'",
+        "target = 'journal'",
+        "rate = '9/'",
+    ] {
         mistake("", &format!("[log]\n{bad}"));
     }
     let rate = |text: &str| unit("", &format!("[log]\nrate = '{text}'")).log.rate;
