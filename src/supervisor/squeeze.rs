@@ -6,10 +6,13 @@
 use std::collections::BTreeSet;
 
 use super::{Supervisor, now};
-use crate::{logs::Squeeze, machine::Mono, spec::UnitName};
+use crate::{logs::Squeeze, machine::Mono, spec::UnitName, sys::SysError};
 
 /// Milliseconds from one piece to the next, at most.
 const PATIENCE: u64 = 100;
+
+/// Logs in which something is looked for at a time: some system calls each.
+const LOOKS: usize = 64;
 
 /// What is compressed.
 #[derive(Debug, Default)]
@@ -66,14 +69,18 @@ impl Supervisor {
         }
     }
 
-    /// Begins with another file.
-    fn squeeze_next(&mut self) -> Result<(), crate::sys::SysError> {
-        let Some(name) = self.squeezer.wanted.pop_first() else { return Ok(()) };
-        let Some(entry) = self.fleet.entry(&name) else { return Ok(()) };
-        // Without it a file that was begun is removed all the same.
-        let files = if entry.unit.log.compress { entry.unit.log.files } else { 0 };
-        let squeeze = Squeeze::begin(&self.options.log, name.as_str(), files)?;
-        self.squeezer.at_work = squeeze.map(|squeeze| (name, squeeze));
+    /// Begins with another file. Most logs have none.
+    fn squeeze_next(&mut self) -> Result<(), SysError> {
+        for _ in 0..LOOKS {
+            let Some(name) = self.squeezer.wanted.pop_first() else { return Ok(()) };
+            let Some(entry) = self.fleet.entry(&name) else { continue };
+            // Without it a file that was begun is removed all the same.
+            let files = if entry.unit.log.compress { entry.unit.log.files } else { 0 };
+            if let Some(squeeze) = Squeeze::begin(&self.options.log, name.as_str(), files)? {
+                self.squeezer.at_work = Some((name, squeeze));
+                return Ok(());
+            }
+        }
         Ok(())
     }
 }
