@@ -297,13 +297,7 @@ impl Tree {
     pub fn usage(&self, group: &Path) -> Usage {
         let cpu = self.numbers(group, "cpu.stat");
         let number = |name: &str| cpu.get(name).copied().unwrap_or_default();
-        let io = self.get(group, "io.stat").map(|text| {
-            let of = |key: &str| {
-                let values = text.split_whitespace().filter_map(|word| word.strip_prefix(key));
-                values.filter_map(|value| value.parse::<u64>().ok()).sum::<u64>()
-            };
-            (of("rbytes="), of("wbytes="))
-        });
+        let io = self.get(group, "io.stat").map(|text| (sum(&text, "rbytes="), sum(&text, "wbytes=")));
         Usage {
             cpu_user_usec: number("user_usec"),
             cpu_system_usec: number("system_usec"),
@@ -312,6 +306,29 @@ impl Tree {
             io_read_bytes: io.map(|(read, _)| read),
             io_written_bytes: io.map(|(_, written)| written),
             oom_kills: self.numbers(group, "memory.events").get("oom_kill").copied().unwrap_or_default(),
+        }
+    }
+
+    /// What a group takes at the moment, may take, and has had to wait for.
+    pub fn measure(&self, group: &Path) -> Measured {
+        let number = |file: &str| self.get(group, file).and_then(|text| text.parse::<u64>().ok());
+        let cpu = self.numbers(group, "cpu.stat");
+        let io = self.get(group, "io.stat").map(|text| (sum(&text, "rbytes="), sum(&text, "wbytes=")));
+        let resources = ["cpu", "memory", "io"].into_iter();
+        let pressure = resources
+            .filter_map(|resource| Some((resource, self.get(group, &format!("{resource}.pressure"))?)));
+        Measured {
+            cpu_usec: cpu.get("user_usec").copied().zip(cpu.get("system_usec").copied()),
+            throttled_usec: cpu.get("throttled_usec").copied(),
+            cpus: self.get(group, "cpu.max").as_deref().and_then(cpus),
+            memory: number("memory.current"),
+            memory_peak: number("memory.peak"),
+            memory_max: number("memory.max"),
+            oom_kills: self.numbers(group, "memory.events").get("oom_kill").copied(),
+            pids: number("pids.current"),
+            pids_max: number("pids.max"),
+            io_bytes: io,
+            pressure: pressure.flat_map(|(resource, text)| stalls(resource, &text)).collect(),
         }
     }
 
@@ -456,6 +473,56 @@ impl Tree {
     }
 }
 
+/// What a group takes at the moment. None: the kernel does not measure it there, or there is no bound.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// Microseconds of CPU in programs and in the kernel.
+    pub cpu_usec: Option<(u64, u64)>,
+    /// Microseconds that it had to wait because `cpu.max` was used up.
+    pub throttled_usec: Option<u64>,
+    /// `cpu.max`, in CPUs.
+    pub cpus: Option<f64>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Bytes, at the worst moment.
+    pub memory_peak: Option<u64>,
+    /// Bytes.
+    pub memory_max: Option<u64>,
+    /// Processes that were killed because memory was used up.
+    pub oom_kills: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// How many of them there may be.
+    pub pids_max: Option<u64>,
+    /// Bytes read from disks and written to them.
+    pub io_bytes: Option<(u64, u64)>,
+    /// Microseconds that some or all (`full`) processes waited for something, with its name.
+    pub pressure: Vec<(&'static str, &'static str, u64)>,
+}
+
+/// The sum of the numbers behind a key, over all disks of an `io.stat`.
+fn sum(text: &str, key: &str) -> u64 {
+    let values = text.split_whitespace().filter_map(|word| word.strip_prefix(key));
+    values.filter_map(|value| value.parse::<u64>().ok()).sum()
+}
+
+/// How many CPUs a `cpu.max` lets be used at the same time; none: no bound.
+fn cpus(text: &str) -> Option<f64> {
+    let (quota, period) = text.split_once(' ')?;
+    let (quota, period): (u32, u32) = (quota.parse().ok()?, period.parse().ok()?);
+    (period > 0).then(|| f64::from(quota) / f64::from(period))
+}
+
+/// The totals of a pressure file (accounting/psi.rst): `some avg10=0.00 avg60=0.00 avg300=0.00 total=12`.
+fn stalls(resource: &'static str, text: &str) -> Vec<(&'static str, &'static str, u64)> {
+    let line = |line: &str| {
+        let share = ["some", "full"].into_iter().find(|share| line.starts_with(share))?;
+        let total = line.split(' ').find_map(|word| word.strip_prefix("total="))?;
+        Some((resource, share, total.parse().ok()?))
+    };
+    text.lines().filter_map(line).collect()
+}
+
 /// Where runs go when nobody says where.
 ///
 /// Once a group hands controllers down, nothing can be put into it any more, by a service manager neither: systemd before
@@ -528,5 +595,21 @@ fn walk(dir: &Path, visit: &mut dyn FnMut(&Path)) {
         let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
         let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         left.extend(dirs.map(|entry| entry.path()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_group_are_read_as_the_kernel_writes_them() {
+        assert_eq!(cpus("50000 100000"), Some(0.5));
+        assert_eq!((cpus("max 100000"), cpus(""), cpus("1 0")), (None, None, None));
+        let io = "8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n8:16 rbytes=1 wbytes=0 rios=1\n";
+        assert_eq!((sum(io, "rbytes="), sum(io, "wbytes=")), (4097, 8192));
+        let text = "some avg10=0.12 avg60=0.00 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n";
+        assert_eq!(stalls("io", text), [("io", "some", 1234), ("io", "full", 5)]);
+        assert_eq!(stalls("io", ""), []);
     }
 }

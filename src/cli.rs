@@ -225,6 +225,8 @@ pub enum Verb {
     Mask(files::Switch),
     /// Have masked service files count again
     Unmask(files::Switch),
+    /// Print what is measured of the services and the supervisor, in Prometheus' text format
+    Metrics,
     /// Show the version
     Version,
     /// List the services

@@ -9,7 +9,7 @@
 //! and carries out the actions that come back.
 //!
 //! # Invariants
-//! - The pure modules (`calendar`, `config::schema`, `spec`, `seccomp`, `plan`, `machine`, `names`, `net::addr`, `ingress`, `notify`, `control::proto`) never read a clock,
+//! - The pure modules (`calendar`, `config::schema`, `spec`, `seccomp`, `plan`, `machine`, `metrics`, `names`, `net::addr`, `ingress`, `notify`, `control::proto`) never read a clock,
 //!   a file, an id or the environment.
 //! - `machine` never sees a pid; the init never sees the configuration, only the lowered plan.
 //! - Only `sys` contains unsafe code (and the freestanding files of the init, which are a program of their own).
@@ -25,6 +25,7 @@ pub mod init;
 pub mod launch;
 pub mod logs;
 pub mod machine;
+pub mod metrics;
 pub mod names;
 pub mod net;
 pub mod notify;

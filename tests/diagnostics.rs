@@ -101,7 +101,7 @@ snapshots! { file:
     oneshot timer user_off walls nested_off schedule hooks readiness
     credentials relations condition watch
     limits sockets rollout connections connection
-    health probes http ingress bandwidth link bridge bridge_mac bridge_in_vain attached attached_in_vain
+    metrics health probes http ingress bandwidth link bridge bridge_mac bridge_in_vain attached attached_in_vain
 }
 snapshots! { house: ceiling profile }
 snapshots! { directory: cycle cycle_mixed address_clash mac_clash port_clash socket_clash host_clash unknown_service drop_in joined_network }

@@ -86,6 +86,39 @@ fn the_page_about_policies_has_the_table_of_exposures() {
     assert_eq!(fs::read_to_string(&path).unwrap(), wanted, "stale: run this test with PALISADE_WRITE_DOCS=1");
 }
 
+/// The table of docs/metrics.md is made from that of `metrics`, and names nothing else.
+#[test]
+fn the_page_about_metrics_has_the_table_of_metrics() {
+    use palisade::metrics::Metric;
+    const BEGIN: &str = "<!-- made from the table of metrics -->\n";
+    const END: &str = "<!-- end -->\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (head, rest) = page.split_once(BEGIN).expect("the page has the mark");
+    let (_, tail) = rest.split_once(END).expect("the page has the other mark");
+    let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    for metric in Metric::ALL {
+        let (name, kind) = (metric.name(), metric.kind().as_str());
+        let _ =
+            writeln!(table, "| `{name}` | {kind} | {} | {} |", metric.labels().join(", "), metric.about());
+    }
+    let wanted = format!("{head}{BEGIN}{table}{END}{tail}");
+    if std::env::var_os("PALISADE_WRITE_DOCS").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), wanted, "stale: run this test with PALISADE_WRITE_DOCS=1");
+    assert_eq!(unknown_metrics(&format!("{head}{tail}")), Vec::<String>::new());
+}
+
+/// The names in a text that look like metrics and are none that are exported.
+fn unknown_metrics(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    // `palisade_` alone is what all begin with.
+    let looks = words.filter(|word| word.len() > "palisade_".len() && word.starts_with("palisade_"));
+    let is_known = |word: &&str| palisade::metrics::Metric::ALL.iter().any(|metric| metric.name() == *word);
+    looks.filter(|word| !is_known(word)).map(str::to_owned).collect()
+}
+
 #[test]
 fn every_key_is_described() {
     for (tables, text) in [(SERVICE, SERVICE_EXAMPLE), (SETTINGS, SETTINGS_EXAMPLE)] {
@@ -174,6 +207,7 @@ const NOT_TOLD: &[(&str, &[&str])] = &[
             "log",
             "log_rate",
             "megabyte",
+            "metrics",
             "network",
             "relations",
             "schedule",

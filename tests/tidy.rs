@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The modules that decide, and whom they may use of this crate. All others act.
-const PURE: [(&str, &[&str]); 16] = [
+const PURE: [(&str, &[&str]); 17] = [
     ("calendar", &[]),
     ("config::schema", &["spec"]),
     ("config::value", &["config::diagnostic", "config::schema", "spec"]),
@@ -20,6 +20,7 @@ const PURE: [(&str, &[&str]); 16] = [
     // The layout of the init's plans is constants and structures alone.
     ("init::wire", &[]),
     ("machine", &["calendar", "spec"]),
+    ("metrics", &[]),
     ("names", &["net::addr", "spec"]),
     ("net::addr", &["spec"]),
     ("notify", &[]),
@@ -36,6 +37,7 @@ const PURE: [(&str, &[&str]); 16] = [
             "config::schema",
             "config::value",
             "machine",
+            "metrics",
             "net::addr",
             "seccomp",
         ],
@@ -49,7 +51,7 @@ const LAYERS: [&[&str]; 9] = [
     &["main"],
     &["cli"],
     &["supervisor"],
-    &["control::client", "control::server", "launch", "logs"],
+    &["control::client", "control::scrape", "control::server", "launch", "logs"],
     &["control::frame", "report", "rootfs"],
     &["control::wire"],
     &["config", "sys::facts"],

@@ -17,7 +17,8 @@ use crate::control::{
     client::{CallError, Client},
     proto::{Apply, Error, Kill, Method, Names, Upgrade},
     types::{
-        Changes, Confirmed, Events, Planned, PlannedChanges, Pong, ServiceState, ServiceStatus, Services,
+        Changes, Confirmed, Events, Metrics, Planned, PlannedChanges, Pong, ServiceState, ServiceStatus,
+        Services,
     },
 };
 use crate::{
@@ -89,6 +90,7 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         Verb::DaemonReload => change(&mut client, &Method::DaemonReload, json),
         Verb::Logs(options) => logs::logs(&mut client, options, json),
         Verb::Events => events(&mut client, json),
+        Verb::Metrics => metrics(&mut client, json),
         Verb::Plan { .. } => plan(&mut client, json),
         Verb::Ingress { format, tls, out } => {
             ingress::ingress(&mut client, &ingress::Wanted { format, tls, out })
@@ -124,6 +126,15 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         | Verb::Schema { .. }
         | Verb::Man { .. } => unreachable!("these do not ask a supervisor"),
     }
+}
+
+fn metrics(client: &mut Client, json: bool) -> Result<Exit, CallError> {
+    let answer: Metrics = client.call(&Method::Metrics)?;
+    Ok(done(match json {
+        true => output::json(&answer),
+        // Names and labels come from the files of the services, where control characters are refused.
+        false => output::print(&answer.text),
+    }))
 }
 
 fn list(client: &mut Client, json: bool) -> Result<Exit, CallError> {

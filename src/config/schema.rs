@@ -72,6 +72,8 @@ pub struct Tables {
     pub health: Option<Spanned<HealthTable>>,
     /// Where its output goes.
     pub log: LogTable,
+    /// What its measurements are marked with.
+    pub metrics: MetricsTable,
     /// When it is started by the clock.
     pub timer: Option<Spanned<TimerTable>>,
     /// By which host names it is asked.
@@ -785,6 +787,15 @@ pub struct LogTable {
     /// `"off"`. Those beyond are dropped until the time is over, and the log says how many. A line of more than 16K counts
     /// once for each 16K. Default: `"off"`.
     pub rate: Option<Text>,
+}
+
+/// `[metrics]`; what is measured of the service, for Prometheus.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub struct MetricsTable {
+    /// Labels that everything measured of the service has beside Palisade's own: up to 16, whose names are letters, digits and
+    /// `_`, and whose values are one line of at most 200 bytes. Default: none.
+    pub labels: BTreeMap<Text, Text>,
 }
 
 /// A string or a number, for values with a unit.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub parallel_starts: Option<u32>,
     /// `cgroup.path`: relative to the cgroup2 mount; none: made from the cgroup that the supervisor is in.
     pub cgroup: Option<PathBuf>,
+    /// `metrics.listen`: where Prometheus is answered over TCP; none: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Default for Settings {
@@ -46,6 +49,7 @@ impl Default for Settings {
             id_count: 4000,
             parallel_starts: None,
             cgroup: None,
+            metrics: None,
         }
     }
 }
@@ -62,6 +66,8 @@ struct SettingsTables {
     cgroup: CgroupTable,
     /// How it goes about its work.
     supervisor: SupervisorTable,
+    /// Where it tells what it measures.
+    metrics: MetricsTable,
     // Read with the service files, here for the mistakes in its keys alone.
     /// What a service file leaves out is as it stands here: the keys of a service file, but for those that say what one
     /// service is (`unit.description`, `documentation`, `instances`, `service.command`). Default: none.
@@ -111,6 +117,17 @@ struct SupervisorTable {
     parallel_starts: Option<Spanned<i64>>,
 }
 
+/// `[metrics]`; what is measured is told on `metrics.sock` in the run-time directory, to root and the group `palisade`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct MetricsTable {
+    /// Address and port where Prometheus is answered over TCP, too (`GET /metrics`, HTTP without encryption): `127.0.0.1:9620`
+    /// or `[::1]:9620`. Every program of the host may ask there. It is read when the supervisor starts. Default: nowhere.
+    listen: Option<Text>,
+    /// `listen` may be an address that other hosts reach, who may then ask as well. Default: false.
+    remote: Option<bool>,
+}
+
 /// Places for services on their way up for each CPU: enough that those which wait for something else than a CPU hold nobody
 /// up, and few enough that a thousand services do not take each other's time to start.
 const STARTS_PER_CPU: usize = 8;
@@ -157,7 +174,8 @@ impl Settings {
         let mut sources = SourceMap::default();
         sources.add(file, text);
         let (tables, mut found) = tables::read::<SettingsTables>(&sources);
-        let SettingsTables { network, ids, cgroup, supervisor, defaults: _ } = tables.unwrap_or_default();
+        let SettingsTables { network, ids, cgroup, supervisor, metrics, defaults: _ } =
+            tables.unwrap_or_default();
         let mut settings = Self::default();
         let mut refuse = |span, refusal: Refusal| {
             found.push(Diagnostic::at(sources.locate(&span), refusal.message).hint(refusal.hint));
@@ -205,6 +223,12 @@ impl Settings {
                     Refusal::new(format!("{} is no number of services", limit.get_ref()))
                         .hint("write how many may be started at the same time, 0 for no bound"),
                 ),
+            }
+        }
+        if let Some(text) = metrics.listen {
+            match parse_listen(text.get_ref(), metrics.remote.unwrap_or(false)) {
+                Ok(address) => settings.metrics = Some(address),
+                Err(refusal) => refuse(text.span(), refusal),
             }
         }
         let (base, count) =
@@ -292,6 +316,25 @@ fn parse_cgroup(text: &str) -> Result<PathBuf, Refusal> {
     }
 }
 
+/// Where metrics are told. Nothing there asks who is asking, so that it is the host's own business unless a file says more.
+fn parse_listen(text: &str, remote: bool) -> Result<SocketAddr, Refusal> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        Refusal::new(format!("{text:?} is no address with a port"))
+            .hint("write \"127.0.0.1:9620\" or \"[::1]:9620\"; a name is not looked up")
+    })?;
+    match address.port() {
+        0 => Err(Refusal::new("port 0 is another one each time").hint("write a port, such as 9620")),
+        _ if address.ip().to_canonical().is_loopback() || remote => Ok(address),
+        port => Err(Refusal::new(format!(
+            "other hosts may reach {}, and nobody there is asked who he is",
+            address.ip()
+        ))
+        .hint(format!(
+            "write \"127.0.0.1:{port}\", or add `remote = true` where a firewall says who reaches it"
+        ))),
+    }
+}
+
 /// First id and number of ranges. Ids below the first range's size are the host's own.
 fn parse_ids(base: i64, count: i64) -> Result<(u32, u32), Refusal> {
     let range = i64::from(IDS_PER_SERVICE);
@@ -365,6 +408,29 @@ mod tests {
             let found = of(bridges).unwrap_err();
             assert!(found.len() == 1 && found[0].starts_with(said), "{found:?}");
         }
+    }
+
+    #[test]
+    fn metrics_are_told_to_the_host_alone_unless_the_file_says_more() {
+        let of = |text: &str| parse(&format!("[metrics]\n{text}")).map(|settings| settings.metrics);
+        assert_eq!(of(""), Ok(None));
+        for text in ["127.0.0.1:9620", "127.8.8.8:1", "[::1]:9620", "[::ffff:127.0.0.1]:9620"] {
+            assert_eq!(of(&format!("listen = '{text}'")), Ok(Some(text.parse().unwrap())));
+        }
+        for (text, said) in [
+            ("0.0.0.0:9620", "other hosts may reach 0.0.0.0"),
+            ("[::]:9620", "other hosts may reach ::"),
+            ("192.0.2.1:80", "other hosts may reach 192.0.2.1"),
+            ("127.0.0.1:0", "port 0"),
+            ("127.0.0.1", "\"127.0.0.1\" is no address with a port"),
+            ("localhost:9620", "\"localhost:9620\" is no address with a port"),
+            ("9620", "\"9620\" is no address"),
+        ] {
+            let found = of(&format!("listen = '{text}'")).unwrap_err();
+            assert!(found.len() == 1 && found[0].contains(said), "{found:?}");
+        }
+        let open = of("listen = '0.0.0.0:9620'\nremote = true");
+        assert_eq!(open, Ok(Some("0.0.0.0:9620".parse().unwrap())));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const OWN_KEYS: [(&str, &str); 5] = [
 
 /// Keys of the contract that are not built yet: table, its keys; an empty table name is the top level.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["job", "metrics"]),
+    ("", &["job"]),
     ("service", &["cpu"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
     ("limits", &["disk", "pressure"]),

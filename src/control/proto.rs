@@ -178,6 +178,8 @@ pub enum Method {
     Plan,
     /// Whose host is which.
     Sites,
+    /// What is measured.
+    Metrics,
     /// As `DaemonReload`, and back again by itself unless somebody confirms.
     Apply(Apply),
     /// What was applied is right.
@@ -207,6 +209,7 @@ impl Method {
             Method::DaemonReload => "DaemonReload",
             Method::Plan => "Plan",
             Method::Sites => "Sites",
+            Method::Metrics => "Metrics",
             Method::Apply(_) => "Apply",
             Method::Confirm => "Confirm",
             Method::Revert => "Revert",
@@ -243,7 +246,7 @@ impl Method {
             | Method::ResetFailed(_)
             | Method::Kill(_)
             | Method::Exec(_) => access.owns,
-            Method::Plan | Method::Sites => access.looks,
+            Method::Plan | Method::Sites | Method::Metrics => access.looks,
             Method::DaemonReload
             | Method::Apply(_)
             | Method::Confirm
@@ -261,6 +264,7 @@ impl Method {
             | Method::DaemonReload
             | Method::Plan
             | Method::Sites
+            | Method::Metrics
             | Method::Confirm
             | Method::Revert => Ok(json!({})),
             Method::Apply(apply) => serde_json::to_value(apply),
@@ -296,6 +300,7 @@ impl Method {
             "DaemonReload" => nothing(Method::DaemonReload)?,
             "Plan" => nothing(Method::Plan)?,
             "Sites" => nothing(Method::Sites)?,
+            "Metrics" => nothing(Method::Metrics)?,
             "Confirm" => nothing(Method::Confirm)?,
             "Revert" => nothing(Method::Revert)?,
             "Apply" => Method::Apply(from_parameters(parameters)?),
@@ -324,6 +329,7 @@ impl Method {
             | Method::DaemonReload
             | Method::Plan
             | Method::Sites
+            | Method::Metrics
             | Method::Confirm
             | Method::Revert => Ok(()),
             Method::Apply(Apply { confirm }) => match confirm {

@@ -48,6 +48,21 @@ pub enum ServiceState {
 }
 
 impl ServiceState {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        ServiceState::Active,
+        ServiceState::Starting,
+        ServiceState::Waiting,
+        ServiceState::Stopping,
+        ServiceState::Backoff,
+        ServiceState::Failed,
+        ServiceState::Listening,
+        ServiceState::Stopped,
+        ServiceState::Done,
+        ServiceState::Masked,
+        ServiceState::Broken,
+    ];
+
     /// The word, as in the JSON form.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -513,6 +528,13 @@ pub struct Services {
 pub struct Sites {
     /// By host, and of each the longer path first.
     pub sites: Vec<Site>,
+}
+
+/// Reply of `Metrics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Prometheus' text format, version 0.0.4.
+    pub text: String,
 }
 
 /// Reply of every verb that changes something.

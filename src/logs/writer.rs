@@ -36,10 +36,23 @@ pub struct LogWriter {
     torn: bool,
     /// Of stdout and stderr: the last record was partial.
     unfinished: [bool; 2],
-    dropped: u64,
+    written: Written,
+    /// Lines that end among the records that wait to be written.
+    waiting: u64,
     is_failing: bool,
     /// A file was begun, or will be with the next output.
     is_begun: bool,
+}
+
+/// What has become of the output that a writer was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Lines that were written to their end.
+    pub lines: u64,
+    /// Bytes of log that were written, time stamps included.
+    pub bytes: u64,
+    /// Bytes that are in no log, time stamps included where they had one.
+    pub dropped: u64,
 }
 
 impl LogWriter {
@@ -58,7 +71,8 @@ impl LogWriter {
             size: 0,
             torn: false,
             unfinished: [false; 2],
-            dropped: 0,
+            written: Written::default(),
+            waiting: 0,
             is_failing: false,
             is_begun: true,
         };
@@ -111,9 +125,14 @@ impl LogWriter {
         path(&self.dir, &self.name, 0)
     }
 
-    /// Bytes of log, time stamps included, that could not be written since this writer was made.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
+    /// What was written and what was not, since this writer was made.
+    pub fn written(&self) -> Written {
+        self.written
+    }
+
+    /// So many bytes of output were lost before they came here.
+    pub fn missed(&mut self, count: u64) {
+        self.written.dropped += count;
     }
 
     /// Writes what was read from the service at `now`; an unfinished line is written as far as it has come.
@@ -165,12 +184,13 @@ impl LogWriter {
         let before = records.len();
         encode(records, record);
         let total = self.size + records.len() as u64;
-        if total <= self.policy.max_size || self.size + before as u64 == 0 {
-            return Ok(());
+        let mut outcome = Ok(());
+        if total > self.policy.max_size && self.size + before as u64 > 0 {
+            let last = records.split_off(before);
+            outcome = self.flush(records).and(self.rotate());
+            *records = last;
         }
-        let last = records.split_off(before);
-        let outcome = self.flush(records).and(self.rotate());
-        *records = last;
+        self.waiting += u64::from(!record.partial);
         outcome
     }
 
@@ -180,8 +200,13 @@ impl LogWriter {
             return Ok(());
         }
         let outcome = self.put(records);
-        if outcome.is_err() {
-            self.dropped += records.len() as u64;
+        let (all, whole) = (records.len() as u64, std::mem::take(&mut self.waiting));
+        match outcome {
+            Ok(()) => {
+                self.written.bytes += all;
+                self.written.lines += whole;
+            }
+            Err(_) => self.written.dropped += all,
         }
         records.clear();
         outcome
@@ -285,12 +310,17 @@ mod tests {
         let error = writer.write(Stream::Stdout, b"lost\n", Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!((error.call, error.symbol().as_str()), ("write", "ENOSPC"));
         assert_eq!(writer.write(Stream::Stdout, b"lost, too\n", Timestamp::UNIX_EPOCH), None);
-        assert_eq!(writer.dropped(), 2 * "1970-01-01T00:00:00.000000Z stdout F lost\n".len() as u64 + 5);
+        assert_eq!(writer.written().lines, 0);
+        assert_eq!(
+            writer.written().dropped,
+            2 * "1970-01-01T00:00:00.000000Z stdout F lost\n".len() as u64 + 5
+        );
         writer.reopen().unwrap();
         assert_eq!(writer.write(Stream::Stdout, b"kept\n", Timestamp::UNIX_EPOCH), None);
         writer.file = Some(OpenOptions::new().append(true).open("/dev/full").unwrap());
         assert!(writer.write(Stream::Stdout, b"lost again\n", Timestamp::UNIX_EPOCH).is_some());
         let text = fs::read_to_string(dir.path().join("web.log")).unwrap();
+        assert_eq!((writer.written().lines, writer.written().bytes), (1, text.len() as u64));
         assert_eq!(text, "1970-01-01T00:00:00.000000Z stdout F kept\n");
     }
 }

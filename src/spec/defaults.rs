@@ -25,6 +25,10 @@ pub const READY_FD: i32 = 3;
 pub const NOTIFY_RELOAD: Reload = Reload::Signal(libc::SIGHUP);
 /// Paths of `service.reload.watch`.
 pub const MOST_WATCHED: usize = 64;
+/// Labels of `metrics.labels`.
+pub const MOST_LABELS: usize = 16;
+/// Bytes of the name, and of the value, of each.
+pub const MOST_LABEL_BYTES: usize = 200;
 /// `service.working_dir`, and HOME where the user has none.
 pub const WORKING_DIR: &str = "/";
 /// `service.umask`.

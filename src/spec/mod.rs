@@ -245,6 +245,9 @@ pub struct Unit {
     pub health: Option<HealthCheck>,
     /// Where its output goes.
     pub log: LogPolicy,
+    /// What its measurements are marked with, beside its name.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// When it is started by the clock, instead of when the supervisor comes up.
     #[serde(default)]
     pub timer: Option<Timer>,

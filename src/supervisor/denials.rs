@@ -29,6 +29,8 @@ pub(super) const MOST: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Denials {
     recent: BTreeMap<UnitName, Vec<Denial>>,
+    /// How many there were in all.
+    totals: BTreeMap<UnitName, BTreeMap<Reason, u64>>,
     /// Where the files say what decides about it.
     pub(super) places: BTreeMap<UnitName, DecidingPlaces>,
 }
@@ -52,6 +54,7 @@ impl Denial {
 
 impl Denials {
     fn note(&mut self, name: &UnitName, (reason, head): (Reason, Option<Head>), now: Mono) {
+        *self.totals.entry(name.clone()).or_default().entry(reason).or_default() += 1;
         let all = self.recent.entry(name.clone()).or_default();
         let new = Denial { reason, head, count: 1, last: now };
         if let Some(known) = all.iter_mut().find(|known| known.door() == new.door()) {
@@ -69,6 +72,12 @@ impl Denials {
     /// Of services that are gone for good nobody asks.
     pub(super) fn forget_all_but(&mut self, units: &BTreeMap<UnitName, Unit>) {
         self.recent.retain(|name, _| units.contains_key(name));
+        self.totals.retain(|name, _| units.contains_key(name));
+    }
+
+    /// How many of a service were told of in all, by their reason; of others on their way to it none.
+    pub(super) fn totals(&self, name: &UnitName) -> impl Iterator<Item = (Reason, u64)> {
+        self.totals.get(name).into_iter().flatten().map(|(reason, count)| (*reason, *count))
     }
 
     /// Those of a service, and those of others that were on their way to it; the last one first.
@@ -320,6 +329,7 @@ mod tests {
         }
         let known = all.of(&web, &[]);
         assert_eq!(known.len(), MOST);
+        assert_eq!(all.totals(&web).collect::<Vec<_>>(), [(Reason::NoEgress, 100 + 65_536)]);
         let ports: Vec<Option<u16>> =
             known.iter().map(|(_, denial)| denial.head.and_then(|head| head.port)).collect();
         assert_eq!(ports[..2], [Some(u16::MAX), Some(u16::MAX - 1)]);

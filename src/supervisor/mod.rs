@@ -14,6 +14,7 @@
 //! | `ages` | how old that becomes |
 //! | `squeeze` | and how it is compressed |
 //! | `forward` | where it goes on to |
+//! | `metrics` | what there is to measure, for whoever asks |
 //! | `limits` | what a run takes, and what it may |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `changes` | reloads when what a service has read has changed |
@@ -52,6 +53,7 @@ mod hooks;
 mod ingress;
 mod keeper;
 mod limits;
+mod metrics;
 mod names;
 mod output;
 mod points;
@@ -92,7 +94,10 @@ use crate::{
         self, Sources,
         settings::{IDS_PER_SERVICE, Settings},
     },
-    control::server::{ClientId, Held, Incoming, Readiness, Server, Source},
+    control::{
+        scrape::{self, Scrapes},
+        server::{ClientId, Held, Incoming, Readiness, Server, Source},
+    },
     launch::{
         Given, Journal, LaunchFault, Launcher, Net, NetworkHost, Peers, Retry,
         credentials::{Fetch, Secret},
@@ -161,6 +166,8 @@ enum Wake {
     Clock,
     Keeper,
     Control(Source),
+    /// Somebody who wants metrics.
+    Scrape(scrape::Source),
     /// Some of the runs; of which ones and of what, their set tells.
     Runs,
     Init(UnitName),
@@ -242,6 +249,8 @@ struct Supervisor {
     /// What stands before the `@` of each template.
     templates: BTreeSet<String>,
     server: Server,
+    scrapes: Scrapes,
+    metrics: metrics::Metrics,
     clients: requests::Clients,
     sessions: sessions::Sessions,
     doors: connections::Doors,
@@ -322,6 +331,8 @@ impl Supervisor {
             Some(held) => Server::resume(&options.run, group, held)?,
             None => Server::bind(&options.run, group)?,
         };
+        // Under the same lock.
+        let scrapes = Scrapes::new(&options.run, group, settings.metrics);
         let store = Rc::new(Store::open(&options.run, &options.state)?);
         let (mut assigned, complaint) = store.assigned().map_err(StartError::State)?;
         if let Some(complaint) = &complaint {
@@ -362,6 +373,8 @@ impl Supervisor {
             files: BTreeMap::new(),
             templates: BTreeSet::new(),
             server,
+            scrapes,
+            metrics: metrics::Metrics::new(),
             clients: requests::Clients::default(),
             sessions: sessions::Sessions::default(),
             doors: connections::Doors::default(),
@@ -398,11 +411,14 @@ impl Supervisor {
             if self.stopping && self.fleet.is_resting() && self.runs.is_empty() {
                 return Ok(());
             }
+            self.tell_metrics();
             // Before the deadlines: which of the runs have one is seen here.
             self.runs.settle();
             let control = self.server.tick(now());
             let deadlines = [
                 control,
+                self.scrapes.tick(now()),
+                self.metrics_deadline(),
                 self.fleet.deadline(),
                 self.fetch_deadline(),
                 self.hook_deadline(),
@@ -463,6 +479,7 @@ impl Supervisor {
             flags.set(PollFlags::OUT, interest.write);
             (Wake::Control(interest.source), interest.fd, flags)
         }));
+        all.extend(self.scrapes.interests().map(|(source, fd, flags)| (Wake::Scrape(source), fd, flags)));
         all.extend(self.runs.set().map(|fd| (Wake::Runs, fd, PollFlags::IN)));
         for (name, run) in self.runs.unheard() {
             all.extend(run.interests().map(|(part, fd, flags)| (Wake::of_run(name, part), fd, flags)));
@@ -538,6 +555,7 @@ impl Supervisor {
                     self.pump();
                 }
             }
+            Wake::Scrape(source) => self.scrapes.ready(source, readiness, now()),
             Wake::Init(name) => self.init_ended(&name),
             Wake::Channel(name) => self.channel_ready(&name),
             Wake::Output(name, stream) => self.output_ready(&name, stream),
@@ -1044,6 +1062,7 @@ impl Supervisor {
             // As with a service file: a mistake in it changes nothing.
             None => tracing::error!("the policy cannot be read: the last one that could be holds"),
         }
+        self.metrics.loaded(loaded.broken.is_empty() && self.policy.is_some());
         let units = loaded.units;
         let first =
             |found: Vec<config::Diagnostic>| found.first().map(ToString::to_string).unwrap_or_default();

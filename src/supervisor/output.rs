@@ -239,6 +239,9 @@ impl Supervisor {
             tracing::warn!(unit = %name, "{lost} bytes of its {output} were dropped while nobody supervised");
             let line = format!("[palisade: {lost} bytes were dropped here while nobody supervised]\n");
             self.write_log(name, stream, line.as_bytes());
+            if let Some(log) = self.log(name) {
+                log.missed(lost);
+            }
         }
     }
 

@@ -113,6 +113,7 @@ impl Supervisor {
             Method::DaemonReload => self.daemon_reload(client),
             Method::Plan => self.tell_plan(client),
             Method::Sites => self.tell_sites(client),
+            Method::Metrics => self.metrics.asked(client),
             Method::Apply(apply) => self.apply(client, apply),
             Method::Confirm => self.confirm(client),
             Method::Revert => self.revert(client),
@@ -156,6 +157,7 @@ impl Supervisor {
         self.clients.behind.remove(&client);
         self.clients.pending.retain(|pending| pending.client != client);
         self.reloads.forget(client);
+        self.metrics.forget(client);
         self.end_sessions_of(client);
     }
 
@@ -311,7 +313,7 @@ impl Supervisor {
         }
     }
 
-    fn service_state(&self, name: &UnitName) -> ServiceState {
+    pub(super) fn service_state(&self, name: &UnitName) -> ServiceState {
         match self.fleet.entry(name).map(|entry| &entry.life.state) {
             Some(State::Stopped(_)) if self.broken.contains_key(name) => ServiceState::Broken,
             Some(State::Stopped(_)) if self.doors.has_failed(name) => ServiceState::Backoff,

@@ -10,6 +10,7 @@
 mod support;
 mod control;
 mod life;
+mod metrics;
 mod process;
 mod refuse;
 
@@ -56,6 +57,7 @@ fn enforced() -> Vec<Test> {
         life::what_a_run_took_is_known_after_a_takeover: Root CgroupV2 UserNs Controller("memory");
         life::a_delegated_group_is_left_as_it_was: Root CgroupV2 UserNs Controller("memory");
         life::a_launch_without_room_for_a_process_is_tried_again: Root CgroupV2 UserNs Controller("pids");
+        metrics::what_a_group_takes_is_told: Root CgroupV2 UserNs Controller("memory") Controller("pids") Controller("cpu") Controller("io") Python("prometheus_client");
         life::a_core_handler_is_not_started_unless_asked: Root CgroupV2 UserNs;
     ]
 }

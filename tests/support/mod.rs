@@ -14,6 +14,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test and a probe report by printing")]
 
 pub mod calls;
+pub mod exported;
 pub mod frames;
 pub mod held;
 pub mod names;

@@ -17,6 +17,8 @@ pub enum Need {
     Nft,
     /// A program in one of the usual directories.
     Program(&'static str),
+    /// A package of Debian's Python 3.
+    Python(&'static str),
 }
 
 impl Need {
@@ -33,6 +35,10 @@ impl Need {
                 .is_ok_and(|max| max.trim() != "0"),
             Need::Nft => program("nft").is_some(),
             Need::Program(name) => program(name).is_some(),
+            Need::Python(name) => {
+                program("python3").is_some()
+                    && Path::new("/usr/lib/python3/dist-packages").join(name).exists()
+            }
         }
     }
 }
@@ -46,6 +52,7 @@ impl fmt::Display for Need {
             Need::UserNs => f.write_str("user namespaces"),
             Need::Nft => f.write_str("nft"),
             Need::Program(name) => f.write_str(name),
+            Need::Python(name) => write!(f, "Python's {name}"),
         }
     }
 }

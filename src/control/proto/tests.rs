@@ -45,6 +45,7 @@ fn all_methods() -> Vec<Method> {
         Method::DaemonReload,
         Method::Plan,
         Method::Sites,
+        Method::Metrics,
         Method::Apply(Apply { confirm: Some(60_000) }),
         Method::Confirm,
         Method::Revert,
@@ -324,10 +325,10 @@ fn those_who_may_look_may_not_touch() {
     assert_eq!(allowed(none), [""; 0]);
     assert_eq!(
         allowed(Access { looks: true, ..none }),
-        ["Ping", "List", "Status", "Logs", "Events", "Plan", "Sites"]
+        ["Ping", "List", "Status", "Logs", "Events", "Plan", "Sites", "Metrics"]
     );
     assert!(!allowed(Access { looks: true, owns: true, ..none }).contains(&"DaemonReload"));
-    assert_eq!(allowed(Access { owns: true, ..none }).len(), all_methods().len() - 7);
+    assert_eq!(allowed(Access { owns: true, ..none }).len(), all_methods().len() - 8);
     assert_eq!(allowed(Access { all: true, ..none }).len(), all_methods().len());
 }
 

@@ -62,7 +62,7 @@ pub fn diff(old: &Unit, new: &Unit) -> Diff {
             conflicts => "unit.conflicts", after => "unit.after", before => "unit.before",
             on_failure => "unit.on_failure", on_success => "unit.on_success",
             condition => "unit.condition", assert => "unit.assert", timer => "timer",
-            restart => "restart", health => "health", log => "log", activation => "socket.activation",
+            restart => "restart", health => "health", log => "log", labels => "metrics.labels", activation => "socket.activation",
             http => "http";
         Restart: log_full => "log.full";
     });

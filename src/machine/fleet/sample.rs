@@ -141,6 +141,7 @@ pub(crate) fn unit(text: &str, requires: &[&str]) -> Unit {
         },
         health: None,
         log: LogPolicy::default(),
+        labels: BTreeMap::new(),
         timer: None,
         log_full: Full::Drop,
         http: None,

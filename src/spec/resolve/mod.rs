@@ -10,6 +10,7 @@ mod http;
 mod limits;
 mod link;
 mod log;
+mod metrics;
 mod namespaces;
 mod network;
 mod owners;
@@ -129,6 +130,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
     let health = probes::health(reader, &service.env, service.kind);
     let log_full = log::full(reader, &tables.log);
     let log = log::log(reader, &tables.log);
+    let labels = metrics::labels(reader);
     let timer = timer::timer(reader);
     let (http, hosts) = http::http(reader, &network.mode).unzip();
     let ingress = http::ingress(reader, &service, &network.mode);
@@ -170,6 +172,7 @@ pub fn resolve_with_claims(file: &ServiceFile, host: &HostFacts) -> Result<(Unit
         limits,
         health,
         log,
+        labels,
         timer,
         log_full,
         http,

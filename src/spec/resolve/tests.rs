@@ -143,6 +143,21 @@ fn the_environment_is_built_in_the_order_of_weight() {
 }
 
 #[test]
+fn labels_are_few_and_may_have_specifiers() {
+    let labels = |count: usize| {
+        let all: Vec<String> = (0..count).map(|number| format!("l{number} = '%n on %H'")).collect();
+        format!("[metrics]\nlabels = {{ {} }}", all.join(", "))
+    };
+    let most = unit("", &labels(16));
+    assert_eq!((most.labels.len(), most.labels["l7"].as_str()), (16, "web on alpha"));
+    assert_eq!(mistake("", &labels(17)), "17 labels, and 16 is the most");
+    let long = |count: usize| format!("metrics.labels.x = '{}'", "x".repeat(count));
+    assert_eq!(unit("", &format!("[metrics]\n{}", &long(200)[8..])).labels["x"].len(), 200);
+    let said = mistake("", &format!("[metrics]\n{}", &long(201)[8..]));
+    assert_eq!(said, "label \"x\" is empty or longer than 200 bytes");
+}
+
+#[test]
 fn a_user_of_the_host_becomes_its_ids() {
     let unit = unit("user = 'www-data'\nextra_groups = ['video', 5]", "");
     assert_eq!(unit.service.user, UserSpec::Named(IdSpec::Number(33)));
