@@ -266,8 +266,18 @@ pub enum Verb {
     },
     /// Show the output of services, that of several in the order of time
     Logs(LogOptions),
-    /// Show what happens to services, as it happens
-    Events,
+    /// Show what has happened to services: starts, ends and why, health, reloads, refused packets
+    Events {
+        /// Go on with what happens
+        #[arg(short, long)]
+        follow: bool,
+        /// How many of the past, or `all`
+        #[arg(short = 'n', long, value_name = "N", default_value = "100", value_parser = logs::lines)]
+        lines: logs::Lines,
+        /// Names or patterns, also of services that are gone; none: all
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
     /// Run a command inside the sandbox of a running service; the exit code is its own
     Exec {
         /// With a terminal of its own

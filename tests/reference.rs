@@ -60,12 +60,6 @@ fn the_reference_says_what_the_loader_says() {
 /// The table of docs/policy.md is made from that of `spec::exposure`, between two lines that say so.
 #[test]
 fn the_page_about_policies_has_the_table_of_exposures() {
-    const BEGIN: &str = "<!-- made from the table of exposures -->\n";
-    const END: &str = "<!-- end -->\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policy.md");
-    let page = fs::read_to_string(&path).unwrap();
-    let (head, rest) = page.split_once(BEGIN).expect("the page has the mark");
-    let (_, tail) = rest.split_once(END).expect("the page has the other mark");
     let mut table = "| key | costs up to | closed | open |\n|---|---|---|---|\n".to_owned();
     for row in palisade::spec::exposure::TABLE {
         let (points, tenths) = (row.most / 10, row.most % 10);
@@ -79,35 +73,45 @@ fn the_page_about_policies_has_the_table_of_exposures() {
         };
         let _ = writeln!(table, "| `{}` | {kind} |", measure.name);
     }
-    let wanted = format!("{head}{BEGIN}{table}{END}{tail}");
+    made("docs/policy.md", "<!-- made from the table of exposures -->\n", &table);
+}
+
+/// What stands between two lines of a page is made of something: the page as it has to be, written where that is asked for.
+fn made(page: &str, begin: &str, table: &str) -> String {
+    const END: &str = "<!-- end -->\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = fs::read_to_string(&path).unwrap();
+    let (head, rest) = text.split_once(begin).expect("the page has the mark");
+    let (_, tail) = rest.split_once(END).expect("the page has the other mark");
+    let wanted = format!("{head}{begin}{table}{END}{tail}");
     if std::env::var_os("PALISADE_WRITE_DOCS").is_some() {
         fs::write(&path, &wanted).unwrap();
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), wanted, "stale: run this test with PALISADE_WRITE_DOCS=1");
+    format!("{head}{tail}")
+}
+
+#[test]
+fn the_page_about_events_has_all_kinds() {
+    let mut table = "| kind | what has happened |\n|---|---|\n".to_owned();
+    for (kind, about) in palisade::control::types::EVENT_KINDS {
+        let _ = writeln!(table, "| `{kind}` | {about} |");
+    }
+    made("docs/events.md", "<!-- made from the list of kinds -->\n", &table);
 }
 
 /// The table of docs/metrics.md is made from that of `metrics`, and names nothing else.
 #[test]
 fn the_page_about_metrics_has_the_table_of_metrics() {
     use palisade::metrics::Metric;
-    const BEGIN: &str = "<!-- made from the table of metrics -->\n";
-    const END: &str = "<!-- end -->\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
-    let page = fs::read_to_string(&path).unwrap();
-    let (head, rest) = page.split_once(BEGIN).expect("the page has the mark");
-    let (_, tail) = rest.split_once(END).expect("the page has the other mark");
     let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
     for metric in Metric::ALL {
         let (name, kind) = (metric.name(), metric.kind().as_str());
         let _ =
             writeln!(table, "| `{name}` | {kind} | {} | {} |", metric.labels().join(", "), metric.about());
     }
-    let wanted = format!("{head}{BEGIN}{table}{END}{tail}");
-    if std::env::var_os("PALISADE_WRITE_DOCS").is_some() {
-        fs::write(&path, &wanted).unwrap();
-    }
-    assert_eq!(fs::read_to_string(&path).unwrap(), wanted, "stale: run this test with PALISADE_WRITE_DOCS=1");
-    assert_eq!(unknown_metrics(&format!("{head}{tail}")), Vec::<String>::new());
+    let rest = made("docs/metrics.md", "<!-- made from the table of metrics -->\n", &table);
+    assert_eq!(unknown_metrics(&rest), Vec::<String>::new());
 }
 
 /// The names in a text that look like metrics and are none that are exported.

@@ -21,7 +21,7 @@ use palisade::{
     config,
     control::{
         frame::Frames,
-        proto::{self, Error, Exec, Kill, Logs, Method, Names},
+        proto::{self, Error, Events, Exec, Kill, Logs, Method, Names},
         server::{Incoming, Readiness, Request, Server, Source},
     },
     machine::Mono,
@@ -80,7 +80,8 @@ fn seeds() {
             since: None,
             until: Some(0),
         }),
-        Method::Events,
+        Method::Events(Events { names: vec!["web".into()], past: Some(1), follow: None }),
+        Method::Metrics,
         exec(false),
         exec(true),
         Method::DaemonReload,
@@ -204,7 +205,7 @@ impl World {
         assert_eq!(parsed.call, Ok(proto::Call::Palisade(request.method.clone())));
         match &request.method {
             Method::Ping => self.server.reply(client, &"pong", false),
-            Method::Events => self.server.reply(client, &["event"], true),
+            Method::Events(_) => self.server.reply(client, &["event"], true),
             Method::Logs(logs) if logs.follow => self.server.reply(client, &logs, true),
             Method::Exec(exec) => {
                 let mut unit = self.unit.clone();

@@ -44,6 +44,13 @@ pub(super) fn lines(text: &str) -> Result<Lines, String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lines(Option<u32>);
 
+impl Lines {
+    /// The number; none: all.
+    pub(super) fn most(self) -> Option<u32> {
+        self.0
+    }
+}
+
 /// Reads a level, `err` or `3`, which stands for itself and all that are more urgent, or a range, `info..err`.
 pub(super) fn levels(text: &str) -> Result<RangeInclusive<u8>, String> {
     let level = |text: &str| {

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{Exit, Global, Verb, ingress, logs, output, session, show};
 use crate::control::{
     client::{CallError, Client},
-    proto::{Apply, Error, Kill, Method, Names, Upgrade},
+    proto::{self, Apply, Error, Kill, Method, Names, Upgrade},
     types::{
         Changes, Confirmed, Events, Metrics, Planned, PlannedChanges, Pong, ServiceState, ServiceStatus,
         Services,
@@ -89,7 +89,10 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         Verb::ResetFailed { names } => change(&mut client, &Method::ResetFailed(Names { names }), json),
         Verb::DaemonReload => change(&mut client, &Method::DaemonReload, json),
         Verb::Logs(options) => logs::logs(&mut client, options, json),
-        Verb::Events => events(&mut client, json),
+        Verb::Events { follow, lines, names } => {
+            let past = Some(lines.most().unwrap_or(u32::MAX));
+            events(&mut client, proto::Events { names, past, follow: Some(follow) }, json)
+        }
         Verb::Metrics => metrics(&mut client, json),
         Verb::Plan { .. } => plan(&mut client, json),
         Verb::Ingress { format, tls, out } => {
@@ -256,9 +259,9 @@ fn show_planned(answer: &PlannedChanges, json: bool) -> io::Result<()> {
     output::print(&answer.changes.iter().map(line).collect::<String>())
 }
 
-fn events(client: &mut Client, json: bool) -> Result<Exit, CallError> {
+fn events(client: &mut Client, wanted: proto::Events, json: bool) -> Result<Exit, CallError> {
     let mut shown = Ok(());
-    client.call_more(&Method::Events, |Events { events }| {
+    client.call_more(&Method::Events(wanted), |Events { events }| {
         shown = events.iter().try_for_each(|event| match json {
             true => output::json_line(event),
             false => output::print(&show::event_line(event)),

@@ -96,6 +96,21 @@ pub struct Logs {
     pub until: Option<i64>,
 }
 
+/// Parameters of `Events`; without any, whatever happens from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Events {
+    /// Names and patterns, also of services that are gone; none: all.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// How many of the past; none: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past: Option<u32>,
+    /// Go on with whatever comes; none: yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<bool>,
+}
+
 /// Parameters of `Apply`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -168,8 +183,8 @@ pub enum Method {
     Kill(Kill),
     /// Lines of output.
     Logs(Logs),
-    /// Whatever happens from now on.
-    Events,
+    /// What has happened, and whatever does from now on.
+    Events(Events),
     /// A command inside.
     Exec(Exec),
     /// Read the service files again and apply the difference.
@@ -204,7 +219,7 @@ impl Method {
             Method::ResetFailed(_) => "ResetFailed",
             Method::Kill(_) => "Kill",
             Method::Logs(_) => "Logs",
-            Method::Events => "Events",
+            Method::Events(_) => "Events",
             Method::Exec(_) => "Exec",
             Method::DaemonReload => "DaemonReload",
             Method::Plan => "Plan",
@@ -219,7 +234,7 @@ impl Method {
 
     /// Whether it answers more than once.
     pub fn needs_more(&self) -> bool {
-        matches!(self, Method::Logs(_) | Method::Events | Method::Exec(_))
+        matches!(self, Method::Logs(_) | Method::Events(_) | Method::Exec(_))
     }
 
     /// How many descriptors come with it.
@@ -236,7 +251,7 @@ impl Method {
     pub fn is_allowed(&self, access: Access) -> bool {
         match self {
             _ if access.all => true,
-            Method::Ping | Method::List | Method::Status(_) | Method::Logs(_) | Method::Events => {
+            Method::Ping | Method::List | Method::Status(_) | Method::Logs(_) | Method::Events(_) => {
                 access.looks || access.owns
             }
             Method::Start(_)
@@ -260,7 +275,6 @@ impl Method {
         let parameters = match self {
             Method::Ping
             | Method::List
-            | Method::Events
             | Method::DaemonReload
             | Method::Plan
             | Method::Sites
@@ -277,6 +291,7 @@ impl Method {
             | Method::ResetFailed(names) => serde_json::to_value(names),
             Method::Kill(kill) => serde_json::to_value(kill),
             Method::Logs(logs) => serde_json::to_value(logs),
+            Method::Events(events) => serde_json::to_value(events),
             Method::Exec(exec) => serde_json::to_value(exec),
         };
         let request = varlink::Request {
@@ -296,7 +311,7 @@ impl Method {
         let method = match name {
             "Ping" => nothing(Method::Ping)?,
             "List" => nothing(Method::List)?,
-            "Events" => nothing(Method::Events)?,
+            "Events" => Method::Events(from_parameters(parameters)?),
             "DaemonReload" => nothing(Method::DaemonReload)?,
             "Plan" => nothing(Method::Plan)?,
             "Sites" => nothing(Method::Sites)?,
@@ -325,7 +340,6 @@ impl Method {
         match self {
             Method::Ping
             | Method::List
-            | Method::Events
             | Method::DaemonReload
             | Method::Plan
             | Method::Sites
@@ -342,7 +356,9 @@ impl Method {
                     false => Err(Error::parameter("binary")),
                 }
             }
-            Method::Status(Names { names }) => names_are_sane(names, 0),
+            Method::Status(Names { names }) | Method::Events(Events { names, .. }) => {
+                names_are_sane(names, 0)
+            }
             Method::Start(Names { names })
             | Method::Stop(Names { names })
             | Method::Restart(Names { names })

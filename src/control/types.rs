@@ -482,6 +482,37 @@ pub struct LogEntry {
     pub text: String,
 }
 
+/// What happens to services, by `kind` of [`Event`], with what it means.
+pub const EVENT_KINDS: &[(&str, &str)] = &[
+    ("waiting", "it is wanted up, and waits for others"),
+    ("starting", "a run was launched"),
+    ("active", "its program runs, and is ready where it says so"),
+    ("ended", "a run is over; `exit` says how, where its program was executed"),
+    ("backoff", "it is started again at `until`"),
+    ("stopping", "its sandbox is being brought down"),
+    ("stopped", "nothing of it runs, as it should be"),
+    ("done", "it ended well, and counts as active"),
+    ("failed", "it is wanted up in vain; `text` says why"),
+    ("killed", "it did not stop in time"),
+    ("unknown", "its checks begin anew"),
+    ("healthy", "its checks pass"),
+    ("unhealthy", "its checks fail; `text` is what the last one had to say"),
+    ("reload", "it is told to read its configuration again"),
+    ("added", "a file describes it that did not before"),
+    ("changed", "its file has changed; `text` names the keys"),
+    ("removed", "its file is gone"),
+    ("rolls_out", "another run comes up beside the one that goes on"),
+    ("changed_places", "the new run has taken the place of the old one"),
+    ("rolled_back", "the new run was none, and the old one goes on"),
+    ("tripped", "connections started it too often"),
+    ("elapsed", "its timer has elapsed; `text` says what came of it"),
+    (
+        "denied",
+        "packets of it were refused, told at most once in ten seconds; `palisade why` has all of them",
+    ),
+    ("rules_restored", "somebody had changed the packet filter, and it was put right"),
+];
+
 /// Something that happened to a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -489,7 +520,7 @@ pub struct Event {
     pub time: Moment,
     /// The service.
     pub name: String,
-    /// `started`, `exited`, `backoff`, `launch_failed` ...
+    /// One of [`EVENT_KINDS`].
     pub kind: String,
     /// The state that it led to.
     pub state: ServiceState,

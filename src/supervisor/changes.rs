@@ -211,6 +211,9 @@ impl Supervisor {
                 if reload.is_some() { "it is not running" } else { "its file has no service.reload" };
             return Told::Not(reason.to_owned());
         }
+        if reload.is_some() {
+            self.tell_aside(name, "reload", "");
+        }
         // As it is before the service reads it: what changes from now on is another change.
         self.changes.tried.insert(name.clone(), marks);
         match reload {

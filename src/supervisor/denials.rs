@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
 };
 
@@ -24,11 +24,15 @@ use crate::{
 
 /// So many different ones are kept of one service.
 pub(super) const MOST: usize = 16;
+/// Milliseconds until the next event about refusals of the same service.
+const QUIET: u64 = 10_000;
 
 /// What was refused, by service.
 #[derive(Debug, Default)]
 pub(super) struct Denials {
     recent: BTreeMap<UnitName, Vec<Denial>>,
+    /// When an event was last made of one.
+    told: BTreeMap<UnitName, Mono>,
     /// How many there were in all.
     totals: BTreeMap<UnitName, BTreeMap<Reason, u64>>,
     /// Where the files say what decides about it.
@@ -53,7 +57,17 @@ impl Denial {
 }
 
 impl Denials {
-    fn note(&mut self, name: &UnitName, (reason, head): (Reason, Option<Head>), now: Mono) {
+    /// Takes one in; whether it is worth an event.
+    fn note(&mut self, name: &UnitName, (reason, head): (Reason, Option<Head>), now: Mono) -> bool {
+        let is_told = self.told.get(name).is_some_and(|at| now.0 < at.0 + QUIET);
+        if !is_told {
+            self.told.insert(name.clone(), now);
+        }
+        self.keep(name, (reason, head), now);
+        !is_told
+    }
+
+    fn keep(&mut self, name: &UnitName, (reason, head): (Reason, Option<Head>), now: Mono) {
         *self.totals.entry(name.clone()).or_default().entry(reason).or_default() += 1;
         let all = self.recent.entry(name.clone()).or_default();
         let new = Denial { reason, head, count: 1, last: now };
@@ -73,6 +87,7 @@ impl Denials {
     pub(super) fn forget_all_but(&mut self, units: &BTreeMap<UnitName, Unit>) {
         self.recent.retain(|name, _| units.contains_key(name));
         self.totals.retain(|name, _| units.contains_key(name));
+        self.told.retain(|name, _| units.contains_key(name));
     }
 
     /// How many of a service were told of in all, by their reason; of others on their way to it none.
@@ -150,6 +165,18 @@ impl Side<'_> {
     }
 }
 
+/// `no_egress: tcp 10.83.0.2 -> 192.0.2.7:443`.
+fn told(refused: &Refused) -> String {
+    let reason = refused.reason.name();
+    match refused.head {
+        Some(Head { from, to, protocol, port: Some(port) }) => {
+            format!("{reason}: {protocol} {from} -> {}", SocketAddr::new(to, port))
+        }
+        Some(Head { from, to, protocol, port: None }) => format!("{reason}: {protocol} {from} -> {to}"),
+        None => reason.to_owned(),
+    }
+}
+
 pub(super) fn nothing(why: &str) -> Verdict {
     Verdict { why: why.to_owned(), ..Verdict::default() }
 }
@@ -212,7 +239,10 @@ impl Supervisor {
         };
         for refused in all {
             if let Some(name) = self.concerned(&refused) {
-                self.denials.note(&name, (refused.reason, refused.head), now());
+                let is_news = self.denials.note(&name, (refused.reason, refused.head), now());
+                if is_news {
+                    self.tell_aside(&name, "denied", &told(&refused));
+                }
             }
         }
     }

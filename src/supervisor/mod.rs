@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `runs` | a live run: its channel, its end |
 //! | `fetch` | programs that credentials come from |
+//! | `history` | what has happened |
 //! | `ingress` | who passes HTTP requests on to whom |
 //! | `hooks` | commands around the main program |
 //! | `output` | what services write, into their logs |
@@ -49,6 +50,7 @@ mod crowd;
 mod denials;
 mod fetch;
 mod forward;
+mod history;
 mod hooks;
 mod ingress;
 mod keeper;
@@ -251,6 +253,7 @@ struct Supervisor {
     server: Server,
     scrapes: Scrapes,
     metrics: metrics::Metrics,
+    history: history::History,
     clients: requests::Clients,
     sessions: sessions::Sessions,
     doors: connections::Doors,
@@ -375,6 +378,7 @@ impl Supervisor {
             server,
             scrapes,
             metrics: metrics::Metrics::new(),
+            history: history::History::new(&options.log),
             clients: requests::Clients::default(),
             sessions: sessions::Sessions::default(),
             doors: connections::Doors::default(),
@@ -1103,6 +1107,7 @@ impl Supervisor {
                     }
                 }
                 libc::SIGUSR1 => {
+                    self.history.reopen();
                     for (name, log) in &mut self.logs {
                         if let Err(error) = log.reopen() {
                             tracing::error!(unit = %name, "the log file was not opened again: {error}");

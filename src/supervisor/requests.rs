@@ -14,7 +14,7 @@ use crate::{
         proto::{self, Access, Error, Method, Peer},
         server::{ClientId, Request},
         types::{
-            Change, Changes, Event, Events, ExitRecord, Fault, Health, LogEntries, Moment, Pong,
+            Change, Changes, EVENT_KINDS, Event, Events, ExitRecord, Fault, Health, LogEntries, Moment, Pong,
             ServiceState, ServiceStatus, Services,
         },
     },
@@ -30,10 +30,13 @@ use crate::{
 /// Bytes that a follower of logs may have unread before it is given more.
 const UNREAD: usize = 0;
 
+/// Events in one answer.
+const EVENTS_AT_ONCE: usize = 100;
+
 /// Those who wait for something.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
-    events: Vec<(ClientId, Caller)>,
+    events: Vec<Listener>,
     followers: BTreeMap<ClientId, (Follower, bool)>,
     /// Followers for whom something was written.
     behind: BTreeSet<ClientId>,
@@ -45,6 +48,30 @@ pub(super) struct Clients {
 pub(super) struct Caller {
     peer: Peer,
     access: Access,
+}
+
+/// Somebody who is told what happens.
+#[derive(Debug)]
+struct Listener {
+    client: ClientId,
+    caller: Caller,
+    names: Patterns,
+}
+
+/// Which services are meant: names and patterns, or all.
+#[derive(Clone, Debug)]
+struct Patterns(Vec<glob::Pattern>);
+
+impl Patterns {
+    fn new(names: &[String]) -> Self {
+        // A name has nothing in it that a pattern would take for more. What is no pattern means nobody.
+        Self(names.iter().map(|name| glob::Pattern::new(name).unwrap_or_default()).collect())
+    }
+
+    /// Whether a service of this name is meant, by that or as one of many for connections.
+    fn means(&self, name: &str, base: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches(name) || pattern.matches(base))
+    }
 }
 
 /// A verb that is answered when the services that it named have settled.
@@ -104,7 +131,7 @@ impl Supervisor {
             Method::ResetFailed(names) => self.reset_failed(client, &caller, &names.names),
             Method::Kill(kill) => self.kill(client, &caller, &kill),
             Method::Logs(logs) => self.follow(client, &caller, &logs),
-            Method::Events => self.clients.events.push((client, caller)),
+            Method::Events(wanted) => self.listen(client, caller, &wanted),
             Method::Exec(exec) => match self.may_exec(&caller, &exec) {
                 Ok(()) => self.exec(request, &exec),
                 Err(error) => self.server.error(client, &error),
@@ -152,7 +179,7 @@ impl Supervisor {
     }
 
     pub(super) fn client_gone(&mut self, client: ClientId) {
-        self.clients.events.retain(|(other, _)| *other != client);
+        self.clients.events.retain(|listener| listener.client != client);
         self.clients.followers.remove(&client);
         self.clients.behind.remove(&client);
         self.clients.pending.retain(|pending| pending.client != client);
@@ -526,6 +553,41 @@ impl Supervisor {
         }
     }
 
+    /// Tells what has happened, and from now on what happens.
+    fn listen(&mut self, client: ClientId, caller: Caller, wanted: &proto::Events) {
+        let names = Patterns::new(&wanted.names);
+        let is_seen = |event: &Event| {
+            let Ok(name) = UnitName::said(&event.name) else { return false };
+            let base = name.base();
+            names.means(&event.name, base.as_str()) && self.may(&caller, &base, Right::Status)
+        };
+        let most = usize::try_from(wanted.past.unwrap_or_default()).unwrap_or(usize::MAX);
+        let past = self.history.past(most, is_seen);
+        for name in &wanted.names {
+            // Of a service that is gone what happened to it is still known.
+            let one = Patterns::new(std::slice::from_ref(name));
+            let is_known = |event: &Event| {
+                UnitName::said(&event.name).is_ok_and(|of| one.means(&event.name, of.base().as_str()))
+            };
+            if let Err(error) = self.expand(&caller, Right::Status, std::slice::from_ref(name))
+                && !past.iter().any(is_known)
+            {
+                return self.server.error(client, &error);
+            }
+        }
+        let goes_on = wanted.follow.unwrap_or(true);
+        let mut batches = past.chunks(EVENTS_AT_ONCE).peekable();
+        while let Some(batch) = batches.next() {
+            let is_last = batches.peek().is_none() && !goes_on;
+            self.server.reply(client, &Events { events: batch.to_vec() }, !is_last);
+        }
+        match goes_on {
+            true => self.clients.events.push(Listener { client, caller, names }),
+            false if past.is_empty() => self.server.reply(client, &Events { events: Vec::new() }, false),
+            false => {}
+        }
+    }
+
     /// Gives everybody who follows a log what was written to it.
     pub(super) fn feed_followers(&mut self) {
         for client in std::mem::take(&mut self.clients.behind) {
@@ -670,11 +732,19 @@ impl Supervisor {
         self.send_event(&base, &event);
     }
 
-    /// Tells those who listen to events and may know of the service.
+    /// Puts an event down, and tells those who listen and may know of the service.
     fn send_event(&mut self, base: &UnitName, event: &Event) {
-        let listeners = self.clients.events.iter();
-        let told = listeners.filter(|(_, caller)| self.may(caller, base, Right::Status));
-        let told: Vec<ClientId> = told.map(|(client, _)| *client).collect();
+        debug_assert!(
+            EVENT_KINDS.iter().any(|(kind, _)| *kind == event.kind),
+            "{} is in no list",
+            event.kind
+        );
+        self.history.note(event);
+        let told = self.clients.events.iter().filter(|listener| {
+            listener.names.means(&event.name, base.as_str())
+                && self.may(&listener.caller, base, Right::Status)
+        });
+        let told: Vec<ClientId> = told.map(|listener| listener.client).collect();
         for client in told {
             self.server.reply(client, &Events { events: vec![event.clone()] }, true);
         }

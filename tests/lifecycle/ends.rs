@@ -61,7 +61,7 @@ fn crash_loop(world: &mut World, jitter: &str) -> Vec<(u32, u64)> {
     world.write_service("crash", &world.probe_toml(&["exit", "3"], &keys));
     world.start();
     let events = world.dir().join("events");
-    let mut watcher = world.command(&["events", "--json"]);
+    let mut watcher = world.command(&["events", "-f", "-n", "0", "--json"]);
     let watcher = watcher.stdout(fs::File::create(&events).expect("our own directory")).spawn();
     let mut watcher = watcher.expect("the program under test starts");
     // The loop goes on for ever, so it does not matter which of its rounds the watcher sees first.

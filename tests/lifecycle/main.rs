@@ -229,6 +229,7 @@ fn everywhere() -> Vec<support::Test> {
         verbs::logs_are_followed_and_survive_a_rotation: Root CgroupV2 UserNs;
         verbs::logs_are_chosen_by_time_level_and_text: Root CgroupV2 UserNs;
         verbs::events_tell_a_life_in_order: Root CgroupV2 UserNs;
+        verbs::what_has_happened_is_known_over_supervisors: Root CgroupV2 UserNs Nft;
         verbs::a_shell_has_a_terminal_whose_size_follows: Root CgroupV2 UserNs;
         verbs::an_abandoned_exec_ends: Root CgroupV2 UserNs;
         verbs::a_full_log_file_system_stops_nobody: Root CgroupV2 UserNs;

@@ -252,7 +252,7 @@ pub fn health_is_told_as_an_event(world: &mut World) {
     world.start();
     wait_health(world, "web", "healthy");
     let events = world.dir().join("events");
-    let mut watcher = world.command(&["events", "--json"]);
+    let mut watcher = world.command(&["events", "-f", "-n", "0", "--json"]);
     let watcher = watcher.stdout(std::fs::File::create(&events).expect("our own directory")).spawn();
     let mut watcher = watcher.expect("the program under test starts");
     let mut turn = 0;

@@ -12,9 +12,12 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{
-    World, snapshot, wait_for, wait_until,
-    world::{PALISADE, describe, wait_http},
+use crate::{
+    reach::connect,
+    support::{
+        World, snapshot, wait_for, wait_until,
+        world::{PALISADE, describe, wait_http},
+    },
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -375,7 +378,7 @@ pub fn events_tell_a_life_in_order(world: &mut World) {
     world.write_service("once", &world.probe_toml(&["signal", "6"], &keys));
     world.write_service("bell", &world.probe_toml(&["exit", "0"], &format!("unit.enabled = false\n{NONE}")));
     world.start();
-    let follower = Follower::start(world, &["events", "--json"]);
+    let follower = Follower::start(world, &["events", "-f", "-n", "0", "--json"]);
     // Until the supervisor has heard of who listens, nothing that happens is told to him.
     wait_for("the first event", LONG, || {
         world.palisade(&["start", "bell"]);
@@ -392,6 +395,73 @@ pub fn events_tell_a_life_in_order(world: &mut World) {
     assert_eq!(kinds, ["starting", "active", "ended", "stopping", "failed"], "{all:?}");
     assert_eq!(all[2]["exit"]["signal"], 6);
     assert!(all.windows(2).all(|pair| pair[0]["time"]["mono"].as_u64() <= pair[1]["time"]["mono"].as_u64()));
+}
+
+/// The events that `palisade events` tells, each parsed.
+fn events(world: &World, args: &[&str]) -> Vec<Value> {
+    let args: Vec<&str> = ["events", "--json"].into_iter().chain(args.iter().copied()).collect();
+    world.ok(&args).lines().map(|line| serde_json::from_str(line).expect("JSON, one event a line")).collect()
+}
+
+fn kinds(events: &[Value], name: &str) -> Vec<String> {
+    let own = events.iter().filter(|event| event["name"] == name);
+    own.map(|event| event["kind"].as_str().expect("a text").to_owned()).collect()
+}
+
+pub fn what_has_happened_is_known_over_supervisors(world: &mut World) {
+    let keys = format!("unit.enabled = false\nrestart.policy = \"never\"\n{NONE}");
+    world.write_service("once", &world.probe_toml(&["exit", "3"], &keys));
+    let keys = "service.reload = { signal = \"CONT\" }";
+    world.write_service("web", &world.probe_toml(&["http", "80"], keys));
+    world.start();
+    world.wait_state("web", "active");
+    world.palisade(&["start", "once"]);
+    world.wait_state("once", "failed");
+    let life = ["added", "starting", "active", "ended", "stopping", "failed"];
+    let all = events(world, &["-n", "all"]);
+    assert_eq!(kinds(&all, "once"), life, "{all:?}");
+    let ended = all.iter().find(|event| event["kind"] == "ended").expect("one has ended");
+    assert_eq!((&ended["exit"]["code"], &ended["run"]), (&3.into(), &1.into()), "{ended}");
+    assert!(all.windows(2).all(|pair| pair[0]["time"]["mono"].as_u64() <= pair[1]["time"]["mono"].as_u64()));
+    assert_eq!(kinds(&events(world, &["-n", "2", "once"]), "once"), life[4..], "the last ones");
+    assert!(events(world, &["w*"]).iter().all(|event| event["name"] == "web"));
+
+    world.ok(&["reload", "web"]);
+    assert!(kinds(&events(world, &[]), "web").contains(&"reload".to_owned()));
+    // A knock at the host's own door.
+    let address = world.address("web");
+    let route = Command::new("ip").args(["-j", "route", "get", &address]).output().expect("iproute2");
+    let route: Value = serde_json::from_slice(&route.stdout).expect("ip prints JSON");
+    let host = route[0]["prefsrc"].as_str().expect("an address of the host").to_owned();
+    assert_ne!(connect(world, "web", &format!("{host}:22")), "ok");
+    let denied = wait_for("the refusal is told", LONG, || {
+        events(world, &["web"]).into_iter().find(|event| event["kind"] == "denied")
+    });
+    assert_eq!(denied["text"], format!("to_host: tcp {address} -> {host}:22"));
+
+    // Who listens to one hears of no other, and what has happened comes first.
+    let follower = Follower::start(world, &["events", "-f", "-n", "1", "--json", "once"]);
+    let next = || serde_json::from_str::<Value>(&follower.next()).expect("JSON");
+    assert_eq!(next()["kind"], "failed");
+    world.ok(&["restart", "web"]);
+    world.palisade(&["start", "once"]);
+    assert_eq!((&next()["kind"], &next()["run"]), (&"starting".into(), &2.into()));
+    world.wait_state("once", "failed");
+
+    // A supervisor later, and with the file gone.
+    let before = events(world, &["-n", "all"]);
+    world.kill_supervisor();
+    fs::remove_file(world.services_dir().join("once.toml")).expect("it is there");
+    world.start();
+    let after = events(world, &["-n", "all"]);
+    assert_eq!(after[..before.len()], before, "nothing is lost and nothing told twice");
+    wait_until("it is gone", LONG, || {
+        kinds(&events(world, &["once"]), "once").contains(&"removed".to_owned())
+    });
+    let unknown = world.palisade(&["events", "nobody"]);
+    assert_eq!(unknown.status.code(), Some(4), "{}", describe(&unknown));
+    let shown = world.ok(&["events", "once"]);
+    assert!(shown.contains("once: ended (exit status 3)"), "{shown}");
 }
 
 pub fn a_shell_has_a_terminal_whose_size_follows(world: &mut World) {

@@ -97,8 +97,11 @@ pub fn rules_that_somebody_flushes_come_back_as_they_were(world: &mut World) {
     let before = start(world);
     let heard = world.dir().join("events");
     let file = fs::File::create(&heard).expect("our own directory");
-    let mut events =
-        world.command(&["events", "--json"]).stdout(file).spawn().expect("the program under test starts");
+    let mut events = world
+        .command(&["events", "-f", "-n", "0", "--json"])
+        .stdout(file)
+        .spawn()
+        .expect("the program under test starts");
     let heard = |word: &str| fs::read_to_string(&heard).expect("our own file").matches(word).count();
     wait_until("somebody listens", LONG, || {
         world.ok(&["stop", "late"]);

@@ -40,7 +40,7 @@ fn all_methods() -> Vec<Method> {
             since: Some(1),
             until: Some(2),
         }),
-        Method::Events,
+        Method::Events(super::Events { names: vec!["web".into()], past: Some(9), follow: Some(false) }),
         Method::Exec(exec),
         Method::DaemonReload,
         Method::Plan,

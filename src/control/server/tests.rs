@@ -437,7 +437,7 @@ fn who_does_not_read_is_disconnected_and_who_reads_slowly_is_told_of() {
                 ControlFlow::Continue(())
             })?;
             let stuck = raw(&path);
-            (&stuck).write_all(&Method::Events.to_message()).unwrap();
+            (&stuck).write_all(&Method::Events(proto::Events::default()).to_message()).unwrap();
             // Reads nothing, and waits until it is disconnected.
             poll(&mut [PollFd::new(&stuck, PollFlags::empty())], None).unwrap();
             let mut last = Client::connect(&path).unwrap();
@@ -455,7 +455,7 @@ fn who_does_not_read_is_disconnected_and_who_reads_slowly_is_told_of() {
                         server.reply(client, &entry, sent < 500);
                     }
                 }
-                Incoming::Request(Request { client, method: Method::Events, .. }) => {
+                Incoming::Request(Request { client, method: Method::Events(_), .. }) => {
                     for _ in 0..200 {
                         server.reply(client, &entry, true);
                     }
