@@ -83,7 +83,8 @@ metrics! {
     SupervisorMemory: Gauge "palisade_supervisor_resident_memory_bytes" [] "Its resident memory.";
     SupervisorFds: Gauge "palisade_supervisor_open_fds" [] "Its open descriptors.";
     SupervisorFdsMax: Gauge "palisade_supervisor_max_fds" [] "How many it may have open.";
-    Up: Gauge "palisade_service_up" ["service"] "1: its program runs, or it is a oneshot that ended well and counts as active (its state is done).";
+    Up: Gauge "palisade_service_up" ["service"]
+        "1: its program runs, or it is a oneshot that ended well and counts as active (its state is done).";
     State: Gauge "palisade_service_state" ["service", "state"]
         "1 for the state that the service is in, 0 for all others.";
     Enabled: Gauge "palisade_service_enabled" ["service"] "Whether it is started when the supervisor comes up.";
@@ -97,9 +98,10 @@ metrics! {
         "Exit status of its last run as shells tell it: 128 and the number of the signal that ended it.";
     ExitTime: Gauge "palisade_service_last_exit_timestamp_seconds" ["service"]
         "When its last run ended, since 1970.";
-    ExitInfo: Gauge "palisade_service_last_exit_info" ["service", "end", "cause"]
+    ExitInfo: Gauge "palisade_service_last_exit_info" ["service", "end", "cause", "why"]
         "How its last run ended (exited, killed, dumped, unknown, launch, start_timeout, run_timeout, not_ready, hook, \
-         watchdog, unhealthy), and why the kernel ended it (memory_max, memory_elsewhere), where it did; always 1.";
+         watchdog, unhealthy), why the kernel ended it (memory_max, memory_elsewhere), where it did, and for what \
+         Palisade did (stop, restart, start_timeout, run_timeout, hook, watchdog, unhealthy); always 1.";
     Healthy: Gauge "palisade_service_healthy" ["service"]
         "1: its health checks pass, 0: they fail; of services that are checked, once that is known.";
     Cpu: Counter "palisade_service_cpu_seconds_total" ["service", "mode"]
@@ -131,8 +133,8 @@ metrics! {
     Connections: Gauge "palisade_service_connections" ["service"]
         "Runs for connections that live, of a service with socket.accept.";
     Denials: Counter "palisade_service_denials_total" ["service", "layer", "reason"]
-        "What of it was refused, by the layer that did so (nft: packets; beyond ten a second of one reason the kernel tells of \
-         none) and the reason.";
+        "What of it was refused, by the layer that did so (nft: packets; beyond ten a second of one reason the kernel \
+         tells of none) and the reason.";
     LogLines: Counter "palisade_service_log_lines_total" ["service"]
         "Lines of its output that were written to its log.";
     LogBytes: Counter "palisade_service_log_bytes_total" ["service"]

@@ -10,7 +10,7 @@ use jiff::{
 use super::output::{Colour, escape};
 use crate::{
     control::types::{
-        Denial, EndKind, Event, ExitRecord, Fault, Limit, LogEntry, Moment, Obstacle, Port, Refusal,
+        Denial, EndKind, Event, ExitRecord, Fault, Limit, LogEntry, Moment, Obstacle, Port, Process, Refusal,
         ServiceState, ServiceStatus, TimerStatus,
     },
     machine::{Usage, health::HealthState},
@@ -18,8 +18,16 @@ use crate::{
 
 /// How many refusals `status` shows.
 const DENIALS_SHOWN: usize = 5;
-/// How many of the runs that have ended `status` shows.
+/// How many of the runs that have ended are shown among others.
 const EXITS_SHOWN: usize = 5;
+/// How much of a service is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// What fits beside others.
+    Some,
+    /// All that is known.
+    All,
+}
 
 /// The table of `list`.
 pub(super) fn table(services: &[ServiceStatus], now: i64) -> String {
@@ -66,7 +74,7 @@ fn with_health(service: &ServiceStatus) -> String {
 }
 
 /// The block of `status` about one service.
-pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
+pub(super) fn status(service: &ServiceStatus, detail: Detail, now: i64) -> String {
     let paint = |text: &str| colour(service.state).map_or(text.to_owned(), |colour| colour.paint(text));
     let mut text = format!("{} {}", paint("●"), escape(&service.name));
     if !service.description.is_empty() {
@@ -74,8 +82,9 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
     }
     text.push('\n');
     let mut line = |title: &str, value: &str| {
+        let colon = if title.is_empty() { ' ' } else { ':' };
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{title:>10}: {value}");
+        let _ = writeln!(text, "{title:>10}{colon} {value}");
     };
     let mut state = paint(service.state.as_str());
     if !service.reason.is_empty() {
@@ -156,11 +165,16 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
     let (bent, whole): (Vec<&Limit>, Vec<&Limit>) =
         service.limits.iter().partition(|limit| limit.why.is_some());
     if !whole.is_empty() {
-        let text =
-            |limit: &&Limit| format!("{} {}", limit.key, limit.enforced.as_ref().unwrap_or(&limit.asked));
+        let text = |limit: &&Limit| {
+            let bound = format!("{} {}", limit.key, limit.enforced.as_ref().unwrap_or(&limit.asked));
+            limit
+                .used
+                .as_ref()
+                .map_or(bound.clone(), |used| format!("{bound} ({} used)", amount(&limit.key, used)))
+        };
         line("Limits", &escape(&whole.iter().map(text).collect::<Vec<_>>().join(", ")));
     }
-    for Limit { key, asked, enforced, why } in bent {
+    for Limit { key, asked, enforced, why, .. } in bent {
         let enforced = enforced.as_deref().unwrap_or("not enforced");
         let why = why.as_deref().unwrap_or_default();
         line("Bent", &escape(&format!("{key} {asked}: {enforced} ({why})")));
@@ -175,10 +189,42 @@ pub(super) fn status(service: &ServiceStatus, now: i64) -> String {
             line("Hint", &escape(hint));
         }
     }
-    for exit in service.exits.iter().rev().take(EXITS_SHOWN) {
+    if detail == Detail::All {
+        for (title, process) in tree(&service.processes) {
+            line(title, &escape(&process));
+        }
+    }
+    let shown = if detail == Detail::All { usize::MAX } else { EXITS_SHOWN };
+    for exit in service.exits.iter().rev().take(shown) {
         line("Ended", &format!("run {} {}, {} ago", exit.run, ended(exit), span(now - exit.ended.unix)));
     }
     text
+}
+
+/// A number of a control group, for people.
+fn amount(key: &str, used: &str) -> String {
+    match used.parse() {
+        Ok(count) if key.starts_with("memory.") => bytes(count),
+        _ => used.to_owned(),
+    }
+}
+
+/// Processes as they are each other's children, a line each: the pid, the one in the sandbox, the name, the memory.
+fn tree(processes: &[Process]) -> Vec<(&'static str, String)> {
+    let is_known = |pid: i32| processes.iter().any(|process| process.pid == pid);
+    // Those whose parent is none of them, the last one first; below each, its children.
+    let roots = processes.iter().rev().filter(|process| !is_known(process.parent));
+    let mut left: Vec<(usize, &Process)> = roots.map(|process| (0, process)).collect();
+    let mut lines = Vec::new();
+    while let Some((depth, process)) = left.pop() {
+        let children = processes.iter().rev().filter(|other| other.parent == process.pid);
+        left.extend(children.map(|child| (depth + 1, child)));
+        let inside = process.inside.map(|pid| format!(" (inside {pid})")).unwrap_or_default();
+        let name = format!("{}{}", "  ".repeat(depth), process.name);
+        let title = if lines.is_empty() { "Processes" } else { "" };
+        lines.push((title, format!("{name} {}{inside}, {}", process.pid, bytes(process.memory))));
+    }
+    lines
 }
 
 /// What stands in a service's way and has gone wrong with it: the block of `why`.
@@ -382,9 +428,10 @@ fn bytes(bytes: u64) -> String {
 }
 
 fn ended(exit: &ExitRecord) -> String {
-    match exit.cause {
-        Some(cause) => format!("{}: {cause}", ended_how(exit)),
-        None => ended_how(exit),
+    match (exit.cause, exit.why) {
+        (Some(cause), _) => format!("{}: {cause}", ended_how(exit)),
+        (None, Some(why)) => format!("{}: {}", ended_how(exit), why.text()),
+        (None, None) => ended_how(exit),
     }
 }
 

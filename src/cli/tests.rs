@@ -3,8 +3,8 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::{
     control::types::{
-        EndKind, Event, ExitRecord, Fault, LogEntry, Moment, Port, ServiceState, ServiceStatus, Stream,
-        TimerStatus,
+        EndKind, Event, ExitRecord, Fault, LogEntry, Moment, Port, Process, ServiceState, ServiceStatus,
+        Stream, TimerStatus,
     },
     spec::Proto,
 };
@@ -43,6 +43,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         timer: None,
         exits: vec![],
         usage: None,
+        processes: Vec::new(),
         limits: Vec::new(),
         fault: None,
         cgroup: None,
@@ -79,6 +80,7 @@ fn crashing() -> ServiceStatus {
         started: None,
         ended: moment(ended),
         cause: None,
+        why: None,
         usage: None,
     };
     ServiceStatus {
@@ -106,6 +108,36 @@ fn plain(text: &str) -> String {
     let text = anstream::adapter::strip_str(text).to_string();
     assert!(!text.contains('\u{1b}'));
     text
+}
+
+#[test]
+fn processes_stand_below_those_that_they_are_children_of() {
+    let process = |pid, parent, inside, name: &str| Process {
+        pid,
+        parent,
+        inside: Some(inside),
+        name: name.into(),
+        memory: 3 << 20,
+    };
+    let processes = vec![
+        process(40, 7, 1, "palisade-init"),
+        process(41, 40, 2, "web"),
+        process(42, 41, 3, "worker"),
+        process(43, 40, 9, "exec\u{1b}[2J"),
+        process(44, 41, 4, "worker"),
+    ];
+    let shown = plain(&show::status(&ServiceStatus { processes, ..web() }, show::Detail::All, NOW));
+    let lines: Vec<&str> = shown.lines().skip_while(|line| !line.contains("Processes")).take(5).collect();
+    assert_eq!(
+        lines,
+        [
+            " Processes: palisade-init 40 (inside 1), 3.0M",
+            "              web 41 (inside 2), 3.0M",
+            "                worker 42 (inside 3), 3.0M",
+            "                worker 44 (inside 4), 3.0M",
+            "              exec\\x1b[2J 43 (inside 9), 3.0M",
+        ]
+    );
 }
 
 #[test]
@@ -216,7 +248,7 @@ fn the_status_of_a_running_service_fits_on_a_screen() {
       File: /etc/palisade/services.d/web.toml
   Attested: namespaces mnt pid; user
 ";
-    assert_eq!(plain(&show::status(&web(), NOW)), expected);
+    assert_eq!(plain(&show::status(&web(), show::Detail::All, NOW)), expected);
 }
 
 #[test]
@@ -230,7 +262,7 @@ Next start: in 5s, at 2026-11-23T21:12:55Z
      Ended: run 12 exited with 1, 1s ago
      Ended: run 11 was killed by SIGSEGV and dumped core, 1min 30s ago
 "#;
-    assert_eq!(plain(&show::status(&crashing(), NOW)), expected);
+    assert_eq!(plain(&show::status(&crashing(), show::Detail::All, NOW)), expected);
 }
 
 #[test]
@@ -244,7 +276,7 @@ fn a_timer_says_when_it_is_next() {
     };
     let with = |timer| ServiceStatus { timer: Some(timer), ..service("job", ServiceState::Stopped) };
     let shown = |timer| {
-        let status = plain(&show::status(&with(timer), NOW));
+        let status = plain(&show::status(&with(timer), show::Detail::All, NOW));
         status.lines().find_map(|line| line.split_once("Timer: ")).unwrap().1.to_owned()
     };
     assert_eq!(shown(timer(Some(NOW + 90), 0)), "in 1min 30s, at 2026-11-23T21:14:20Z; last 1min ago");

@@ -151,7 +151,9 @@ fn list(client: &mut Client, json: bool) -> Result<Exit, CallError> {
 fn status(client: &mut Client, names: Vec<String>, json: bool) -> Result<Exit, CallError> {
     let is_asked_by_name = !names.is_empty();
     let answer: Services = client.call(&Method::Status(Names { names }))?;
-    let blocks: Vec<String> = answer.services.iter().map(|service| show::status(service, now())).collect();
+    let detail = if is_asked_by_name { show::Detail::All } else { show::Detail::Some };
+    let blocks: Vec<String> =
+        answer.services.iter().map(|service| show::status(service, detail, now())).collect();
     let exit = done(match json {
         true => output::json(&answer),
         false => output::print(&blocks.join("\n")),

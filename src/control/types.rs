@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ingress::Site,
-    machine::{Cause, ExitKind, Usage, fleet::How, health::HealthState},
+    machine::{Cause, ExitKind, Reason, Usage, fleet::How, health::HealthState},
     spec::Proto,
 };
 
@@ -142,6 +142,9 @@ pub struct ExitRecord {
     /// Why the kernel ended it, where it did so for want of memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
+    /// For what it was ended, where it would have gone on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Reason>,
     /// What it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
@@ -156,7 +159,7 @@ impl ExitRecord {
             ExitKind::Core(signal) => (EndKind::Dumped, None, Some(signal)),
             ExitKind::Unknown => (EndKind::Unknown, None, None),
         };
-        Self { run, kind, code, signal, started, ended, cause: None, usage: None }
+        Self { run, kind, code, signal, started, ended, cause: None, why: None, usage: None }
     }
 }
 
@@ -257,9 +260,28 @@ pub struct Limit {
     /// What the kernel says that it enforces; none: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enforced: Option<String>,
+    /// What of it is used at the moment: bytes, processes, or, of `cpu.max`, percent of a CPU on average over the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<String>,
     /// Why that is not what was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// A process of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// As the host counts.
+    pub pid: i32,
+    /// The process that it is a child of, as the host counts.
+    pub parent: i32,
+    /// As it is counted in its sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<i32>,
+    /// At most 15 bytes of it; comes from the service.
+    pub name: String,
+    /// Bytes that are resident.
+    pub memory: u64,
 }
 
 /// A chain of others that drops what a service sends or receives, unless one of its rules accepts it.
@@ -395,6 +417,9 @@ pub struct ServiceStatus {
     /// What it has taken since its launch; told by `Status` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// Its processes, 128 at most; told by `Status` alone.
+    #[serde(default)]
+    pub processes: Vec<Process>,
     /// How it is bounded; told by `Status` alone.
     #[serde(default)]
     pub limits: Vec<Limit>,

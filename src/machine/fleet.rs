@@ -57,8 +57,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, By, Cause, End, Event, ExitKind, Failure, Kept, Life, Mono, Phase, Retry, Rules, RunId, State,
-    Then, Usage, Why,
+    Action, By, Cause, End, Event, ExitKind, Failure, Kept, Life, Mono, Phase, Reason, Retry, Rules, RunId,
+    State, Then, Usage, Why,
     health::{Answer, Health, HealthState},
     step,
     timer::{Clocks, Progress, Stamp},
@@ -91,7 +91,7 @@ pub use rollout::Role;
 pub use touched::Touched;
 
 /// How many past runs an entry remembers.
-pub const HISTORY: usize = 16;
+pub const HISTORY: usize = 20;
 
 /// One run that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +110,9 @@ pub struct Past {
     /// Why the kernel ended it, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
+    /// For what it was ended, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Reason>,
 }
 
 /// What is wanted of a service and was not carried to its machine yet.
@@ -849,7 +852,8 @@ impl Fleet {
         {
             let noted = entry.used.take().filter(|(of, ..)| *of == run);
             let (used, cause) = noted.map_or((None, None), |(_, used, cause)| (Some(used), cause));
-            let past = Past { run, started, ended: now, end, used, cause };
+            let why = entry.life.state.ends_for();
+            let past = Past { run, started, ended: now, end, used, cause, why };
             entry.history.push(past);
             let surplus = entry.history.len().saturating_sub(HISTORY);
             entry.history.drain(..surplus);

@@ -69,8 +69,8 @@ mod usage;
 
 pub use policy::{Policy, RestartMode, RestartOn, Rules};
 pub use state::{
-    Action, By, End, Event, ExitKind, Failure, Kept, Kill, Life, Main, Mono, Phase, Retry, RunId, Site,
-    State, Tally, Then, Why,
+    Action, By, End, Event, ExitKind, Failure, Kept, Kill, Life, Main, Mono, Phase, Reason, Retry, RunId,
+    Site, State, Tally, Then, Why,
 };
 pub use usage::{Cause, Usage};
 

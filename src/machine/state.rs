@@ -303,6 +303,65 @@ pub enum Then {
     Done,
 }
 
+/// For what a run was ended that would have gone on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Somebody, or what follows from others, wanted it down.
+    Stop,
+    /// Another run was to take its place: a restart, or a file that has changed.
+    Restart,
+    /// It had not started in time.
+    StartTimeout,
+    /// Its time was up.
+    RunTimeout,
+    /// A `post_start` command had failed.
+    Hook,
+    /// It did not report to its watchdog.
+    Watchdog,
+    /// Its health checks failed.
+    Unhealthy,
+}
+
+impl Reason {
+    /// The word, as in the JSON form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Stop => "stop",
+            Reason::Restart => "restart",
+            Reason::StartTimeout => "start_timeout",
+            Reason::RunTimeout => "run_timeout",
+            Reason::Hook => "hook",
+            Reason::Watchdog => "watchdog",
+            Reason::Unhealthy => "unhealthy",
+        }
+    }
+
+    /// For people, as "it was ended because".
+    pub fn text(self) -> &'static str {
+        match self {
+            Reason::Stop => "it was to stop",
+            Reason::Restart => "it was to be restarted",
+            Reason::StartTimeout => "it had not started in time",
+            Reason::RunTimeout => "its time was up",
+            Reason::Hook => "a post_start command had failed",
+            Reason::Watchdog => "it did not report to its watchdog",
+            Reason::Unhealthy => "its health checks failed",
+        }
+    }
+
+    fn of(end: End) -> Option<Self> {
+        match end {
+            End::Exit(_) | End::Launch(_) | End::NotReady(_) => None,
+            End::StartTimeout(_) => Some(Reason::StartTimeout),
+            End::RunTimeout(_) => Some(Reason::RunTimeout),
+            End::Hook => Some(Reason::Hook),
+            End::Watchdog => Some(Reason::Watchdog),
+            End::Unhealthy => Some(Reason::Unhealthy),
+        }
+    }
+}
+
 /// Where a service stands. Whether it is wanted up lies in the variant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -364,6 +423,19 @@ pub enum State {
 }
 
 impl State {
+    /// For what its run is being ended; none: it is not, or has ended by itself.
+    pub fn ends_for(&self) -> Option<Reason> {
+        let State::Stopping { then, .. } = self else { return None };
+        match then {
+            Then::Rest(Why::Asked(_)) => Some(Reason::Stop),
+            Then::Wait(_) => Some(Reason::Restart),
+            Then::Backoff(end) | Then::Fail(Failure::Ended(end) | Failure::StartLimit { last: end, .. }) => {
+                Reason::of(*end)
+            }
+            Then::Rest(_) | Then::Fail(Failure::Dependency(_)) | Then::Done => None,
+        }
+    }
+
     /// One word for `list`, `status` and `events`.
     pub fn name(&self) -> &'static str {
         match self {

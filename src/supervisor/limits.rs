@@ -1,10 +1,12 @@
 //! What a run takes, told with its end; and that it is bounded as its file says, for as long as it lives.
 
-use super::Supervisor;
+use std::time::Duration;
+
+use super::{Supervisor, now};
 use crate::{
-    control::types::{Limit, ServiceStatus},
+    control::types::{Limit, Process, ServiceStatus},
     launch::limits::{self, Found},
-    machine::{Cause, ExitKind, RunId, Usage, fleet::Report},
+    machine::{Cause, ExitKind, RunId, State, Usage, fleet::Report},
     plan::render,
     spec::{Limits, UnitName},
 };
@@ -106,21 +108,81 @@ impl Supervisor {
     pub(super) fn with_limits(&self, name: &UnitName, status: ServiceStatus) -> ServiceStatus {
         let Some(limits) = self.fleet.entry(name).map(|entry| &entry.unit.limits) else { return status };
         let group = self.limited(name).map(|(_, group)| group);
+        let usage = self.runs.contains_key(name).then(|| self.used(name));
+        let up = self.fleet.entry(name).and_then(|entry| match entry.life.state {
+            State::Running { since, .. } => Some(now().since(since)),
+            _ => None,
+        });
+        let average = usage.zip(up).map(|(usage, up)| percent(usage, up));
         let mut all: Vec<Limit> = Vec::new();
         for knob in limits.knobs() {
             let enforced = group.as_ref().and_then(|group| limits::read_at(group, knob.file));
             let asked = render::value(&knob.value);
-            all.push(Limit { key: knob.file.to_owned(), asked, enforced, why: None });
+            let used = match knob.file {
+                "cpu.max" => average.clone(),
+                file => {
+                    group.as_ref().zip(counter(file)).and_then(|(group, file)| limits::read_at(group, file))
+                }
+            };
+            all.push(Limit { key: knob.file.to_owned(), asked, enforced, used, why: None });
         }
         for bent in &limits.bent {
             all.push(Limit {
                 key: bent.key.clone(),
                 asked: bent.asked.clone(),
                 enforced: bent.enforced.clone(),
+                used: None,
                 why: Some(bent.why.clone()),
             });
         }
-        let usage = self.runs.contains_key(name).then(|| self.used(name));
-        ServiceStatus { usage, limits: all, ..status }
+        ServiceStatus { usage, limits: all, processes: self.processes(name), ..status }
     }
+
+    /// The processes of a service. Nothing is read of what they have in memory, their command lines neither: a process may
+    /// have that lie where whoever reads it waits for ever (userfaultfd(2), FUSE), and here nobody may wait.
+    fn processes(&self, name: &UnitName) -> Vec<Process> {
+        let group = self.runs.get(name).and_then(|run| run.traces.cgroup.as_ref());
+        let Some((tree, group)) = self.launcher.tree().zip(group) else { return Vec::new() };
+        let mut pids = tree.processes(group);
+        pids.sort_unstable();
+        pids.into_iter().take(PROCESSES).filter_map(process).collect()
+    }
+}
+
+/// Processes of one service that are told.
+const PROCESSES: usize = 128;
+
+/// Where the kernel counts what a limit bounds.
+fn counter(file: &str) -> Option<&'static str> {
+    match file {
+        "memory.max" | "memory.high" => Some("memory.current"),
+        "memory.swap.max" => Some("memory.swap.current"),
+        "pids.max" => Some("pids.current"),
+        _ => None,
+    }
+}
+
+/// CPU time as a share of one CPU since the start of a run.
+fn percent(usage: Usage, up: Duration) -> String {
+    let usec = u128::from(usage.cpu_user_usec) + u128::from(usage.cpu_system_usec);
+    format!("{}%", usec * 100 / up.as_micros().max(1))
+}
+
+/// One process, of which nothing is left where it has ended meanwhile.
+fn process(pid: u32) -> Option<Process> {
+    // proc_pid_status(5): only the name may have anything in it, and control characters of it are escaped.
+    let text = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    Some(Process {
+        pid: pid.try_into().ok()?,
+        parent: field("PPid:")?.parse().ok()?,
+        // The innermost comes last.
+        inside: field("NSpid:").and_then(|pids| pids.split_whitespace().last()?.parse().ok()),
+        name: field("Name:")?.to_owned(),
+        memory: field("VmRSS:")
+            .and_then(|size| size.strip_suffix(" kB")?.parse::<u64>().ok())
+            .unwrap_or_default()
+            * 1024,
+    })
 }

@@ -16,7 +16,7 @@ use crate::{
     },
     logs::LogWriter,
     machine::{
-        Cause, End, ExitKind, Mono, State,
+        Cause, End, ExitKind, Mono, Reason, State,
         fleet::{Entry, Past},
         health::HealthState,
     },
@@ -239,11 +239,16 @@ impl Supervisor {
         if let Some(status) = status {
             all.put(Metric::ExitStatus, labels, status);
         }
+        let why = past.why.map_or("", Reason::as_str);
         let cause = past.cause.map_or("", |cause| match cause {
             Cause::MemoryMax => "memory_max",
             Cause::MemoryElsewhere => "memory_elsewhere",
         });
-        all.put(Metric::ExitInfo, &labels.with([("end", end_word(past.end)), ("cause", cause)]), 1);
+        all.put(
+            Metric::ExitInfo,
+            &labels.with([("end", end_word(past.end)), ("cause", cause), ("why", why)]),
+            1,
+        );
     }
 
     /// What its control group says.

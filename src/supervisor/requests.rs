@@ -327,6 +327,7 @@ impl Supervisor {
             timer: self.timer_status(name),
             exits: entry.map_or(Vec::new(), |entry| entry.history.iter().filter_map(exit_record).collect()),
             usage: None,
+            processes: Vec::new(),
             limits: Vec::new(),
             fault: self.faults.get(name).map(|fault| Fault {
                 step: fault.step.clone(),
@@ -781,7 +782,7 @@ fn exit_record(past: &Past) -> Option<ExitRecord> {
     match past.end {
         End::Exit(kind) => {
             let record = ExitRecord::new(past.run.0, kind, Some(moment(past.started)), moment(past.ended));
-            Some(ExitRecord { cause: past.cause, usage: past.used, ..record })
+            Some(ExitRecord { cause: past.cause, why: past.why, usage: past.used, ..record })
         }
         End::Launch(_)
         | End::StartTimeout(_)

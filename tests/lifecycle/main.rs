@@ -223,6 +223,8 @@ fn everywhere() -> Vec<support::Test> {
         verbs::every_verb_has_its_exit_code: Root CgroupV2 UserNs;
         verbs::verbs_say_what_happened: Root CgroupV2 UserNs;
         verbs::status_carries_what_a_program_needs: Root CgroupV2 UserNs Nft;
+        verbs::status_tells_the_processes_as_the_kernel_does: Root CgroupV2 UserNs;
+        verbs::the_last_twenty_runs_are_remembered_with_why_they_ended: Root CgroupV2 UserNs;
         verbs::masks_and_drop_ins_count: Root CgroupV2 UserNs;
         verbs::what_has_failed_is_forgiven: Root CgroupV2 UserNs;
         verbs::files_are_switched_at_once: Root CgroupV2 UserNs;

@@ -123,6 +123,7 @@ pub fn status_carries_what_a_program_needs(world: &mut World) {
     if let Some(fields) = status.as_object_mut() {
         fields.remove("usage");
         fields.insert("limits".to_owned(), json!([]));
+        fields.insert("processes".to_owned(), json!([]));
     }
     assert_eq!(status, world.status("web"), "list and status say the same");
     assert_eq!(status["description"], "a web app");
@@ -202,6 +203,80 @@ pub fn files_are_switched_at_once(world: &mut World) {
     fs::rename(&kept, &file).expect("our own directory");
     world.ok(&["daemon-reload"]);
     world.wait_state("web", "active");
+}
+
+pub fn status_tells_the_processes_as_the_kernel_does(world: &mut World) {
+    world.write_service("tree", &world.probe_toml(&["tree"], NONE));
+    world.start();
+    world.wait_state("tree", "active");
+    let group = world.cgroup().join("tree.1/cgroup.procs");
+    let pids = || fs::read_to_string(&group).expect("it runs").lines().count();
+    // The init, the main process, and what that has started.
+    wait_until("all of it is there", LONG, || pids() > 3);
+    let status = world.json(&["status", "tree"])["services"][0].clone();
+    let told = status["processes"].as_array().expect("a list");
+    assert_eq!(told.len(), pids(), "{told:?}");
+    let line = |pid: &Value, key: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).expect("proc_pid_status(5)");
+        line.trim().to_owned()
+    };
+    for process in told {
+        let pid = &process["pid"];
+        assert_eq!(line(pid, "PPid:"), process["parent"].to_string(), "{process}");
+        assert_eq!(line(pid, "Name:"), process["name"].as_str().expect("a text"), "{process}");
+        let inside = line(pid, "NSpid:").split_whitespace().last().map(str::to_owned);
+        assert_eq!(inside, Some(process["inside"].to_string()), "{process}");
+    }
+    let shown = world.ok(&["status", "tree"]);
+    let main = format!("  probe {} (inside ", world.pid("tree"));
+    assert!(shown.contains("Processes: palisade-init ") && shown.contains(&main), "{shown}");
+    // Among all, each is told of in short.
+    assert!(!world.ok(&["status"]).contains("Processes:"));
+}
+
+pub fn the_last_twenty_runs_are_remembered_with_why_they_ended(world: &mut World) {
+    let keys = format!("restart.delay = \"1ms\"\nrestart.factor = 1\n{NONE}");
+    world.write_service("loop", &world.probe_toml(&["exit", "3"], &keys));
+    let test = "[\"/probe/probe\", \"__probe\", \"absent\", \"/probe/probe\"]";
+    let check = format!(
+        "health = {{ test = {test}, start_period = 0, interval = \"20ms\", retries = 1, on_fail = \"stop\" }}"
+    );
+    world.write_service("sick", &world.probe_toml(&["wait"], &format!("{check}\n{NONE}")));
+    world.write_service("web", &world.probe_toml(&["wait"], NONE));
+    world.start();
+    wait_until("it has run often", LONG, || world.run_id("loop") > 30);
+    world.ok(&["stop", "loop"]);
+    let exits = world.status("loop")["exits"].as_array().expect("a list").clone();
+    let last = world.run_id("loop");
+    let runs: Vec<u64> = exits.iter().filter_map(|exit| exit["run"].as_u64()).collect();
+    assert_eq!(runs, (last - 19..=last).collect::<Vec<u64>>());
+    assert!(exits[..18].iter().all(|exit| exit["code"] == 3 && exit.get("why").is_none()), "{exits:?}");
+    let shown = world.palisade(&["status", "loop"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert_eq!(shown.matches("Ended:").count(), 20, "{shown}");
+    world.wait_state("web", "active");
+    world.ok(&["restart", "web"]);
+    world.ok(&["stop", "web"]);
+    let why = |name: &str| -> Vec<Value> {
+        let exits = world.status(name)["exits"].as_array().expect("a list").clone();
+        exits.iter().map(|exit| exit["why"].clone()).collect()
+    };
+    assert_eq!(why("web"), ["restart", "stop"]);
+    world.wait_state("sick", "failed");
+    assert_eq!(why("sick"), ["unhealthy"]);
+    let shown = world.palisade(&["status", "sick"]);
+    assert!(
+        String::from_utf8_lossy(&shown.stdout).contains(": its health checks failed, "),
+        "{}",
+        describe(&shown)
+    );
+    // The next supervisor knows.
+    let before: Vec<Value> = ["loop", "sick", "web"].map(|name| world.status(name)["exits"].clone()).into();
+    world.kill_supervisor();
+    world.start();
+    let after: Vec<Value> = ["loop", "sick", "web"].map(|name| world.status(name)["exits"].clone()).into();
+    assert_eq!(after, before);
 }
 
 pub fn masks_and_drop_ins_count(world: &mut World) {

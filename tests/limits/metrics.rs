@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::control::{LONG, QUIET, file, number, says};
+use super::control::{LONG, QUIET, detail, file, number, says};
 use crate::support::{World, exported::Exported, wait_until};
 
 const KEYS: &str = "limits.memory.max = \"64M\"\nlimits.memory.high = \"infinity\"\nlimits.pids.max = 33\nlimits.cpu.max = \"50%\"\n";
@@ -66,6 +66,22 @@ pub fn what_a_group_takes_is_told(world: &mut World) {
             "{resource}"
         );
     }
+    // `status` tells the same, beside each bound.
+    let status = detail(world, "busy");
+    let used = |key: &str| {
+        let limits = status["limits"].as_array().expect("a list");
+        let limit = limits.iter().find(|limit| limit["key"] == key).expect("it is listed");
+        limit["used"].as_str().expect("a text").to_owned()
+    };
+    assert_eq!(used("pids.max"), file(world, "busy", "pids.current"));
+    let told: f64 = used("memory.max").parse().expect("bytes");
+    assert!(told > memory / 2.0 && told < memory * 2.0, "{told}, and {memory}");
+    assert!(
+        used("cpu.max").strip_suffix('%').is_some_and(|number| number.parse::<u64>().is_ok()),
+        "{status}"
+    );
+    let shown = world.ok(&["status", "busy"]);
+    assert!(shown.contains("pids.max 33 (") && shown.contains("M used)"), "{shown}");
     // No bound is told as none.
     assert_eq!(all.get("palisade_service_memory_limit_bytes", &[("service", "free")]), None);
     assert_eq!(all.get("palisade_service_cpu_limit_cpus", &[("service", "free")]), None);

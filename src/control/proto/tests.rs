@@ -115,8 +115,10 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         key: "pids.max".into(),
         asked: "512".into(),
         enforced: Some("512".into()),
+        used: Some("3".into()),
         why: Some("w".into()),
     };
+    let process = Process { pid: 7, parent: 6, inside: Some(2), name: "web".into(), memory: 1 };
     let exit = ExitRecord {
         run: 1,
         kind: EndKind::Exited,
@@ -125,6 +127,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         started: Some(moment),
         ended: moment,
         cause: Some(Cause::MemoryMax),
+        why: Some(crate::machine::Reason::Stop),
         usage: Some(usage),
     };
     let port =
@@ -196,6 +199,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         timer: Some(timer),
         exits: vec![exit],
         usage: Some(usage),
+        processes: vec![process.clone()],
         limits: vec![limit.clone()],
         fault: Some(fault.clone()),
         cgroup: Some("c".into()),
@@ -227,6 +231,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
     assert_eq!(keys(port), fields_of("type Port ("));
     assert_eq!(keys(usage), fields_of("type Usage ("));
     assert_eq!(keys(limit), fields_of("type Limit ("));
+    assert_eq!(keys(process), fields_of("type Process ("));
     assert_eq!(keys(health), fields_of("type Health ("));
     assert_eq!(keys(fault), fields_of("type Fault ("));
     assert_eq!(keys(denial), fields_of("type Denial ("));

@@ -412,10 +412,10 @@ fn a_cycle_keeps_nobody_waiting_for_ever() {
 }
 
 #[test]
-fn the_history_keeps_the_last_sixteen_runs() {
+fn the_history_keeps_the_last_twenty_runs() {
     let mut story = Story::new([unit("web", &[])]);
     story.apply(start("web"));
-    for round in 0..20 {
+    for round in 0..24 {
         story.started("web");
         let killed = story.run("web");
         match round % 2 {
@@ -427,8 +427,8 @@ fn the_history_keeps_the_last_sixteen_runs() {
     }
     let history = &story.fleet.entries[&name("web")].history;
     assert_eq!(history.len(), HISTORY);
-    assert_eq!(history[15].run, RunId(20));
-    assert_eq!([history[14].end, history[15].end], [End::Exit(CRASH), End::Exit(ExitKind::Unknown)]);
+    assert_eq!(history[19].run, RunId(24));
+    assert_eq!([history[18].end, history[19].end], [End::Exit(CRASH), End::Exit(ExitKind::Unknown)]);
 }
 
 #[test]
