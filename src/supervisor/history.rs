@@ -88,6 +88,9 @@ impl History {
     /// The last `most` events that are wanted, the oldest first. What is no event is passed over.
     pub(super) fn past(&self, most: usize, is_wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
         let mut found = VecDeque::new();
+        if most == 0 {
+            return Vec::new();
+        }
         for path in [self.path.clone(), self.older()] {
             // Absent is as good as empty. A file of somebody else's making is not read without end.
             let text = match fs::metadata(&path) {
