@@ -81,7 +81,7 @@ pub fn what_a_group_takes_is_told(world: &mut World) {
         "{status}"
     );
     let shown = world.ok(&["status", "busy"]);
-    assert!(shown.contains("pids.max 33 (") && shown.contains("M used)"), "{shown}");
+    assert!(shown.contains("pids.max 33 (") && shown.contains("memory.max 67108864 ("), "{shown}");
     // No bound is told as none.
     assert_eq!(all.get("palisade_service_memory_limit_bytes", &[("service", "free")]), None);
     assert_eq!(all.get("palisade_service_cpu_limit_cpus", &[("service", "free")]), None);
