@@ -32,7 +32,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("service", &["cpu"]),
     ("rootfs", &["image", "verity", "volumes", "read_write", "dirs"]),
     ("limits", &["disk", "pressure"]),
-    ("log", &["format"]),
 ];
 
 /// Where a key of the merged texts stands: `network.mode`, `rootfs.mounts[0].ro`, and, of a list of strings,
