@@ -200,31 +200,9 @@ pub enum Verb {
         #[arg(long, value_name = "FILE", conflicts_with = "json")]
         out: Option<PathBuf>,
     },
-    /// Show the files of services: each with its drop-ins, as they are
-    Cat(files::Which),
-    /// Show what the files of services say together: every key that one of them has, and of the profile and `[defaults]`
-    /// below them
-    Show {
-        /// And where each of them is written
-        #[arg(long)]
-        origin: bool,
-        /// See there.
-        #[command(flatten)]
-        which: files::Which,
-    },
-    /// Write a service file to begin with
-    New(files::NewOptions),
-    /// Open a service file in $VISUAL or $EDITOR, and check it before it is written; of one that came with a package, a
-    /// drop-in in /etc
-    Edit(files::EditOptions),
-    /// Have services start by themselves
-    Enable(files::Switch),
-    /// Have services not start by themselves
-    Disable(files::Switch),
-    /// Hide service files that came with a package: nobody starts those services, by name or because another needs them
-    Mask(files::Switch),
-    /// Have masked service files count again
-    Unmask(files::Switch),
+    /// What reads and writes service files.
+    #[command(flatten)]
+    Files(files::FileVerb),
     /// Print what is measured of the services and the supervisor, in Prometheus' text format
     Metrics,
     /// Show the version
@@ -428,14 +406,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Completions { shell } => output::completions(shell, &mut Cli::command()),
         Verb::Schema { files } => schema::print(files),
         Verb::Man { dir } => man::write(&dir, Cli::command()),
-        verb @ (Verb::Cat(_)
-        | Verb::Show { .. }
-        | Verb::New(_)
-        | Verb::Edit(_)
-        | Verb::Enable(_)
-        | Verb::Disable(_)
-        | Verb::Mask(_)
-        | Verb::Unmask(_)) => files::files(&global, verb),
+        Verb::Files(verb) => files::files(&global, verb),
         verb => verbs::ask(&global, verb),
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Exit, Global, Verb, output, put::put, verbs, wiring};
+use super::{Exit, Global, output, put::put, verbs, wiring};
 use crate::{
     config::{
         Diagnostic, Location, Sources,
@@ -90,6 +90,36 @@ pub struct EditOptions {
     name: String,
 }
 
+/// What to do with them.
+#[derive(Debug, clap::Subcommand)]
+pub enum FileVerb {
+    /// Show the files of services: each with its drop-ins, as they are
+    Cat(Which),
+    /// Show what the files of services say together: every key that one of them has, and of the profile and `[defaults]`
+    /// below them
+    Show {
+        /// And where each of them is written
+        #[arg(long)]
+        origin: bool,
+        /// See there.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Write a service file to begin with
+    New(NewOptions),
+    /// Open a service file in $VISUAL or $EDITOR, and check it before it is written; of one that came with a package, a
+    /// drop-in in /etc
+    Edit(EditOptions),
+    /// Have services start by themselves
+    Enable(Switch),
+    /// Have services not start by themselves
+    Disable(Switch),
+    /// Hide service files that came with a package: nobody starts those services, by name or because another needs them
+    Mask(Switch),
+    /// Have masked service files count again
+    Unmask(Switch),
+}
+
 /// Why nothing, or nothing more, was done.
 enum Trouble {
     /// No file says anything of it.
@@ -111,23 +141,22 @@ struct Files {
 }
 
 /// Carries out one of these verbs.
-pub(super) fn files(global: &Global, verb: Verb) -> Exit {
+pub(super) fn files(global: &Global, verb: FileVerb) -> Exit {
     let done = match verb {
-        Verb::Cat(which) => Files::at(which.services.as_deref(), global).cat(&which.names),
-        Verb::Show { origin, which } => {
+        FileVerb::Cat(which) => Files::at(which.services.as_deref(), global).cat(&which.names),
+        FileVerb::Show { origin, which } => {
             Files::at(which.services.as_deref(), global).show(&which.names, origin, global.json)
         }
-        Verb::New(options) => Files::at(options.services.as_deref(), global).write_new(&options),
-        Verb::Edit(options) => Files::at(options.services.as_deref(), global).edit(&options),
-        Verb::Enable(switch) => {
+        FileVerb::New(options) => Files::at(options.services.as_deref(), global).write_new(&options),
+        FileVerb::Edit(options) => Files::at(options.services.as_deref(), global).edit(&options),
+        FileVerb::Enable(switch) => {
             switched(global, &switch, Some(Method::Start), |files, name| files.enable(name, true))
         }
-        Verb::Disable(switch) => {
+        FileVerb::Disable(switch) => {
             switched(global, &switch, Some(Method::Stop), |files, name| files.enable(name, false))
         }
-        Verb::Mask(switch) => switched(global, &switch, None, Files::mask),
-        Verb::Unmask(switch) => switched(global, &switch, Some(Method::Start), Files::unmask),
-        _ => unreachable!("these are all"),
+        FileVerb::Mask(switch) => switched(global, &switch, None, Files::mask),
+        FileVerb::Unmask(switch) => switched(global, &switch, Some(Method::Start), Files::unmask),
     };
     done.unwrap_or_else(|trouble| told(trouble, global.json))
 }

@@ -117,14 +117,7 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         | Verb::Check { .. }
         | Verb::Score { .. }
         | Verb::Version
-        | Verb::Cat(_)
-        | Verb::Show { .. }
-        | Verb::New(_)
-        | Verb::Edit(_)
-        | Verb::Enable(_)
-        | Verb::Disable(_)
-        | Verb::Mask(_)
-        | Verb::Unmask(_)
+        | Verb::Files(_)
         | Verb::Completions { .. }
         | Verb::Schema { .. }
         | Verb::Man { .. } => unreachable!("these do not ask a supervisor"),

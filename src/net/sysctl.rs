@@ -39,7 +39,7 @@ pub fn get(key: &str) -> Result<String, SysError> {
 ///
 /// In a procfs those of all namespaces have one name, and whoever looks it up passes all of them (`proc_sys_compare`): with
 /// a thousand services that takes longer than all else that is done for a link. So it is looked up once, and in a procfs
-/// that has not seen many namespaces ([`procfs`]).
+/// that has not seen many namespaces (`procfs`).
 pub struct Protocol(OwnedFd, &'static str);
 
 impl Protocol {

@@ -33,8 +33,8 @@ struct Forward {
     target: LogTarget,
     follower: Follower,
     levels: Levels,
-    /// Read, and not taken yet.
-    pending: VecDeque<LogEntry>,
+    /// Read, and not taken yet: each with its level and where its text begins, for a line is asked for them once.
+    pending: VecDeque<(LogEntry, u8, usize)>,
     /// Where those begin.
     cursor: Cursor,
     /// How many of what is behind it have been taken.
@@ -110,13 +110,12 @@ impl Forward {
             if self.pending.is_empty() {
                 self.refill()?;
             }
-            let Some(entry) = self.pending.front() else { return Ok(()) };
+            let Some((entry, level, begin)) = self.pending.front() else { return Ok(()) };
             if self.sink.is_none() {
                 self.sink = Some(Sink::open(self.target)?);
             }
             let Some(sink) = &self.sink else { return Ok(()) };
-            let (level, text) = self.levels.read(entry);
-            match sink.send(entry, level, text) {
+            match sink.send(entry, *level, entry.text.get(*begin..).unwrap_or_default()) {
                 Ok(()) => {}
                 Err(error) if error.symbol() == "EAGAIN" => {
                     self.wait = Wait::Room;
@@ -151,11 +150,11 @@ impl Forward {
             self.wait = Wait::Lines;
         }
         for entry in batch.entries {
-            if self.skip > 0 {
-                self.skip -= 1;
-                self.levels.read(&entry);
-            } else {
-                self.pending.push_back(entry);
+            let (level, text) = self.levels.read(&entry);
+            let begin = entry.text.len() - text.len();
+            match self.skip.checked_sub(1) {
+                Some(left) => self.skip = left,
+                None => self.pending.push_back((entry, level, begin)),
             }
         }
         Ok(())
