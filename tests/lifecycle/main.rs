@@ -41,6 +41,7 @@ mod store;
 mod takeover;
 mod talk;
 mod timers;
+mod tutorials;
 mod verbs;
 mod wall;
 
@@ -219,6 +220,7 @@ fn everywhere() -> Vec<support::Test> {
         modes::restarts_are_limited_and_reset_by_hand: Root CgroupV2 UserNs;
         timers::a_calendar_starts_a_job_and_goes_on_after_a_takeover: Root CgroupV2 UserNs;
         timers::a_missed_moment_is_made_up_for_once: Root CgroupV2 UserNs;
+        tutorials::what_tutorials_have_people_type_works: Root CgroupV2 UserNs Nft Program("nginx") Program("curl") Program("python3");
         timers::intervals_and_overlaps_are_kept: Root CgroupV2 UserNs;
         verbs::every_verb_has_its_exit_code: Root CgroupV2 UserNs;
         verbs::verbs_say_what_happened: Root CgroupV2 UserNs;
