@@ -432,6 +432,7 @@ impl Supervisor {
                 self.doors.deadline(),
                 self.changes.deadline(),
                 self.wall.deadline(),
+                self.refusals.deadline(),
                 self.names.deadline(),
                 self.rate_deadline(),
                 self.ages.deadline(),

@@ -24,6 +24,9 @@ use crate::{
     spec::{Unit, UnitName, UserNamespace},
 };
 
+/// Milliseconds between two looks at the log: who makes nothing but calls that are refused is not to keep us busy. What
+/// comes faster than it is read is lost.
+const PAUSE: u64 = 100;
 /// So many Landlock domains are known at a time.
 const DOMAINS: usize = 4096;
 
@@ -37,6 +40,8 @@ pub(super) struct Refusals {
     domains: BTreeMap<u64, UnitName>,
     /// What was denied by those of which that is yet to be told.
     early: Vec<(u64, Access)>,
+    /// Until when the log is not looked at.
+    rests: Option<Mono>,
 }
 
 /// The same, so many times.
@@ -75,7 +80,12 @@ impl Refusals {
 
     /// Readable when the log has something to tell.
     pub(super) fn interest(&self) -> Option<BorrowedFd<'_>> {
-        self.audit.as_ref().map(Audit::fd)
+        self.audit.as_ref().filter(|_| self.deadline().is_none()).map(Audit::fd)
+    }
+
+    /// When it is looked at again; none: it is looked at.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        self.rests.filter(|until| *until > now())
     }
 
     /// Of services that are gone for good nobody asks.
@@ -126,6 +136,7 @@ impl Supervisor {
                 return;
             }
         };
+        self.refusals.rests = Some(Mono(now().0 + PAUSE));
         for line in lines {
             match line {
                 Line::Call(call) => {
