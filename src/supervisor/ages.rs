@@ -3,7 +3,7 @@
 //! Ages are counted by the clock on the wall, as times in logs are. When it is set, the alarm of [`super::timers`] wakes the
 //! loop, which looks again how long there is to wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -15,18 +15,36 @@ use crate::{
     sys::SysError,
 };
 
-/// When the log of each service is to be looked at next.
+/// When the log of each service is to be looked at next: by name, and the soonest first.
 #[derive(Debug, Default)]
-pub(super) struct Ages(BTreeMap<UnitName, Timestamp>);
+pub(super) struct Ages {
+    next: BTreeMap<UnitName, Timestamp>,
+    soonest: BTreeSet<(Timestamp, UnitName)>,
+}
 
 impl Ages {
     /// There may be something else to do about the log of a service from now on.
     pub(super) fn look_at(&mut self, name: &UnitName) {
-        self.0.insert(name.clone(), Timestamp::MIN);
+        self.look_later(name.clone(), Timestamp::MIN);
+    }
+
+    fn look_later(&mut self, name: UnitName, at: Timestamp) {
+        if let Some(before) = self.next.insert(name.clone(), at) {
+            self.soonest.remove(&(before, name.clone()));
+        }
+        self.soonest.insert((at, name));
+    }
+
+    /// One whose time has come; it is not looked at again by itself.
+    fn due(&mut self, now: Timestamp) -> Option<UnitName> {
+        let (_, name) = self.soonest.first().filter(|(at, _)| *at <= now)?.clone();
+        self.soonest.pop_first();
+        self.next.remove(&name);
+        Some(name)
     }
 
     pub(super) fn deadline(&self) -> Option<Mono> {
-        let next = *self.0.values().min()?;
+        let (next, _) = self.soonest.first()?;
         let left = next.duration_since(Timestamp::now()).as_millis().max(0);
         // Not a millisecond early, which would be in vain.
         let left = u64::try_from(left).map_or(u64::MAX, |left| if left > 0 { left + 1 } else { 0 });
@@ -38,10 +56,9 @@ impl Supervisor {
     /// Removes and rotates what is too old by now.
     pub(super) fn ages_overdue(&mut self) {
         let now = Timestamp::now();
-        let due: Vec<UnitName> =
-            self.ages.0.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        // Those that are due now, each once: whatever comes of a look is for the next turn.
+        let due: Vec<UnitName> = std::iter::from_fn(|| self.ages.due(now)).collect();
         for name in due {
-            self.ages.0.remove(&name);
             self.squeezer.want(&name);
             let Some(policy) = self.fleet.entry(&name).map(|entry| entry.unit.log.clone()) else { continue };
             let look = || logs::look(&self.options.log, name.as_str(), &policy, now);
@@ -54,7 +71,7 @@ impl Supervisor {
                 seen = logs::look(&self.options.log, name.as_str(), &policy, now);
             }
             if let Some(next) = seen.next {
-                self.ages.0.insert(name, next);
+                self.ages.look_later(name, next);
             }
         }
     }
