@@ -14,6 +14,8 @@ use crate::sys::SysError;
 /// AUDIT_NLGRP_READLOG.
 const GROUP: u32 = 1;
 const AUDIT_SECCOMP: u16 = 1326;
+/// SECCOMP_RET_LOG of linux/seccomp.h: the call was let through, and a line is all that comes of it.
+const LET_THROUGH: u32 = 0x7ffc_0000;
 const AUDIT_LANDLOCK_ACCESS: u16 = 1423;
 const AUDIT_LANDLOCK_DOMAIN: u16 = 1424;
 /// So many datagrams are taken at once; what is left comes the next time.
@@ -22,7 +24,7 @@ const DATAGRAMS: usize = 64;
 /// A line of the log that says something about a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A call that a filter did not just let through.
+    /// A call that a filter did not let through.
     Call(Call),
     /// Whose a Landlock domain is: its number, and the id of who made it. Told once, after the first of what it denies.
     Domain(u64, u32),
@@ -39,7 +41,7 @@ pub struct Access {
     pub object: String,
 }
 
-/// A call that a filter did not just let through.
+/// A call that a filter did not let through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Who made it, as the host counts.
@@ -99,7 +101,7 @@ impl Audit {
 fn line(kind: u16, body: &[u8]) -> Option<Line> {
     let text = String::from_utf8_lossy(body);
     match kind {
-        AUDIT_SECCOMP => call(&text).map(Line::Call),
+        AUDIT_SECCOMP => call(&text).filter(|call| call.action != LET_THROUGH).map(Line::Call),
         AUDIT_LANDLOCK_DOMAIN => Some(Line::Domain(domain(&text)?, value(&text, "uid")?.parse().ok()?)),
         AUDIT_LANDLOCK_ACCESS => {
             let rights = value(&text, "blockers")?.to_owned();
@@ -162,6 +164,9 @@ mod tests {
         assert_eq!((read.program.as_str(), read.number), ("/tmp/a b c", u32::MAX));
         assert_eq!(call("audit(1.2:3): pid=12 exe=\"x\""), None);
         assert_eq!(call(""), None);
+        let logged = text.replace("code=0x50001", "code=0x7ffc0000");
+        assert_eq!(line(AUDIT_SECCOMP, logged.as_bytes()), None);
+        assert!(line(AUDIT_SECCOMP, text.as_bytes()).is_some());
         let domain =
             "audit(1.2:3): domain=195ba459b status=allocated mode=enforcing pid=300 uid=1879048192 exe=\"\"";
         assert_eq!(

@@ -495,15 +495,14 @@ impl Supervisor {
             Ok(names) => names,
             Err(error) => return self.server.error(client, &error),
         };
-        let has_failed = |name: &UnitName| self.service_state(name) == ServiceState::Failed;
-        let changes = names.iter().filter(|name| has_failed(name)).map(|name| Change {
-            name: name.to_string(),
-            what: "no failed service any more".to_owned(),
-            ok: true,
-        });
-        let changes = changes.collect();
+        let mut changes = Vec::new();
         for name in &names {
+            if self.service_state(name) != ServiceState::Failed {
+                continue;
+            }
             self.faults.remove(name);
+            let what = "no failed service any more".to_owned();
+            changes.push(Change { name: name.to_string(), what, ok: true });
         }
         self.inputs.push_back(Input::Forgive(names));
         self.pump();

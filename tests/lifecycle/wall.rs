@@ -342,6 +342,9 @@ pub fn what_other_walls_refuse_is_named_as_well(world: &mut World) {
     let plain = world.write_service("plain", &toml);
     let listed =
         world.write_service("listed", &format!("{toml}\nsecurity.seccomp = [\"@service\", \"chroot\"]\n"));
+    // What is let through is not refused, be it logged or not.
+    let keys = "security.seccomp = { allow = [\"@service\", \"chroot\"], log = [\"swapoff\"] }";
+    world.write_service("logged", &format!("{toml}\n{keys}\n"));
     let lost = world.write_service("lost", &format!("{NONE}\nservice.command = [\"/no/such\"]\n"));
     world.start_by(world.supervise_in_first_network());
     world.wait_state("lost", "failed");
@@ -381,6 +384,11 @@ pub fn what_other_walls_refuse_is_named_as_well(world: &mut World) {
         !all.iter().any(|one| one["what"].as_str().is_some_and(|what| what.starts_with("chroot"))),
         "{all:?}"
     );
+
+    // The next call of the same program.
+    refusal(world, "logged", "unshare by ");
+    let all = refusals(world, "logged");
+    assert_eq!(all.len(), 1, "{all:?}");
 
     let missing = refusal(world, "lost", "/no/such: no such file");
     assert_eq!((&missing["layer"], &missing["key"]), (&json!("root"), &json!("service.command")));
