@@ -250,11 +250,11 @@ pub(super) fn why(service: &ServiceStatus, now: i64) -> String {
         allow.iter().for_each(|command| line(&format!("  {command}")));
     }
     for denial in &service.denials {
-        line(&format!("{}: {}", denied(denial, now), denial.why));
+        line(&format!("{}: {}", denied(denial, now), denial.verdict.why));
     }
-    for Refusal { layer, what, count, last, why, .. } in &service.refusals {
+    for Refusal { layer, what, count, last, verdict } in &service.refusals {
         let ago = last.map_or(String::new(), |last| format!(", last {} ago", span(now - last.unix)));
-        line(&format!("{layer}: {what}, {}{ago}: {why}", times(*count)));
+        line(&format!("{layer}: {what}, {}{ago}: {}", times(*count), verdict.why));
     }
     if service.denials.is_empty() {
         line("no packet of it, or to it, is known to have been refused since the supervisor came up");

@@ -189,6 +189,14 @@ pub struct Refusal {
     /// When the last time was, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Moment>,
+    /// What decides it; in the same object.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// What decides that a service is refused something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
     /// What decides it, and what would allow it, for people.
     pub why: String,
     /// The key that decides it.
@@ -317,17 +325,9 @@ pub struct Denial {
     pub count: u64,
     /// When the last one was.
     pub last: Moment,
-    /// What decides it, and what would allow it, for people.
-    pub why: String,
-    /// The key that decides it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// `FILE:LINE` of the key, or the file that does not have it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<String>,
-    /// The item to add there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub add: Option<String>,
+    /// What decides it; in the same object.
+    #[serde(flatten)]
+    pub verdict: Verdict,
 }
 
 /// The timer of a service.

@@ -12,7 +12,7 @@ use std::{
 use super::{Supervisor, now, requests::moment};
 use crate::{
     config::DecidingPlaces,
-    control::types,
+    control::types::{self, Verdict},
     machine::Mono,
     net::{
         addr::Talk,
@@ -110,15 +110,6 @@ impl Denials {
         all.truncate(MOST);
         all
     }
-}
-
-/// What decides a refusal, as [`types::Denial`] has it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
-    pub(super) why: String,
-    pub(super) key: Option<String>,
-    pub(super) at: Option<String>,
-    pub(super) add: Option<String>,
 }
 
 /// A service as a refusal concerns it: its name, where its keys stand, and its file.
@@ -306,7 +297,7 @@ impl Supervisor {
             let Denial { reason, head, count, last } = denial;
             let to = head.and_then(|head| self.holder(head.to)).filter(|to| !unseen.contains(to));
             let side = |name| Side { name, places: self.denials.places.get(name), file: file(name) };
-            let Verdict { why, key, at, add } = match head.filter(|head| self.may_by_now(head)) {
+            let verdict = match head.filter(|head| self.may_by_now(head)) {
                 Some(_) => nothing(
                     "the files allow it: it was refused before they did, or while one of the two was down",
                 ),
@@ -320,10 +311,7 @@ impl Supervisor {
                 port: head.and_then(|head| head.port),
                 count: *count,
                 last: moment(*last),
-                why,
-                key,
-                at,
-                add,
+                verdict,
             }
         });
         told.collect()

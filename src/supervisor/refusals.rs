@@ -8,14 +8,14 @@ use std::{collections::BTreeMap, os::fd::BorrowedFd};
 
 use super::{
     Supervisor,
-    denials::{MOST, Side, Verdict, nothing},
+    denials::{MOST, Side, nothing},
     now,
     requests::moment,
     runs::LiveRun,
 };
 use crate::{
     config::settings::IDS_PER_SERVICE,
-    control::types::{self, Layer},
+    control::types::{self, Layer, Verdict},
     launch::limits,
     machine::{Cause, Mono},
     net::audit::{Access, Audit, Call, Line},
@@ -221,9 +221,9 @@ impl Supervisor {
 fn refusal(
     (layer, what): (Layer, String),
     (count, last): (u64, Option<Mono>),
-    Verdict { why, key, at, add }: Verdict,
+    verdict: Verdict,
 ) -> types::Refusal {
-    types::Refusal { layer, what, count, last: last.map(moment), why, key, at, add }
+    types::Refusal { layer, what, count, last: last.map(moment), verdict }
 }
 
 /// Of files the mounts decide, which the domain is made of.

@@ -151,20 +151,24 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         port: Some(443),
         count: 1,
         last: moment,
-        why: "w".into(),
-        key: Some("network.egress".into()),
-        at: Some("f:1".into()),
-        add: Some("192.0.2.7:443".into()),
+        verdict: Verdict {
+            why: "w".into(),
+            key: Some("network.egress".into()),
+            at: Some("f:1".into()),
+            add: Some("192.0.2.7:443".into()),
+        },
     };
     let refusal = Refusal {
         layer: Layer::Seccomp,
         what: "swapoff by /bin/sh".into(),
         count: 2,
         last: Some(moment),
-        why: "w".into(),
-        key: Some("security.seccomp".into()),
-        at: Some("f:1".into()),
-        add: Some("swapoff".into()),
+        verdict: Verdict {
+            why: "w".into(),
+            key: Some("security.seccomp".into()),
+            at: Some("f:1".into()),
+            add: Some("swapoff".into()),
+        },
     };
     let obstacle = Obstacle {
         table: "ip filter".into(),
