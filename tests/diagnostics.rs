@@ -97,7 +97,7 @@ macro_rules! snapshots {
 }
 
 snapshots! { file:
-    three_mistakes unknown_key later_key megabyte log log_rate duration user command specifier syntax no_command network rootfs seccomp
+    three_mistakes unknown_key elsewhere unclosed later_key megabyte log log_rate duration user command specifier syntax no_command network rootfs seccomp
     oneshot timer user_off walls nested_off schedule hooks readiness
     credentials relations condition watch
     limits sockets rollout connections connection

@@ -6,6 +6,7 @@
 mod check;
 mod common;
 pub mod diagnostic;
+mod elsewhere;
 mod load;
 pub mod policy;
 pub mod reference;
@@ -207,7 +208,7 @@ fn listed(
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load_file(path: &Path, around: &Around, host: &HostFacts) -> Result<Unit, Vec<Diagnostic>> {
-    load_file_opened(path, around, host).map(|(unit, _)| unit)
+    one(path, around, host).map(|checked| checked.unit)
 }
 
 /// As [`load_file`], with what the service opens.
@@ -219,10 +220,31 @@ pub fn load_file_opened(
     around: &Around,
     host: &HostFacts,
 ) -> Result<(Unit, Vec<Opened>), Vec<Diagnostic>> {
+    one(path, around, host).map(|checked| (checked.unit, checked.opened))
+}
+
+/// As [`load_file`], with where the keys stand that decide what the service is refused.
+///
+/// # Errors
+/// As [`load_file`].
+pub fn load_file_placed(
+    path: &Path,
+    around: &Around,
+    host: &HostFacts,
+) -> Result<(Unit, DecidingPlaces), Vec<Diagnostic>> {
+    one(path, around, host).map(|checked| (checked.unit, checked.deciding_places))
+}
+
+fn one(path: &Path, around: &Around, host: &HostFacts) -> Result<Checked, Vec<Diagnostic>> {
     let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".toml"));
     let Some(stem) = stem else {
-        let hint = "the file name is the service name: NAME.toml".to_owned();
-        return Err(vec![Diagnostic::about(path, "this is not the name of a service file").hint(hint)]);
+        let (message, hint) = match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => {
+                ("this is a directory", "name one file of it; check, plan and score take `--services DIR`")
+            }
+            _ => ("this is not the name of a service file", "the file name is the service name: NAME.toml"),
+        };
+        return Err(vec![Diagnostic::about(path, message).hint(hint.to_owned())]);
     };
     if let Some(prefix) = stem.strip_suffix('@') {
         let hint = format!("name one of them: {prefix}@1, of a supervisor with these files");
@@ -233,7 +255,7 @@ pub fn load_file_opened(
     let owners = Owners::of_this_process();
     let common = Common::read(around, &owners, host);
     let read = load::read(&name, path, &[dir.to_owned()], host, (&owners, &common));
-    resolve(read, host, common.policy()).map(|checked| (checked.unit, checked.opened))
+    resolve(read, host, common.policy())
 }
 
 /// Reads a file of the host that holds a secret of at most `limit` bytes; none: there is no such file.

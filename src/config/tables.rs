@@ -13,6 +13,7 @@ use toml::{
 
 use super::{
     diagnostic::{Diagnostic, Layer, Location, SourceMap},
+    elsewhere,
     value::nearest,
 };
 use crate::spec::MOST;
@@ -109,7 +110,9 @@ pub(super) fn merged<'t>(sources: &'t SourceMap, found: &mut Vec<Diagnostic>) ->
     let mut parsed = Vec::new();
     for (layer, base, text) in sources.layers() {
         let (table, errors) = DeTable::parse_recoverable(text);
-        found.extend(errors.iter().take(MOST).map(|error| syntax_error(error, base, sources)));
+        for error in errors.iter().take(MOST) {
+            syntax_error(error, base, sources, found);
+        }
         parsed.push((layer, base, table.into_inner()));
     }
     if !found.is_empty() {
@@ -169,10 +172,15 @@ fn take_own_keys(table: &mut DeTable<'_>, layer: Layer, sources: &SourceMap, fou
     }
 }
 
-fn syntax_error(error: &toml::de::Error, base: usize, sources: &SourceMap) -> Diagnostic {
-    let span = error.span().unwrap_or(0..0);
-    let hint = "mend this first: what a file means is only looked at once all of it is TOML".to_owned();
-    Diagnostic::at(sources.locate(&moved_span(&span, base)), error.message()).hint(hint)
+/// One of a line: the parser goes on behind an error, and stumbles over the rest of the line.
+fn syntax_error(error: &toml::de::Error, base: usize, sources: &SourceMap, found: &mut Vec<Diagnostic>) {
+    let at = sources.locate(&moved_span(&error.span().unwrap_or(0..0), base));
+    let line = |at: &Location| (at.file.clone(), at.place.as_ref().map(|place| place.line));
+    if found.iter().any(|known| line(&known.at) == line(&at)) {
+        return;
+    }
+    let hint = "mend this first: what a file means is only looked at once all of it is TOML";
+    found.push(Diagnostic::at(at, error.message()).hint(found.is_empty().then(|| hint.to_owned())));
 }
 
 /// The same table with every span `base` further on.
@@ -344,12 +352,14 @@ fn unknown_key(at: Location, path: &[String], message: &str) -> Diagnostic {
         table => format!("unknown key `{key}` in `{table}`"),
     };
     let later = LATER.iter().any(|(of, keys)| *of == own && keys.contains(&key));
-    let hint = match (later, nearest(key, known.iter().copied())) {
-        (true, _) => {
+    let near = || nearest(key, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+    let hint = match later {
+        true => {
             "this version does not have it yet; a key that is not built is refused, never ignored".to_owned()
         }
-        (false, Some(near)) => format!("did you mean `{near}`?"),
-        (false, None) => format!("known here: {}", known.join(", ")),
+        false => elsewhere::hint(key, &table, &known)
+            .or_else(near)
+            .unwrap_or_else(|| format!("known here: {}", known.join(", "))),
     };
     Diagnostic::at(at, what).hint(hint)
 }
@@ -374,14 +384,17 @@ fn wrong_type(at: Location, path: &[String], message: &str) -> Diagnostic {
         _ => got.to_owned(),
     };
     let (expected, hint) = match expected {
-        "a boolean" => ("a boolean", "write true or false, without quotes"),
-        "a string" => ("a string", "write it in quotes"),
-        "i64" => ("a whole number", "write it in digits, without quotes and without a unit"),
-        "a sequence" => ("a list", "write it in square brackets, also when it is one alone"),
-        "a map" | "a table" => ("a table", "write `KEY = VALUE` lines below its name in square brackets"),
-        other => (other, "write one of the two"),
+        "a boolean" => ("a boolean", "write true or false, without quotes".to_owned()),
+        "a string" => ("a string", "write it in quotes".to_owned()),
+        "i64" => ("a whole number", "write it in digits, without quotes and without a unit".to_owned()),
+        "a sequence" => ("a list", "write it in square brackets, also when it is one alone".to_owned()),
+        "a map" | "a table" => ("a table", elsewhere::as_table(&path)),
+        other => match other.strip_prefix("a table { ") {
+            Some(keys) => (other, format!("write `{{ {}`", keys.replace(',', " = …,"))),
+            None => (other, "write one of the two".to_owned()),
+        },
     };
-    Diagnostic::at(at, format!("`{path}` takes {expected}, not {got}")).hint(hint.to_owned())
+    Diagnostic::at(at, format!("`{path}` takes {expected}, not {got}")).hint(hint)
 }
 
 #[cfg(test)]

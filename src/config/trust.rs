@@ -210,6 +210,7 @@ fn look(dir: &OwnedFd, name: &OsStr) -> Result<Option<Found>, Refusal> {
                 Err(errno) => Err(failed("readlinkat", Path::new(name), errno)),
             }
         }
+        FileType::Directory => Err(Refusal::new("this is a directory, not a file")),
         // Opening a device can have effects.
         _ => Err(Refusal::new("this is not a regular file")),
     }
@@ -224,7 +225,7 @@ fn read_text(fd: OwnedFd, path: &Path) -> Result<String, Refusal> {
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..good].iter().filter(|b| **b == b'\n').count() + 1;
-        Refusal::new(format!("line {line} is not UTF-8"))
+        Refusal::new(format!("line {line} is not UTF-8")).hint("this file has to be text")
     })
 }
 
@@ -334,7 +335,7 @@ mod tests {
         nix::unistd::mkfifo(&dir.path().join("fifo.toml"), nix::sys::stat::Mode::S_IRUSR).unwrap();
         std::fs::create_dir(dir.path().join("dir.toml")).unwrap();
         assert_eq!(refusal(&dir.path().join("fifo.toml")), "this is not a regular file");
-        assert_eq!(refusal(&dir.path().join("dir.toml")), "this is not a regular file");
+        assert_eq!(refusal(&dir.path().join("dir.toml")), "this is a directory, not a file");
     }
 
     #[test]
