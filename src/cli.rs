@@ -4,6 +4,7 @@
 //! one function of another module.
 
 mod files;
+mod help;
 mod ingress;
 mod logs;
 mod man;
@@ -19,7 +20,7 @@ mod wiring;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 
 use crate::{
     plan::FailAt,
@@ -85,7 +86,7 @@ impl From<Exit> for ExitCode {
 
 /// Runs services behind walls of their own, one TOML file each.
 #[derive(Debug, Parser)]
-#[command(name = "palisade", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "palisade", version, max_term_width = 110)]
 pub struct Cli {
     /// What holds for everything.
     #[command(flatten)]
@@ -100,17 +101,20 @@ const RUN_DIR: &str = "/run/palisade";
 /// Its persistent state.
 const STATE_DIR: &str = "/var/lib/palisade";
 
+/// The heading of [`Global`] in the help of a verb, below its own options.
+const EVERYWHERE: &str = "Options of every verb";
+
 /// Options of every verb.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Global {
     /// Palisade's own configuration
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/palisade/palisade.toml")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", default_value = "/etc/palisade/palisade.toml")]
     pub config: PathBuf,
     /// Run-time directory: which supervisor is meant
-    #[arg(long, global = true, value_name = "DIR", default_value = RUN_DIR)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR", default_value = RUN_DIR)]
     pub run: PathBuf,
     /// Answer in JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
 }
 
@@ -163,10 +167,9 @@ pub enum Verb {
         #[arg(long, value_name = "DIR")]
         services: Option<PathBuf>,
     },
-    /// Show what launching a service will do; without one, what the files as they are now will change: exit code 2 if
-    /// anything
+    /// Show what the files will change, or how one service is launched; exit code 2 if they change anything
     Plan {
-        /// A file, or the name of a service
+        /// A file, or the name of a service; none: what the files as they are now will change
         #[arg(value_name = "FILE|NAME")]
         target: Option<String>,
         /// Read the service files of this directory alone
@@ -203,7 +206,7 @@ pub enum Verb {
     /// What reads and writes service files.
     #[command(flatten)]
     Files(files::FileVerb),
-    /// Print what is measured of the services and the supervisor, in Prometheus' text format
+    /// Print measurements of the services and the supervisor: in Prometheus' text format
     Metrics,
     /// Show the version
     Version,
@@ -236,13 +239,13 @@ pub enum Verb {
         #[command(flatten)]
         names: Names,
     },
-    /// Have services that have failed count as stopped, and forget how often services were restarted
+    /// Have services that have failed count as stopped; how often services were restarted is forgotten
     ResetFailed {
         /// Names or patterns; none: all
         #[arg(value_name = "NAME", default_value = "*", hide_default_value = true)]
         names: Vec<String>,
     },
-    /// Show the output of services, that of several in the order of time
+    /// Show the output of services; that of several in the order of time
     Logs(LogOptions),
     /// Show what has happened to services: starts, ends and why, health, reloads, refused packets
     Events {
@@ -281,7 +284,7 @@ pub enum Verb {
         /// The service
         name: String,
     },
-    /// Have the supervisor read the service files again and apply the difference
+    /// Have the supervisor read the service files again; it applies the difference
     DaemonReload,
     /// Read the service files again and apply the difference
     Apply {
@@ -307,8 +310,12 @@ pub enum Verb {
     },
     /// Print a JSON Schema of files, for editors
     Schema {
-        /// Which files
-        #[arg(value_enum, default_value = "service")]
+        /// Of services, of drop-ins and profiles, which need not be whole, or of palisade.toml
+        #[arg(
+            value_name = "service|drop-in|settings",
+            hide_possible_values = true,
+            default_value = "service"
+        )]
         files: schema::Kind,
     },
     /// Write the manual pages, for packages
@@ -380,7 +387,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    let Cli { global, verb } = match Cli::try_parse_from(arguments) {
+    let parsed = help::command().try_get_matches_from(arguments);
+    let Cli { global, verb } = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no mistakes, but come this way as well.
@@ -403,9 +411,11 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             wiring::score(&ScoreOptions { global, targets, threshold, sarif, services })
         }
         Verb::Version => verbs::version(global.json),
-        Verb::Completions { shell } => output::completions(shell, &mut Cli::command()),
+        Verb::Completions { shell } => {
+            output::completions(shell, &mut help::command().disable_help_subcommand(true))
+        }
         Verb::Schema { files } => schema::print(files),
-        Verb::Man { dir } => man::write(&dir, Cli::command()),
+        Verb::Man { dir } => man::write(&dir, help::command().disable_help_subcommand(true)),
         Verb::Files(verb) => files::files(&global, verb),
         verb => verbs::ask(&global, verb),
     }

@@ -107,7 +107,7 @@ fn answer(server: &mut Server, request: palisade::control::server::Request) {
     let client = request.client;
     match request.method {
         Method::List | Method::Status(_) => server.reply(client, &json!({ "services": [web()] }), false),
-        Method::Start(names) if names.names == ["nope"] => {
+        Method::Start(names) if names.names == ["nope"] || names.names == ["wbe"] => {
             server.error(client, &Error::NoSuchService { names: names.names });
         }
         Method::Start(_) | Method::Restart(_) => {
@@ -202,7 +202,13 @@ fn a_service_that_does_not_run_is_status_3_and_an_unknown_one_4() {
     assert_eq!(supervisor.run(&["status", "web"]).0, 3);
     assert_eq!(supervisor.run(&["status"]).0, 0);
     let (code, _, errors) = supervisor.run(&["start", "nope"]);
-    assert_eq!((code, errors.as_str()), (4, "palisade: no such service: nope\n"));
+    assert_eq!(
+        (code, errors.as_str()),
+        (
+            4,
+            "palisade: no such service: nope; `palisade list` shows all, `palisade apply` takes in new files\n"
+        )
+    );
     let (code, output, _) = supervisor.run(&["--json", "start", "nope"]);
     let answer: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(code, 4);
@@ -488,7 +494,7 @@ fn check_notes_loosenings_and_refuses_what_is_above_the_ceiling() {
     let (code, output, _) = house.run(&["check", "services.d/open.toml"]);
     assert_eq!(code, 0);
     assert!(output.starts_with("services.d/open.toml:4:10: note: network.egress any: "), "{output}");
-    assert!(output.ends_with(" (+0.5)\n1 service files are good\n"), "{output}");
+    assert!(output.ends_with(" (+0.5)\n1 service file is good\n"), "{output}");
     let (_, output, _) = house.run(&["check", "--json", "services.d/open.toml"]);
     assert_eq!(serde_json::from_str::<Value>(&output).unwrap()[0]["severity"], "note");
     let mut strict =
@@ -502,4 +508,75 @@ fn check_notes_loosenings_and_refuses_what_is_above_the_ceiling() {
     let mut plan =
         command(house.0.path(), &["--config", "strict/palisade.toml", "plan", "services.d/open.toml"]);
     assert_eq!(said(plan.current_dir(house.0.path()).output().unwrap()).0, 2);
+}
+
+#[test]
+fn without_a_supervisor_it_says_what_starts_one() {
+    let house = House::new(&[]);
+    let (code, output, errors) = house.run(&["list"]);
+    assert_eq!((code, output.as_str()), (5, ""));
+    assert!(errors.contains("/control.sock: no supervisor answers: No such file or directory"), "{errors}");
+    assert!(errors.contains("; `systemctl start palisade` or `palisade supervise` starts one, "), "{errors}");
+}
+
+#[test]
+fn a_mistyped_name_is_answered_with_the_nearest() {
+    let supervisor = StandIn::new();
+    let (code, _, errors) = supervisor.run(&["start", "wbe"]);
+    assert_eq!((code, errors.as_str()), (4, "palisade: no such service: wbe; did you mean web?\n"));
+    let house = House::new(&[("files/greeting.toml", "service.command = '/bin/a'\n")]);
+    for verb in ["check", "plan", "score", "cat", "show", "edit"] {
+        let (code, _, errors) = house.run(&[verb, "--services", "files", "greetin"]);
+        assert_eq!(
+            (code, errors.as_str()),
+            (4, "palisade: no such service: greetin; did you mean greeting?\n")
+        );
+        let (code, _, errors) = house.run(&[verb, "--services", "files", "web"]);
+        let expected = "palisade: no such service: web; there is no web.toml in files\n";
+        assert_eq!((code, errors.as_str()), (4, expected), "{verb}");
+    }
+    let (code, _, errors) = house.run(&["check", "files"]);
+    let expected = "palisade: no such service: files; `--services files` looks into that directory\n";
+    assert_eq!((code, errors.as_str()), (4, expected));
+}
+
+#[test]
+fn a_directory_in_place_of_a_file_is_called_one() {
+    let house = House::new(&[("files/web.toml", "service.command = '/bin/a'\n")]);
+    for verb in ["check", "run", "plan", "score"] {
+        let (code, _, errors) = house.run(&[verb, "./files"]);
+        assert_eq!(code, 2, "{verb}: {errors}");
+        assert!(errors.starts_with("error: this is a directory\n--> ./files\n"), "{verb}: {errors}");
+        assert!(errors.contains("take `--services DIR`"), "{verb}: {errors}");
+    }
+}
+
+#[test]
+fn check_counts_files_as_people_do() {
+    let house = House::new(&[("one/a.toml", "service.command = '/bin/a'\n")]);
+    fs::create_dir(house.0.path().join("none")).unwrap();
+    assert_eq!(house.run(&["check", "--services", "one"]).1, "1 service file is good\n");
+    fs::copy(house.0.path().join("one/a.toml"), house.0.path().join("one/b.toml")).unwrap();
+    assert_eq!(house.run(&["check", "--services", "one"]).1, "2 service files are good\n");
+    let (code, output, _) = house.run(&["check", "--services", "none"]);
+    let expected = "there are no service files yet; `palisade new NAME` writes one\n";
+    assert_eq!((code, output.as_str()), (0, expected));
+}
+
+#[test]
+fn help_is_where_people_look_for_it() {
+    let run = |arguments: &[&str]| {
+        said(Command::new(env!("CARGO_BIN_EXE_palisade")).args(arguments).output().unwrap())
+    };
+    let (code, help, errors) = run(&["--help"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert_eq!(run(&["help"]).1, help);
+    assert_eq!(run(&["help", "new"]).1, run(&["new", "--help"]).1);
+    assert!(help.contains("\nFirst steps:\n  palisade new hello -- "), "{help}");
+    assert_eq!(run(&[]), (2, String::new(), help.clone()), "with nothing to do");
+    // What is shown as an example is a command line.
+    for line in help.lines().filter_map(|line| line.strip_prefix("  palisade ")) {
+        let verb = line.split(' ').next().unwrap();
+        assert_eq!(run(&["help", verb]).0, 0, "{line}");
+    }
 }

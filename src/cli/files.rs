@@ -2,6 +2,7 @@
 //! `palisade apply`.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     io::{BufRead, IsTerminal, Write},
     os::unix::fs::symlink,
@@ -14,7 +15,7 @@ use serde_json::json;
 use super::{Exit, Global, output, put::put, verbs, wiring};
 use crate::{
     config::{
-        Diagnostic, Location, Sources,
+        self, Diagnostic, Location, Sources,
         written::{Setting, Value, Written},
     },
     control::{
@@ -107,8 +108,8 @@ pub enum FileVerb {
     },
     /// Write a service file to begin with
     New(NewOptions),
-    /// Open a service file in $VISUAL or $EDITOR, and check it before it is written; of one that came with a package, a
-    /// drop-in in /etc
+    /// Open a service file in $VISUAL or $EDITOR; it is checked before it is written, and of one that came with a package
+    /// a drop-in in /etc is opened
     Edit(EditOptions),
     /// Have services start by themselves
     Enable(Switch),
@@ -122,8 +123,8 @@ pub enum FileVerb {
 
 /// Why nothing, or nothing more, was done.
 enum Trouble {
-    /// No file says anything of it.
-    NoSuchService(String),
+    /// No file says anything of it: its name, the names that have one, and where they are.
+    NoSuchService(String, Vec<String>, Vec<PathBuf>),
     /// What is wrong with files.
     Wrong(Vec<Diagnostic>),
     /// In words.
@@ -163,8 +164,8 @@ pub(super) fn files(global: &Global, verb: FileVerb) -> Exit {
 
 fn told(trouble: Trouble, json: bool) -> Exit {
     match trouble {
-        Trouble::NoSuchService(name) => {
-            output::error(&format!("no such service: {name}"));
+        Trouble::NoSuchService(name, known, dirs) => {
+            output::no_such_service(&name, known.iter().map(String::as_str), &dirs);
             Exit::NoSuchService
         }
         Trouble::Wrong(found) => wiring::refuse(&found, json),
@@ -173,7 +174,13 @@ fn told(trouble: Trouble, json: bool) -> Exit {
             Exit::Failed
         }
         Trouble::File(path, error) => {
-            output::error(&format!("{}: {error}", path.display()));
+            let hint = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "; do it as root, or name files of your own with --services DIR"
+                }
+                _ => "",
+            };
+            output::error(&format!("{}: {error}{hint}", path.display()));
             Exit::Failed
         }
     }
@@ -208,7 +215,7 @@ fn switched(
     match applied {
         Ok(changes) => Ok(verbs::changed(&Changes { changes }, global.json)),
         Err(error) => {
-            output::error(&error.to_string());
+            output::error(&verbs::told(&error, &global.run));
             Ok(verbs::exit_of(&error))
         }
     }
@@ -232,7 +239,12 @@ impl Files {
     }
 
     fn read(&self, name: &UnitName) -> Done<Written> {
-        Written::read(name, &self.sources, &self.host).ok_or_else(|| Trouble::NoSuchService(name.to_string()))
+        let none = || {
+            let loaded = config::load_with(&self.sources, &self.host, &BTreeSet::new());
+            let known = loaded.files.keys().map(UnitName::to_string).collect();
+            Trouble::NoSuchService(name.to_string(), known, self.sources.dirs.clone())
+        };
+        Written::read(name, &self.sources, &self.host).ok_or_else(none)
     }
 
     /// Where the operator's own files are.

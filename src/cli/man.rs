@@ -84,15 +84,22 @@ fn source() -> String {
     format!("palisade {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// A page of section 1.
+/// A page of section 1. clap_mangen has no name for what stands below the help of a verb.
 fn page(command: clap::Command, end: &Roff) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
+    let below = command.get_after_help().map(ToString::to_string);
     // The version is in the foot of the page.
-    Man::new(command.version(None::<&str>))
-        .date(NO_DATE)
-        .source(source())
-        .manual("Palisade")
-        .render(&mut page)?;
+    let command = command.version(None::<&str>).after_help(None::<&str>);
+    Man::new(command).date(NO_DATE).source(source()).manual("Palisade").render(&mut page)?;
+    if let Some(text) = below {
+        let mut examples = Roff::new();
+        examples.control("SH", ["EXAMPLES"]).control("nf", []);
+        text.lines().filter(|line| *line != "Examples:").for_each(|line| {
+            examples.text([roman(line)]);
+        });
+        examples.control("fi", []);
+        page.extend(examples.render().into_bytes());
+    }
     page.extend(end.render().into_bytes());
     Ok(page)
 }

@@ -7,11 +7,13 @@ use std::{
     borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
 
 use super::Exit;
+use crate::config::value::nearest;
 
 /// A colour, as the terminal wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,17 @@ pub(super) fn error(text: &str) {
     let text = text.lines().map(escape).collect::<Vec<_>>().join("\n");
     // There is nowhere left to complain.
     let _ = writeln!(anstream::stderr(), "{} {text}", Colour::Red.paint("palisade:"));
+}
+
+/// Says that no file has a service of this name: one that is called nearly so, or where the files are.
+pub(super) fn no_such_service<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, dirs: &[PathBuf]) {
+    let dirs: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+    let hint = match nearest(name, known) {
+        Some(near) => format!("did you mean {near}?"),
+        None if Path::new(name).is_dir() => format!("`--services {name}` looks into that directory"),
+        None => format!("there is no {name}.toml in {}", dirs.join(", ")),
+    };
+    error(&format!("no such service: {name}; {hint}"));
 }
 
 /// Says what is wrong with files; the text was made safe where it was rendered.

@@ -142,7 +142,7 @@ fn processes_stand_below_those_that_they_are_children_of() {
 
 #[test]
 fn the_definition_of_the_command_line_is_sound() {
-    Cli::command().debug_assert();
+    help::command().debug_assert();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     io,
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -22,7 +22,10 @@ use crate::control::{
     },
 };
 use crate::{
-    config::{schema::Scalar, value::parse_duration},
+    config::{
+        schema::Scalar,
+        value::{nearest, parse_duration},
+    },
     machine::fleet::How,
     supervisor::STATE_VERSION,
 };
@@ -64,7 +67,7 @@ pub(super) fn ask(global: &Global, verb: Verb) -> Exit {
         Ok(exit) => return exit,
         Err(error) => error,
     };
-    report(&error, global.json);
+    report(&error, global);
     match is_session {
         // The codes below are the program's own there.
         true => Exit::Broken,
@@ -286,9 +289,34 @@ pub(super) fn done(shown: io::Result<()>) -> Exit {
     }
 }
 
-fn report(error: &CallError, json: bool) {
-    if !json {
-        return output::error(&error.to_string());
+/// What went wrong, and what to do about it.
+pub(super) fn told(error: &CallError, run: &Path) -> String {
+    let hint = match error {
+        CallError::NoSupervisor { .. } => {
+            "`systemctl start palisade` or `palisade supervise` starts one, --run DIR means another one"
+                .to_owned()
+        }
+        CallError::Answer(Error::NoSuchService { names }) => match &names[..] {
+            [name] => match near(name, run) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "`palisade list` shows all, `palisade apply` takes in new files".to_owned(),
+            },
+            _ => "`palisade list` shows all, `palisade apply` takes in new files".to_owned(),
+        },
+        _ => return error.to_string(),
+    };
+    format!("{error}; {hint}")
+}
+
+/// The service whose name is nearest to this, of those that the caller may see.
+fn near(name: &str, run: &Path) -> Option<String> {
+    let answer: Services = Client::connect(run).and_then(|mut client| client.call(&Method::List)).ok()?;
+    nearest(name, answer.services.iter().map(|service| service.name.as_str())).map(str::to_owned)
+}
+
+fn report(error: &CallError, global: &Global) {
+    if !global.json {
+        return output::error(&told(error, &global.run));
     }
     let value = match error {
         CallError::Answer(error) => {

@@ -10,7 +10,7 @@ use super::{
     output, score, trace,
 };
 use crate::{
-    config::{self, Around, Diagnostic, Opened, Settings, Sources, settings},
+    config::{self, Around, Diagnostic, Loaded, Opened, Settings, Sources, settings},
     launch::{
         run::{self, Ended},
         unprivileged,
@@ -58,10 +58,11 @@ pub(super) fn run(options: &RunOptions) -> Exit {
     trace::init();
     let loaded = settings(&options.global.config).and_then(|settings| {
         let facts = sys::facts::gather(settings.cgroup.as_deref());
-        let unit = config::load_file(&options.file, &Around::of(&options.global.config), &facts)?;
-        Ok((settings, facts, unit))
+        let around = Around::of(&options.global.config);
+        let (unit, places) = config::load_file_placed(&options.file, &around, &facts)?;
+        Ok((settings, facts, unit, places))
     });
-    let (settings, facts, unit) = match loaded {
+    let (settings, facts, unit, places_of_keys) = match loaded {
         Ok(loaded) => loaded,
         Err(found) => return refuse(&found, options.global.json),
     };
@@ -79,7 +80,10 @@ pub(super) fn run(options: &RunOptions) -> Exit {
             Exit::TimedOut
         }
         Ok(Ended::Fault(fault)) => {
-            output::error(&format!("{}: {fault}", unit.name));
+            let step = fault.step.rsplit(' ').next().unwrap_or_default();
+            let place = plan::key_of(step).and_then(|key| Some((key, places_of_keys.get(key)?)));
+            let decides = place.map(|(key, at)| format!("\n  {key} of {at} decides it")).unwrap_or_default();
+            output::error(&format!("{}: {fault}{decides}", unit.name));
             match fault.exit_code() {
                 126 => Exit::CannotExecute,
                 127 => Exit::NotFound,
@@ -131,8 +135,7 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
             checked += 1;
             let known = UnitName::new(name).ok().filter(|name| loaded.files.contains_key(name));
             let Some(known) = known else {
-                output::error(&format!("no such service: {name}"));
-                return Exit::NoSuchService;
+                return no_such_service(name, &loaded, &sources);
             };
             found.extend(loaded.broken.get(&known).cloned().unwrap_or_default());
             opened.extend(loaded.opened.remove_entry(&known));
@@ -151,7 +154,12 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         true => output::json(&report::to_json(&notes)),
         false => {
             let lines: String = notes.iter().map(score::note_line).collect();
-            output::print(&format!("{lines}{checked} service files are good\n"))
+            let good = match checked {
+                0 => "there are no service files yet; `palisade new NAME` writes one".to_owned(),
+                1 => "1 service file is good".to_owned(),
+                _ => format!("{checked} service files are good"),
+            };
+            output::print(&format!("{lines}{good}\n"))
         }
     })
 }
@@ -207,10 +215,7 @@ pub(super) fn score(options: &ScoreOptions) -> Exit {
             match (entry, broken) {
                 (Some(entry), _) => scored.push(entry),
                 (None, Some(mistakes)) => found.extend(mistakes),
-                (None, None) => {
-                    output::error(&format!("no such service: {name}"));
-                    return Exit::NoSuchService;
-                }
+                (None, None) => return no_such_service(name, &loaded, &sources),
             }
         }
     }
@@ -246,10 +251,7 @@ pub(super) fn plan(options: &PlanOptions) -> Exit {
                 .and_then(|name| loaded.units.remove(&name).map(Ok).or(loaded.broken.remove(&name).map(Err)))
             {
                 Some(unit) => unit,
-                None => {
-                    output::error(&format!("no such service: {}", options.target));
-                    return Exit::NoSuchService;
-                }
+                None => return no_such_service(&options.target, &loaded, &sources),
             }
         }
     };
@@ -324,6 +326,11 @@ fn as_user(
         unprivileged: Some(made),
         ..assigned
     })
+}
+
+fn no_such_service(name: &str, loaded: &Loaded, sources: &Sources) -> Exit {
+    output::no_such_service(name, loaded.files.keys().map(UnitName::as_str), &sources.dirs);
+    Exit::NoSuchService
 }
 
 /// A target with a slash or an ending is a file, anything else a service.

@@ -347,13 +347,13 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         "exec",
         "",
         libc::ENOENT,
-        "the program, or the interpreter that it asks for, does not exist inside the sandbox",
+        "the program, or the interpreter that it asks for, does not exist inside the sandbox: it sees the root of rootfs.base and rootfs.mounts",
     ),
     (
         "exec",
         "",
         libc::EACCES,
-        "the program is not executable for the service's user, or lies on a noexec mount",
+        "the program is not executable for the service's user, or lies on a noexec mount: exec = true in rootfs.mounts",
     ),
     (
         "exec",
@@ -375,7 +375,12 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         libc::ELOOP,
         "socket.listen leads through a symbolic link: write the path that it points to",
     ),
-    ("working_dir", "", libc::ENOENT, "service.working_dir does not exist inside the sandbox"),
+    (
+        "working_dir",
+        "",
+        libc::ENOENT,
+        "service.working_dir does not exist inside the sandbox: rootfs.mounts brings a directory of the host there",
+    ),
     (
         "user",
         "",

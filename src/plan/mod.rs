@@ -233,6 +233,7 @@ pub use child::policy as filter_policy;
 pub fn key_of(step: &str) -> Option<&'static str> {
     let keys = [
         ("exec", "service.command"),
+        ("publish", "network.publish"),
         ("root.bind", "rootfs.mounts"),
         ("root.dir", "rootfs.dir"),
         ("user", "service.user"),

@@ -63,7 +63,8 @@ pub fn a_missing_program_is_named(world: &mut World) {
             "Fault: child step {n} exec /usr/bin/no-such-program: execve(/usr/bin/no-such-program): \
              ENOENT (no such file or directory)"
         ),
-        "Hint: the program, or the interpreter that it asks for, does not exist inside the sandbox"
+        "Hint: the program, or the interpreter that it asks for, does not exist inside the sandbox: \
+            it sees the root of rootfs.base and rootfs.mounts"
             .to_owned(),
     ];
     assert_eq!(fault_lines(world, "lost"), expected);
