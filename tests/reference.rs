@@ -18,8 +18,15 @@ use std::{
     process::{Command, Stdio},
 };
 
-use palisade::config::reference::{
-    SERVICE, SERVICE_EXAMPLE, SERVICE_FILES, SETTINGS, SETTINGS_EXAMPLE, Table, example, walk,
+use palisade::{
+    config::{
+        self, Settings,
+        policy::Policy,
+        reference::{
+            SERVICE, SERVICE_EXAMPLE, SERVICE_FILES, SETTINGS, SETTINGS_EXAMPLE, Table, example, walk,
+        },
+    },
+    spec::{HostFacts, HostUser},
 };
 
 fn page() -> String {
@@ -325,6 +332,39 @@ fn the_schema_accepts_what_is_good_and_refuses_what_it_can_tell() {
     let not_told: BTreeSet<String> = all.filter(|name| !told.contains(name)).collect();
     let known = NOT_TOLD.iter().flat_map(|(_, names)| names.iter().map(|name| (*name).to_owned())).collect();
     assert_eq!(not_told, known, "what the schema does not tell, and what is known of that");
+}
+
+/// The blocks of TOML in the pages, one by one: each is a service file, or a part of one, or of palisade.toml or
+/// policy.toml.
+#[test]
+fn what_pages_show_is_taken() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut blocks = 0;
+    for page in
+        pages.chain([root.join("README.md")]).filter(|page| page.extension().is_some_and(|e| e == "md"))
+    {
+        for block in fs::read_to_string(&page).unwrap().split("```toml\n").skip(1) {
+            blocks += 1;
+            let text = block.split("```").next().unwrap();
+            let user = HostUser { uid: 33, gid: 33, home: "/".to_owned(), shell: "/bin/false".to_owned() };
+            let host = HostFacts {
+                users: ["www-data", "alice"].map(|name| (name.to_owned(), user.clone())).into(),
+                groups: [("ops".to_owned(), (34, Vec::new()))].into(),
+                zone_exists: Some(|_| true),
+                ..HostFacts::default()
+            };
+            // What it runs is not what every part is about.
+            let texts = ["service.command = '/usr/bin/true'\n", text];
+            let of_service = config::parse_texts("shop", &texts, &host).err();
+            let of_settings = Settings::parse(Path::new("palisade.toml"), text).err();
+            let of_policy = Policy::parse(Path::new("policy.toml"), text, &host).err();
+            if let (Some(found), Some(_), Some(_)) = (of_service, of_settings, of_policy) {
+                panic!("{}:\n{text}\n{found:#?}", page.display());
+            }
+        }
+    }
+    assert!(blocks > 10, "{blocks}");
 }
 
 const CALLS_HEAD: &str = "\

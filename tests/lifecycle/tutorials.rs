@@ -53,7 +53,7 @@ pub fn what_tutorials_have_people_type_works(world: &mut World) {
         ip addr add 192.0.2.1/24 dev up0",
     );
     assert!(outside.status.success(), "{}", describe(&outside));
-    for block in ["from-systemd.md", "tutorial-web-apps.md"].into_iter().flat_map(typed) {
+    for block in ["first-steps.md", "from-systemd.md", "tutorial-web-apps.md"].into_iter().flat_map(typed) {
         let output = shell(&block);
         assert!(output.status.success(), "{block}\n{}\n{}", describe(&output), world.supervisor_log());
     }
