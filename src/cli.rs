@@ -3,6 +3,7 @@
 //! Parsing is clap's; everything that prints is in `output`. A verb is one call to the supervisor of `--run DIR`, or
 //! one function of another module.
 
+mod absent;
 mod files;
 mod help;
 mod ingress;

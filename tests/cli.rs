@@ -407,7 +407,7 @@ impl House {
     }
 }
 
-const OPEN: &str = "[service]\ncommand = ['/bin/a']\n[network]\negress = 'any'\npublish = ['8080:80']\n";
+const OPEN: &str = "[service]\ncommand = ['/bin/true']\n[network]\negress = 'any'\npublish = ['8080:80']\n";
 
 #[test]
 fn a_score_names_each_loosening_with_its_price_and_is_held_against_a_threshold() {
@@ -553,7 +553,7 @@ fn a_directory_in_place_of_a_file_is_called_one() {
 
 #[test]
 fn check_counts_files_as_people_do() {
-    let house = House::new(&[("one/a.toml", "service.command = '/bin/a'\n")]);
+    let house = House::new(&[("one/a.toml", "service.command = '/bin/true'\n")]);
     fs::create_dir(house.0.path().join("none")).unwrap();
     assert_eq!(house.run(&["check", "--services", "one"]).1, "1 service file is good\n");
     fs::copy(house.0.path().join("one/a.toml"), house.0.path().join("one/b.toml")).unwrap();
@@ -561,6 +561,61 @@ fn check_counts_files_as_people_do() {
     let (code, output, _) = house.run(&["check", "--services", "none"]);
     let expected = "there are no service files yet; `palisade new NAME` writes one\n";
     assert_eq!((code, output.as_str()), (0, expected));
+}
+
+#[test]
+fn check_notes_what_a_service_would_not_find() {
+    let here = "[service]\ncommand = ['/srv/a/run', '-v']\nworking_dir = '/srv/a'\n\
+        [rootfs]\nmounts = [{ src = '/usr/bin', dst = '/srv/a/bin', exec = true }]\n";
+    let house = House::new(&[
+        ("here.toml", here),
+        (
+            "lost.toml",
+            "[service]\ncommand = ['/usr/bin/no-such-program', '|', 'tee']\nworking_dir = '/opt/x'\n",
+        ),
+        (
+            "mounts.toml",
+            "service.command = '/d/env'\nrootfs.mounts = [{ src = '/usr/bin', dst = '/d' }, { src = '/no/such', dst = '/e' }]\n",
+        ),
+        ("tree.toml", "service.command = '/a'\nrootfs.base = 'dir'\nrootfs.dir = '/no/such/root'\n"),
+        ("good.toml", "[service]\ncommand = ['env', 'a|b', 'c']\nworking_dir = '/tmp/x'\n"),
+    ]);
+    let notes = |file: &str| {
+        let (code, output, errors) = house.run(&["check", file]);
+        assert_eq!((code, errors.as_str()), (0, ""), "a note is no mistake: {output}");
+        let lines = output.lines().filter(|line| line.contains(": note: ")).map(str::to_owned);
+        // What a mount opens is noted as well, and not here.
+        lines.filter(|line| !line.contains(" (+")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        notes("here.toml"),
+        [
+            "here.toml:2:1: note: service.command: the service does not see /srv/a/run: rootfs.mounts brings what is not in /usr"
+        ]
+    );
+    assert_eq!(
+        notes("lost.toml"),
+        [
+            "lost.toml:2:1: note: service.command: there is no /usr/bin/no-such-program on this host",
+            "lost.toml:3:1: note: service.working_dir: the service does not see /opt/x: rootfs.mounts brings what is not in /usr",
+            "lost.toml:2:1: note: service.command: no shell reads this, `|` is an argument; with one: [\"/bin/sh\", \"-c\", \"...\"]",
+        ]
+    );
+    assert_eq!(
+        notes("mounts.toml"),
+        [
+            "mounts.toml:2:1: note: rootfs.mounts: there is no /no/such on this host",
+            "mounts.toml:1:1: note: service.command: /d/env cannot be executed: its mount in rootfs.mounts has no `exec = true`",
+        ]
+    );
+    assert_eq!(
+        notes("tree.toml"),
+        ["tree.toml:3:1: note: rootfs.dir: there is no /no/such/root on this host"]
+    );
+    assert_eq!(notes("good.toml"), [""; 0]);
+    let (_, output, _) = house.run(&["--json", "check", "lost.toml"]);
+    let notes = serde_json::from_str::<Value>(&output).unwrap();
+    assert_eq!((&notes[0]["line"], &notes[0]["severity"]), (&json!(2), &json!("note")), "{output}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     CheckOptions, Exit, Global, PlanOptions, RUN_DIR, RunOptions, STATE_DIR, ScoreOptions, SuperviseOptions,
-    output, score, trace,
+    absent, output, score, trace,
 };
 use crate::{
     config::{self, Around, Diagnostic, Loaded, Opened, Settings, Sources, settings},
@@ -59,7 +59,7 @@ pub(super) fn run(options: &RunOptions) -> Exit {
     let loaded = settings(&options.global.config).and_then(|settings| {
         let facts = sys::facts::gather(settings.cgroup.as_deref());
         let around = Around::of(&options.global.config);
-        let (unit, places) = config::load_file_placed(&options.file, &around, &facts)?;
+        let (unit, _, places) = config::load_file_opened(&options.file, &around, &facts)?;
         Ok((settings, facts, unit, places))
     });
     let (settings, facts, unit, places_of_keys) = match loaded {
@@ -112,13 +112,16 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
     let json = options.global.json;
     let around = Around::of(&options.global.config);
     let mut found = Vec::new();
-    let mut opened = Vec::new();
+    let (mut opened, mut absent) = (Vec::new(), Vec::new());
     let mut checked = 0;
     let (files, names): (Vec<_>, Vec<_>) = options.targets.iter().partition(|target| is_path(target));
     for file in &files {
         checked += 1;
         match config::load_file_opened(Path::new(file), &around, &facts) {
-            Ok((unit, all)) => opened.push((unit.name, all)),
+            Ok((unit, all, places)) => {
+                absent.extend(absent::notes(&unit, &places));
+                opened.push((unit.name, all));
+            }
             Err(mistakes) => found.extend(mistakes),
         }
     }
@@ -126,6 +129,15 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         found.extend(settings(&options.global.config).err().unwrap_or_default());
         let sources = sources(options.services.as_deref(), &options.global);
         let mut loaded = config::load_with(&sources, &facts, &instances(&names));
+        for (name, unit) in loaded
+            .units
+            .iter()
+            .filter(|(name, _)| names.is_empty() || names.iter().any(|asked| name.as_str() == asked.as_str()))
+        {
+            absent.extend(
+                loaded.deciding_places.get(name).into_iter().flat_map(|places| absent::notes(unit, places)),
+            );
+        }
         if names.is_empty() {
             checked += loaded.files.len();
             found.extend(loaded.diagnostics().cloned());
@@ -147,6 +159,7 @@ pub(super) fn check(options: &CheckOptions) -> Exit {
         return refuse(&found, json);
     }
     let mut notes = score::notes(&opened);
+    notes.extend(absent);
     if let Ok(settings) = settings(&options.global.config) {
         notes.extend(in_the_way(&settings, &opened));
     }
@@ -197,7 +210,7 @@ pub(super) fn score(options: &ScoreOptions) -> Exit {
     let (mut found, mut scored): (Vec<Diagnostic>, Vec<(UnitName, Vec<Opened>)>) = Default::default();
     for file in files {
         match config::load_file_opened(Path::new(file), &around, &facts) {
-            Ok((unit, opened)) => scored.push((unit.name, opened)),
+            Ok((unit, opened, _)) => scored.push((unit.name, opened)),
             Err(mistakes) => found.extend(mistakes),
         }
     }

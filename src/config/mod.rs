@@ -211,7 +211,7 @@ pub fn load_file(path: &Path, around: &Around, host: &HostFacts) -> Result<Unit,
     one(path, around, host).map(|checked| checked.unit)
 }
 
-/// As [`load_file`], with what the service opens.
+/// As [`load_file`], with what the service opens, and where the keys stand that decide what it is refused.
 ///
 /// # Errors
 /// As [`load_file`].
@@ -219,20 +219,8 @@ pub fn load_file_opened(
     path: &Path,
     around: &Around,
     host: &HostFacts,
-) -> Result<(Unit, Vec<Opened>), Vec<Diagnostic>> {
-    one(path, around, host).map(|checked| (checked.unit, checked.opened))
-}
-
-/// As [`load_file`], with where the keys stand that decide what the service is refused.
-///
-/// # Errors
-/// As [`load_file`].
-pub fn load_file_placed(
-    path: &Path,
-    around: &Around,
-    host: &HostFacts,
-) -> Result<(Unit, DecidingPlaces), Vec<Diagnostic>> {
-    one(path, around, host).map(|checked| (checked.unit, checked.deciding_places))
+) -> Result<(Unit, Vec<Opened>, DecidingPlaces), Vec<Diagnostic>> {
+    one(path, around, host).map(|checked| (checked.unit, checked.opened, checked.deciding_places))
 }
 
 fn one(path: &Path, around: &Around, host: &HostFacts) -> Result<Checked, Vec<Diagnostic>> {
