@@ -245,6 +245,9 @@ pub(super) fn why(service: &ServiceStatus, now: i64) -> String {
     for exit in service.exits.iter().rev().filter(is_failure).take(EXITS_SHOWN) {
         line(&format!("run {} {}, {} ago", exit.run, ended(exit), span(now - exit.ended.unix)));
     }
+    if service.exits.iter().any(|exit| is_failure(&exit)) {
+        line(&format!("what it has written: `palisade logs {}`", service.name));
+    }
     for Obstacle { table, chain, why, allow } in &service.firewall {
         line(&format!("table {table}, chain {chain} drops what none of its rules accepts ({why}):"));
         allow.iter().for_each(|command| line(&format!("  {command}")));
@@ -256,7 +259,8 @@ pub(super) fn why(service: &ServiceStatus, now: i64) -> String {
         let ago = last.map_or(String::new(), |last| format!(", last {} ago", span(now - last.unix)));
         line(&format!("{layer}: {what}, {}{ago}: {}", times(*count), verdict.why));
     }
-    if service.denials.is_empty() {
+    // Who has not run has had no packet.
+    if service.denials.is_empty() && service.fault.is_none() && service.state != ServiceState::Broken {
         line("no packet of it, or to it, is known to have been refused since the supervisor came up");
     }
     text

@@ -321,3 +321,19 @@ fn output_and_events_are_one_safe_line_each() {
     let event = Event { kind: "added".into(), text: String::new(), ..event };
     assert_eq!(plain(&show::event_line(&event)), "2026-11-23T21:12:50Z web: added\n");
 }
+
+#[test]
+fn why_points_to_the_log_and_tells_of_packets_only_where_there_can_be_some() {
+    let told = plain(&show::why(&crashing(), NOW));
+    assert!(told.contains("\n  run 12 exited with 1, 1s ago\n"), "{told}");
+    assert!(told.contains("\n  what it has written: `palisade logs crash-loop`\n"), "{told}");
+    assert!(!told.contains("packet"), "it has not come up: {told}");
+    let told = plain(&show::why(&web(), NOW));
+    assert!(told.ends_with(
+        "no packet of it, or to it, is known to have been refused since the supervisor came up\n"
+    ));
+    assert!(!told.contains("palisade logs"), "{told}");
+    let reason = "web.toml:2:1: unknown key `comand` in `service` (did you mean `command`?)";
+    let broken = ServiceStatus { reason: reason.into(), ..service("web", ServiceState::Broken) };
+    assert_eq!(plain(&show::why(&broken, NOW)), format!("web: broken ({reason})\n"));
+}

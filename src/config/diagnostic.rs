@@ -127,6 +127,21 @@ impl Diagnostic {
     }
 }
 
+/// The first of some mistakes and what to do about it, on one line, and how many more there are: for where there is no room
+/// for all of them. Empty: there is none.
+pub fn in_a_line(found: &[Diagnostic]) -> String {
+    /// A longer hint is for `palisade check`.
+    const SHORT: usize = 80;
+    let Some(first) = found.first() else { return String::new() };
+    let hint = first.hint.as_deref().filter(|hint| hint.len() <= SHORT);
+    let hint = hint.map_or(String::new(), |hint| format!(" ({hint})"));
+    let more = match found.len() {
+        1 => String::new(),
+        all => format!(", and {} more", all - 1),
+    };
+    format!("{first}{hint}{more}")
+}
+
 /// The texts of one service, laid end to end, so that a span names the file as well: its file, its drop-ins, and what
 /// lies below them.
 #[derive(Clone, Debug, Default)]
@@ -256,6 +271,19 @@ mod tests {
         assert_eq!(at.place.as_ref().map(|p| p.end_column), Some(3));
         // Columns are characters, not bytes.
         assert_eq!(map.locate(&(second + 3..second + 4)).to_string(), "b.toml:1:3");
+    }
+
+    #[test]
+    fn one_line_has_the_first_mistake_what_to_do_and_how_many_more_there_are() {
+        let mistake = |hint: &str| Diagnostic::about("a.toml", "unknown key `comand`").hint(hint.to_owned());
+        let short = mistake("did you mean `command`?");
+        assert_eq!(in_a_line(&[]), "");
+        assert_eq!(
+            in_a_line(std::slice::from_ref(&short)),
+            "a.toml: unknown key `comand` (did you mean `command`?)"
+        );
+        let long = mistake(&"known here: a, b, c".repeat(9));
+        assert_eq!(in_a_line(&[long, short.clone(), short]), "a.toml: unknown key `comand`, and 2 more");
     }
 
     #[test]

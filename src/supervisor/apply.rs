@@ -154,7 +154,7 @@ impl Supervisor {
             name: name.to_string(),
             how: How::Broken,
             keys: Vec::new(),
-            what: found.first().map(ToString::to_string).unwrap_or_default(),
+            what: config::diagnostic::in_a_line(found),
         });
         planned.chain(broken).collect()
     }

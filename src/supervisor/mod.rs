@@ -1069,9 +1069,8 @@ impl Supervisor {
         }
         self.metrics.loaded(loaded.broken.is_empty() && self.policy.is_some());
         let units = loaded.units;
-        let first =
-            |found: Vec<config::Diagnostic>| found.first().map(ToString::to_string).unwrap_or_default();
-        self.broken = loaded.broken.into_iter().map(|(name, found)| (name, first(found))).collect();
+        let in_a_line = |(name, found): (_, Vec<_>)| (name, config::diagnostic::in_a_line(&found));
+        self.broken = loaded.broken.into_iter().map(in_a_line).collect();
         self.masked = loaded.masked;
         self.denials.places = loaded.deciding_places;
         self.denials.forget_all_but(&units);

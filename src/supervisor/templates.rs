@@ -43,8 +43,8 @@ impl Supervisor {
         self.show_ingress(&mut loaded);
         for name in &new {
             if let Some(mistakes) = loaded.broken.get(name) {
-                let first = mistakes.first().map(ToString::to_string).unwrap_or_default();
-                return Err(format!("{name}: its file has errors: {first}"));
+                let mistakes = config::diagnostic::in_a_line(mistakes);
+                return Err(format!("{name}: its file has errors: {mistakes}"));
             }
         }
         let standing = self
