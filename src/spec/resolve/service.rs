@@ -88,8 +88,11 @@ pub(super) fn service(reader: &mut Reader<'_>, base: &Base, ids: &UserNamespace)
 /// Says that there is no command, unless what was meant to be one is a mistake that was told already.
 fn no_command(reader: &mut Reader<'_>) {
     let places = &reader.file.places;
-    let is_meant = |key: &str| value::nearest(key, ["command"]).is_some();
-    if places.keys("service").any(is_meant) {
+    // As systemd and Compose call it, and at the top level, it is answered as well.
+    let is_meant = |key: &str| value::nearest(key, ["command", "execstart", "entrypoint", "cmd"]).is_some();
+    if places.find("command").is_some()
+        || ["service", "Service"].iter().any(|of| places.keys(of).any(is_meant))
+    {
         return;
     }
     let hint = match places.find("service") {
