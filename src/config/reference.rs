@@ -15,6 +15,10 @@ pub const SETTINGS_EXAMPLE: &str = include_str!("reference/palisade.toml");
 /// What holds for service files as a whole: paragraphs, with what is typed in backquotes.
 pub const SERVICE_FILES: &str = "\
 One TOML file is one service; the file name without `.toml` is its name. A key that is not on this page is refused.
+The only one that has to be there is `service.command`. Most files add `rootfs.mounts` (which of the host's data it sees),
+`network.publish` (who reaches it), `network.allow_to` and `network.egress` (whom it reaches), and little else;
+`palisade new NAME` writes one to begin with.
+
 Files live in `/etc/palisade/services.d`, `/run/palisade/services.d` and `/usr/lib/palisade/services.d`; the first that has
 a name wins, a link to `/dev/null` masks it, and `NAME.toml.d/*.toml` beside any of them are merged into it in the order of
 their names: single values replace, tables are merged, lists are replaced, and `\"+key\"` appends to a list.
