@@ -91,11 +91,16 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Every mistake, by service; one in a file that several have in common is told once.
+    /// Every mistake, by service; one in a file that several have in common is told once, and so is one of the directory
+    /// that they lie in.
     pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
         let mut seen = BTreeSet::new();
         let all = self.other.iter().chain(self.broken.values().flatten());
-        all.filter(move |found| seen.insert(found.to_string()))
+        let what = |found: &Diagnostic| match found.message.starts_with("the directory ") {
+            true => found.message.clone(),
+            false => found.to_string(),
+        };
+        all.filter(move |found| seen.insert(what(found)))
     }
 }
 
