@@ -180,6 +180,10 @@ pub fn a_missing_program_is_127_and_leaves_nothing(world: &mut World) {
     assert_eq!(output.status.code(), Some(127), "{}", describe(&output));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("/usr/bin/no-such-program") && said.contains("ENOENT"), "{said}");
+    assert!(
+        said.ends_with("/single/once.toml:2 decides it\n") && said.contains("  service.command of "),
+        "{said}"
+    );
 }
 
 pub fn a_run_timeout_is_124(world: &mut World) {
