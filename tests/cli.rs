@@ -619,6 +619,29 @@ fn check_notes_what_a_service_would_not_find() {
 }
 
 #[test]
+#[ignore = "needs root: it gives directories away"]
+fn check_notes_a_mount_that_nobody_may_write() {
+    let house = House::new(&[]);
+    let dir = house.0.path().join("data");
+    fs::create_dir(&dir).unwrap();
+    let text = format!(
+        "service.command = '/bin/true'\nrootfs.mounts = [{{ src = '{}', dst = '/d', ro = false }}]\n",
+        dir.display()
+    );
+    fs::write(house.0.path().join("web.toml"), text).unwrap();
+    for (uid, gid, what) in
+        [(0, 0, Some("belongs to root, ")), (33, 0, Some("belongs to the group of root, ")), (33, 33, None)]
+    {
+        std::os::unix::fs::chown(&dir, Some(uid), Some(gid)).unwrap();
+        let (code, output, _) = house.run(&["check", "web.toml"]);
+        let noted = output.lines().find(|line| line.contains("so that nobody may write there"));
+        assert_eq!((code, noted.is_some()), (0, what.is_some()), "{output}");
+        assert!(what.is_none_or(|what| output.contains(what)), "{output}");
+        assert!(what.is_none() || output.contains("web.toml:2:1: note: rootfs.mounts: "), "{output}");
+    }
+}
+
+#[test]
 fn help_is_where_people_look_for_it() {
     let run = |arguments: &[&str]| {
         said(Command::new(env!("CARGO_BIN_EXE_palisade")).args(arguments).output().unwrap())

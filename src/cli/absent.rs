@@ -1,11 +1,14 @@
 //! What a service file names and this host does not have, or the service would not see: notes of `check`. A file may be
 //! meant for another host, and what is not there now may be later, so that none of it is a mistake.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     config::{DecidingPlaces, Diagnostic, Location, Place},
-    spec::{Base, Unit},
+    spec::{Base, Unit, UserNamespace},
 };
 
 /// Words that are a shell's, and to a program arguments like any other.
@@ -24,6 +27,22 @@ pub(super) fn notes(unit: &Unit, places: &DecidingPlaces) -> Vec<Diagnostic> {
     let lost: Vec<&Path> = mounts.map(|mount| mount.src.as_path()).collect();
     for src in &lost {
         note("rootfs.mounts", &format!("there is no {} on this host", src.display()));
+    }
+    let is_shifted = unit.namespaces.user != UserNamespace::Off;
+    for mount in unit.rootfs.mounts.iter().filter(|mount| is_shifted && !mount.ro && mount.idmap) {
+        // The id map has its owner and its group alone, and never root: to everybody else it is closed.
+        let of_root = mount.src.metadata().ok().and_then(|found| match (found.uid(), found.gid()) {
+            (0, _) => Some("belongs to root"),
+            (_, 0) => Some("belongs to the group of root"),
+            _ => None,
+        });
+        if let Some(of_root) = of_root {
+            let src = mount.src.display();
+            note(
+                "rootfs.mounts",
+                &format!("{src} {of_root}, so that nobody may write there: `chown USER: {src}`"),
+            );
+        }
     }
     if let Base::Dir(dir) = &unit.rootfs.base
         && is_missing(dir)

@@ -394,8 +394,9 @@ pub struct MountTable {
     pub dst: Option<Text>,
     /// Read-only. Default: true.
     pub ro: Option<bool>,
-    /// Ids are shifted into the service's range; of a read-only mount where its file system can do that. Of a writable mount the source's owner, who must not be root, is the
-    /// service's user inside, and nobody else is anybody. Default: true.
+    /// Ids are shifted into the service's range; of a read-only mount where its file system can do that. Of a writable mount
+    /// the source's owner, who must not be root, is the service's user inside, its group the service's, and nobody else is
+    /// anybody: where the group is root's, the kernel lets nobody write. Default: true.
     pub idmap: Option<bool>,
     /// Programs in it may be executed. Default: false.
     pub exec: Option<bool>,

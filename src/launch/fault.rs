@@ -435,7 +435,7 @@ const HINTS: &[(&str, &str, i32, &str)] = &[
         "root.bind",
         "",
         libc::EPERM,
-        "a writable mount must belong to a user other than root: chown the source to one",
+        "a writable mount must belong to a user and a group other than root: `chown USER: SOURCE`",
     ),
     (
         "root.tmpfs",
