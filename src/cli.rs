@@ -219,10 +219,20 @@ pub enum Verb {
         /// Names or patterns; none: all
         #[arg(value_name = "NAME")]
         names: Vec<String>,
+        /// See there.
+        #[command(flatten)]
+        times: Times,
     },
     /// Show what has gone wrong with services: failed launches and runs, chains of the host's other firewalls in their way,
     /// and what was refused (packets, system calls, limits, missing files), with the key and the line that decide it
-    Why(Names),
+    Why {
+        /// See there.
+        #[command(flatten)]
+        names: Names,
+        /// See there.
+        #[command(flatten)]
+        times: Times,
+    },
     /// Start services
     Start(Names),
     /// Stop services
@@ -259,6 +269,9 @@ pub enum Verb {
         /// Names or patterns, also of services that are gone; none: all
         #[arg(value_name = "NAME")]
         names: Vec<String>,
+        /// See there.
+        #[command(flatten)]
+        times: Times,
     },
     /// Run a command inside the sandbox of a running service; the exit code is its own
     Exec {
@@ -352,15 +365,30 @@ pub struct LogOptions {
     /// How: with the time and in the colour of its level, the text alone, or JSON as with --json
     #[arg(short, long, value_name = "short|cat|json", hide_possible_values = true, default_value = "short")]
     pub output: Output,
-    /// Show times in UTC
-    #[arg(long)]
-    pub utc: bool,
+    /// See there.
+    #[command(flatten)]
+    pub times: Times,
     /// As it was written: without the time, with its "<3>", and with everything that a terminal would obey
     #[arg(long, conflicts_with_all = ["json", "output"])]
     pub raw: bool,
     /// See there.
     #[command(flatten)]
     pub names: Names,
+}
+
+/// How the verbs tell times that show any; to programs, with `--json`, it is all the same.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Times {
+    /// Show times in UTC instead of local ones
+    #[arg(long)]
+    pub utc: bool,
+}
+
+impl Times {
+    /// The zone that they are told in.
+    fn zone(self) -> jiff::tz::TimeZone {
+        if self.utc { jiff::tz::TimeZone::UTC } else { jiff::tz::TimeZone::system() }
+    }
 }
 
 /// How `logs` shows a line.

@@ -116,6 +116,11 @@ fn answer(server: &mut Server, request: palisade::control::server::Request) {
                 vec![change("web", "restarted (run 7, was up 3h)", true), change("db", "no\u{1b}c", false)];
             server.reply(client, &Changes { changes }, false);
         }
+        Method::Events(_) => {
+            let event = json!({ "time": moment(), "name": "web", "kind": "ended", "state": "stopped", "run": 7,
+                "failures": 1, "text": "" });
+            server.reply(client, &json!({ "events": [event] }), false);
+        }
         Method::Logs(_) => {
             let entry = |text: &str| LogEntry {
                 name: "web".into(),
@@ -181,8 +186,16 @@ fn pty(size: Winsize) -> (OwnedFd, OwnedFd) {
 fn web() -> Value {
     json!({
         "name": "web", "state": "stopped", "reason": "", "description": "", "enabled": true, "run": 7,
-        "restarts": 0, "failures": 0, "addresses": ["10.0.0.2"], "ports": [], "exits": [],
+        "restarts": 0, "failures": 0, "addresses": ["10.0.0.2"], "ports": [], "since": moment(),
+        "exits": [{ "run": 7, "kind": "exited", "code": 1, "ended": moment() }],
     })
+}
+
+/// In the summer, when some clocks differ from what they are in the winter.
+const UNIX: i64 = 1_784_538_000;
+
+fn moment() -> Moment {
+    Moment { unix: UNIX, mono: 1 }
 }
 
 #[test]
@@ -213,6 +226,31 @@ fn a_service_that_does_not_run_is_status_3_and_an_unknown_one_4() {
     let answer: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(code, 4);
     assert_eq!(answer, json!({ "error": "io.palisade.NoSuchService", "parameters": { "names": ["nope"] } }));
+}
+
+#[test]
+fn times_are_those_of_who_asks_or_utc_and_to_programs_the_same() {
+    let supervisor = StandIn::new();
+    let zone = "CET-1CEST,M3.5.0,M10.5.0/3";
+    // What date(1) makes of it.
+    let date = |zone: &str, format: &str| {
+        let mut command = Command::new("date");
+        said(command.env("TZ", zone).args(["-d", &format!("@{UNIX}"), format]).output().unwrap()).1
+    };
+    let local = date(zone, "+%Y-%m-%dT%H:%M:%S%:z");
+    let utc = date("UTC", "+%Y-%m-%dT%H:%M:%SZ");
+    assert!(local.ends_with("+02:00\n"), "{local}");
+    for verb in [["status", "web"], ["why", "web"], ["events", "web"]] {
+        let shown = |arguments: &[&str]| {
+            let mut command = supervisor.command(&[&verb, arguments].concat());
+            said(command.env("TZ", zone).output().unwrap()).1
+        };
+        let (with, without) = (shown(&["--utc"]), shown(&[]));
+        assert!(without.contains(local.trim_end()) && !without.contains(utc.trim_end()), "{without}");
+        assert!(with.contains(utc.trim_end()) && !with.contains(local.trim_end()), "{with}");
+        assert_eq!(shown(&["--json", "--utc"]), shown(&["--json"]));
+    }
+    assert_eq!(supervisor.run(&["list", "--utc"]).0, 2, "it shows none");
 }
 
 #[test]

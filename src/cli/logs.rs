@@ -128,7 +128,7 @@ pub(super) fn logs(client: &mut Client, options: LogOptions, json: bool) -> Resu
         since: options.since,
         until: options.until,
     };
-    let zone = if options.utc { TimeZone::UTC } else { TimeZone::system() };
+    let zone = options.times.zone();
     let output = if json { Output::Json } else { options.output };
     let show = |line: &Line| match output {
         Output::Json => output::json_line(&line.object()),

@@ -29,6 +29,27 @@ pub(super) enum Detail {
     All,
 }
 
+/// When it is, and where times are told.
+#[derive(Clone, Debug)]
+pub(super) struct Clock {
+    /// Seconds since 1970.
+    pub(super) now: i64,
+    /// The zone.
+    pub(super) zone: TimeZone,
+}
+
+impl Clock {
+    /// RFC 3339, to the second.
+    fn tell(&self, moment: Moment) -> String {
+        Timestamp::from_second(moment.unix).map_or_else(|_| "?".to_owned(), |time| local(time, &self.zone, 0))
+    }
+
+    /// How long ago that was, and when.
+    fn past(&self, moment: Moment) -> String {
+        format!("{} ago ({})", span(self.now - moment.unix), self.tell(moment))
+    }
+}
+
 /// The table of `list`.
 pub(super) fn table(services: &[ServiceStatus], now: i64) -> String {
     let titles = ["NAME", "STATE", "RUN", "PID", "ADDRESS", "PORTS", "WHEN"].map(str::to_owned);
@@ -74,7 +95,8 @@ fn with_health(service: &ServiceStatus) -> String {
 }
 
 /// The block of `status` about one service.
-pub(super) fn status(service: &ServiceStatus, detail: Detail, now: i64) -> String {
+pub(super) fn status(service: &ServiceStatus, detail: Detail, clock: &Clock) -> String {
+    let now = clock.now;
     let paint = |text: &str| colour(service.state).map_or(text.to_owned(), |colour| colour.paint(text));
     let mut text = format!("{} {}", paint("●"), escape(&service.name));
     if !service.description.is_empty() {
@@ -91,7 +113,7 @@ pub(super) fn status(service: &ServiceStatus, detail: Detail, now: i64) -> Strin
         state += &format!(" ({})", escape(&service.reason));
     }
     if let Some(since) = service.since {
-        state += &format!(" since {}; {} ago", clock(since), span(now - since.unix));
+        state += &format!(" since {}; {} ago", clock.tell(since), span(now - since.unix));
     }
     line("State", &state);
     if let Some(health) = &service.health {
@@ -105,10 +127,10 @@ pub(super) fn status(service: &ServiceStatus, detail: Detail, now: i64) -> Strin
         line("Health", &told);
     }
     if let Some(until) = service.until {
-        line("Next start", &format!("in {}, at {}", span(until.unix - now), clock(until)));
+        line("Next start", &format!("in {}, at {}", span(until.unix - now), clock.tell(until)));
     }
     if let Some(known) = &service.timer {
-        line("Timer", &timer(known, now));
+        line("Timer", &timer(known, clock));
     }
     let enabled = if service.enabled { "enabled" } else { "not enabled" };
     line(
@@ -196,7 +218,7 @@ pub(super) fn status(service: &ServiceStatus, detail: Detail, now: i64) -> Strin
     }
     let shown = if detail == Detail::All { usize::MAX } else { EXITS_SHOWN };
     for exit in service.exits.iter().rev().take(shown) {
-        line("Ended", &format!("run {} {}, {} ago", exit.run, ended(exit), span(now - exit.ended.unix)));
+        line("Ended", &format!("run {} {}, {}", exit.run, ended(exit), clock.past(exit.ended)));
     }
     text
 }
@@ -228,7 +250,8 @@ fn tree(processes: &[Process]) -> Vec<(&'static str, String)> {
 }
 
 /// What stands in a service's way and has gone wrong with it: the block of `why`.
-pub(super) fn why(service: &ServiceStatus, now: i64) -> String {
+pub(super) fn why(service: &ServiceStatus, clock: &Clock) -> String {
+    let now = clock.now;
     let mut text = format!("{}: {}", escape(&service.name), service.state);
     if !service.reason.is_empty() {
         text += &format!(" ({})", escape(&service.reason));
@@ -243,7 +266,7 @@ pub(super) fn why(service: &ServiceStatus, now: i64) -> String {
     let is_failure =
         |exit: &&ExitRecord| !matches!((exit.code, exit.signal), (Some(0), _) | (_, Some(1 | 2 | 13 | 15)));
     for exit in service.exits.iter().rev().filter(is_failure).take(EXITS_SHOWN) {
-        line(&format!("run {} {}, {} ago", exit.run, ended(exit), span(now - exit.ended.unix)));
+        line(&format!("run {} {}, {}", exit.run, ended(exit), clock.past(exit.ended)));
     }
     if service.exits.iter().any(|exit| is_failure(&exit)) {
         line(&format!("what it has written: `palisade logs {}`", service.name));
@@ -301,7 +324,7 @@ pub(super) fn log_line(entry: &LogEntry, with_name: bool, level: u8, zone: &Time
         false => String::new(),
     };
     let time = match entry.time.parse::<Timestamp>() {
-        Ok(time) => local(time, zone),
+        Ok(time) => local(time, zone, 6),
         Err(_) => escape(&entry.time).into_owned(),
     };
     let time = Colour::Dim.paint(&time);
@@ -316,23 +339,23 @@ pub(super) fn log_line(entry: &LogEntry, with_name: bool, level: u8, zone: &Time
     format!("{time} {name}{text}\n")
 }
 
-/// RFC 3339 with microseconds, `Z` where the zone is at no distance from UTC.
-fn local(time: Timestamp, zone: &TimeZone) -> String {
+/// RFC 3339 with so many digits of a second, `Z` where the zone is at no distance from UTC.
+fn local(time: Timestamp, zone: &TimeZone, digits: usize) -> String {
     match zone.to_offset(time) {
-        Offset::UTC => format!("{time:.6}"),
-        offset => format!("{:.6}", time.display_with_offset(offset)),
+        Offset::UTC => format!("{time:.digits$}"),
+        offset => format!("{:.digits$}", time.display_with_offset(offset)),
     }
 }
 
 /// A line about something that happened.
-pub(super) fn event_line(event: &Event) -> String {
+pub(super) fn event_line(event: &Event, clock: &Clock) -> String {
     let kind = escape(&event.kind);
     let kind = colour(event.state).map_or(kind.to_string(), |colour| colour.paint(&kind));
     let text = match event.text.is_empty() {
         true => String::new(),
         false => format!(" ({})", escape(&event.text)),
     };
-    let time = Colour::Dim.paint(&clock(event.time));
+    let time = Colour::Dim.paint(&clock.tell(event.time));
     format!("{time} {}: {kind}{text}\n", escape(&event.name))
 }
 
@@ -378,10 +401,11 @@ fn kept_down(service: &ServiceStatus) -> String {
 }
 
 /// When a timer elapses next, and when it last did.
-fn timer(timer: &TimerStatus, now: i64) -> String {
+fn timer(timer: &TimerStatus, clock: &Clock) -> String {
+    let now = clock.now;
     let mut text = match (timer.next, timer.in_force) {
         (_, false) => "not in force: the service is not enabled".to_owned(),
-        (Some(next), true) => format!("in {}, at {}", span(next.unix - now), clock(next)),
+        (Some(next), true) => format!("in {}, at {}", span(next.unix - now), clock.tell(next)),
         (None, true) => "nothing to come".to_owned(),
     };
     if timer.late_ms > 0 {
@@ -450,10 +474,6 @@ fn ended_how(exit: &ExitRecord) -> String {
         EndKind::Dumped => format!("was killed by {} and dumped core", signal()),
         EndKind::Unknown => "ended, nobody knows how".to_owned(),
     }
-}
-
-fn clock(moment: Moment) -> String {
-    jiff::Timestamp::from_second(moment.unix).map_or_else(|_| "?".to_owned(), |time| time.to_string())
 }
 
 fn or_dash(parts: &[String]) -> String {

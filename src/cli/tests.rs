@@ -11,6 +11,10 @@ use crate::{
 
 const NOW: i64 = 1_795_468_370;
 
+fn utc() -> show::Clock {
+    show::Clock { now: NOW, zone: TimeZone::UTC }
+}
+
 fn moment(unix: i64) -> Moment {
     Moment { unix, mono: 0 }
 }
@@ -126,7 +130,7 @@ fn processes_stand_below_those_that_they_are_children_of() {
         process(43, 40, 9, "exec\u{1b}[2J"),
         process(44, 41, 4, "worker"),
     ];
-    let shown = plain(&show::status(&ServiceStatus { processes, ..web() }, show::Detail::All, NOW));
+    let shown = plain(&show::status(&ServiceStatus { processes, ..web() }, show::Detail::All, &utc()));
     let lines: Vec<&str> = shown.lines().skip_while(|line| !line.contains("Processes")).take(5).collect();
     assert_eq!(
         lines,
@@ -248,7 +252,7 @@ fn the_status_of_a_running_service_fits_on_a_screen() {
       File: /etc/palisade/services.d/web.toml
   Attested: namespaces mnt pid; user
 ";
-    assert_eq!(plain(&show::status(&web(), show::Detail::All, NOW)), expected);
+    assert_eq!(plain(&show::status(&web(), show::Detail::All, &utc())), expected);
 }
 
 #[test]
@@ -259,10 +263,26 @@ Next start: in 5s, at 2026-11-23T21:12:55Z
        Run: 12, 0 restarts, 2 failures in a row; enabled
      Fault: child step 9 pivot_root ".": EINVAL (invalid argument)
       Hint: the new root must be a mount point
-     Ended: run 12 exited with 1, 1s ago
-     Ended: run 11 was killed by SIGSEGV and dumped core, 1min 30s ago
+     Ended: run 12 exited with 1, 1s ago (2026-11-23T21:12:49Z)
+     Ended: run 11 was killed by SIGSEGV and dumped core, 1min 30s ago (2026-11-23T21:11:20Z)
 "#;
-    assert_eq!(plain(&show::status(&crashing(), show::Detail::All, NOW)), expected);
+    assert_eq!(plain(&show::status(&crashing(), show::Detail::All, &utc())), expected);
+}
+
+#[test]
+fn times_are_local_and_say_how_far_from_utc() {
+    let zone = TimeZone::fixed(jiff::tz::offset(1));
+    let east = show::Clock { zone, ..utc() };
+    for (shown, shown_in_utc) in [
+        (
+            show::status(&crashing(), show::Detail::All, &east),
+            show::status(&crashing(), show::Detail::All, &utc()),
+        ),
+        (show::why(&crashing(), &east), show::why(&crashing(), &utc())),
+    ] {
+        let moved = shown_in_utc.replace("T21:", "T22:").replace('Z', "+01:00");
+        assert!(plain(&shown) == plain(&moved) && shown != shown_in_utc, "{shown}");
+    }
 }
 
 #[test]
@@ -276,7 +296,7 @@ fn a_timer_says_when_it_is_next() {
     };
     let with = |timer| ServiceStatus { timer: Some(timer), ..service("job", ServiceState::Stopped) };
     let shown = |timer| {
-        let status = plain(&show::status(&with(timer), show::Detail::All, NOW));
+        let status = plain(&show::status(&with(timer), show::Detail::All, &utc()));
         status.lines().find_map(|line| line.split_once("Timer: ")).unwrap().1.to_owned()
     };
     assert_eq!(shown(timer(Some(NOW + 90), 0)), "in 1min 30s, at 2026-11-23T21:14:20Z; last 1min ago");
@@ -317,23 +337,23 @@ fn output_and_events_are_one_safe_line_each() {
         text: "exited with 1\u{7}".into(),
     };
     let line = "2026-11-23T21:12:50Z web: ended (exited with 1\\x07)\n";
-    assert_eq!(plain(&show::event_line(&event)), line);
+    assert_eq!(plain(&show::event_line(&event, &utc())), line);
     let event = Event { kind: "added".into(), text: String::new(), ..event };
-    assert_eq!(plain(&show::event_line(&event)), "2026-11-23T21:12:50Z web: added\n");
+    assert_eq!(plain(&show::event_line(&event, &utc())), "2026-11-23T21:12:50Z web: added\n");
 }
 
 #[test]
 fn why_points_to_the_log_and_tells_of_packets_only_where_there_can_be_some() {
-    let told = plain(&show::why(&crashing(), NOW));
-    assert!(told.contains("\n  run 12 exited with 1, 1s ago\n"), "{told}");
+    let told = plain(&show::why(&crashing(), &utc()));
+    assert!(told.contains("\n  run 12 exited with 1, 1s ago (2026-11-23T21:12:49Z)\n"), "{told}");
     assert!(told.contains("\n  what it has written: `palisade logs crash-loop`\n"), "{told}");
     assert!(!told.contains("packet"), "it has not come up: {told}");
-    let told = plain(&show::why(&web(), NOW));
+    let told = plain(&show::why(&web(), &utc()));
     assert!(told.ends_with(
         "no packet of it, or to it, is known to have been refused since the supervisor came up\n"
     ));
     assert!(!told.contains("palisade logs"), "{told}");
     let reason = "web.toml:2:1: unknown key `comand` in `service` (did you mean `command`?)";
     let broken = ServiceStatus { reason: reason.into(), ..service("web", ServiceState::Broken) };
-    assert_eq!(plain(&show::why(&broken, NOW)), format!("web: broken ({reason})\n"));
+    assert_eq!(plain(&show::why(&broken, &utc())), format!("web: broken ({reason})\n"));
 }

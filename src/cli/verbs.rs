@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Exit, Global, Verb, ingress, logs, output, session, show};
+use super::{Exit, Global, Times, Verb, ingress, logs, output, session, show};
 use crate::control::{
     client::{CallError, Client},
     proto::{self, Apply, Error, Kill, Method, Names, Upgrade},
@@ -80,8 +80,8 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
     let names = |names: super::Names| Names { names: names.names };
     match verb {
         Verb::List => list(&mut client, json),
-        Verb::Status { names } => status(&mut client, names, json),
-        Verb::Why(these) => why(&mut client, names(these), json),
+        Verb::Status { names, times } => status(&mut client, names, times, json),
+        Verb::Why { names: these, times } => why(&mut client, names(these), times, json),
         Verb::Start(these) => change(&mut client, &Method::Start(names(these)), json),
         Verb::Stop(these) => change(&mut client, &Method::Stop(names(these)), json),
         Verb::Restart(these) => change(&mut client, &Method::Restart(names(these)), json),
@@ -92,9 +92,9 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         Verb::ResetFailed { names } => change(&mut client, &Method::ResetFailed(Names { names }), json),
         Verb::DaemonReload => change(&mut client, &Method::DaemonReload, json),
         Verb::Logs(options) => logs::logs(&mut client, options, json),
-        Verb::Events { follow, lines, names } => {
+        Verb::Events { follow, lines, names, times } => {
             let past = Some(lines.most().unwrap_or(u32::MAX));
-            events(&mut client, proto::Events { names, past, follow: Some(follow) }, json)
+            events(&mut client, proto::Events { names, past, follow: Some(follow) }, times, json)
         }
         Verb::Metrics => metrics(&mut client, json),
         Verb::Plan { .. } => plan(&mut client, json),
@@ -144,12 +144,13 @@ fn list(client: &mut Client, json: bool) -> Result<Exit, CallError> {
     }))
 }
 
-fn status(client: &mut Client, names: Vec<String>, json: bool) -> Result<Exit, CallError> {
+fn status(client: &mut Client, names: Vec<String>, times: Times, json: bool) -> Result<Exit, CallError> {
     let is_asked_by_name = !names.is_empty();
     let answer: Services = client.call(&Method::Status(Names { names }))?;
     let detail = if is_asked_by_name { show::Detail::All } else { show::Detail::Some };
+    let clock = clock(times);
     let blocks: Vec<String> =
-        answer.services.iter().map(|service| show::status(service, detail, now())).collect();
+        answer.services.iter().map(|service| show::status(service, detail, &clock)).collect();
     let exit = done(match json {
         true => output::json(&answer),
         false => output::print(&blocks.join("\n")),
@@ -161,8 +162,9 @@ fn status(client: &mut Client, names: Vec<String>, json: bool) -> Result<Exit, C
     }
 }
 
-fn why(client: &mut Client, names: Names, json: bool) -> Result<Exit, CallError> {
+fn why(client: &mut Client, names: Names, times: Times, json: bool) -> Result<Exit, CallError> {
     let answer: Services = client.call(&Method::Status(names))?;
+    let clock = clock(times);
     let of = |service: &ServiceStatus| {
         let ServiceStatus { name, state, reason, fault, exits, firewall, denials, refusals, .. } = service;
         json!({ "name": name, "state": state, "reason": reason, "fault": fault, "exits": exits, "firewall": firewall,
@@ -171,7 +173,7 @@ fn why(client: &mut Client, names: Names, json: bool) -> Result<Exit, CallError>
     Ok(done(match json {
         true => output::json(&json!({ "services": answer.services.iter().map(of).collect::<Vec<_>>() })),
         false => output::print(
-            &answer.services.iter().map(|service| show::why(service, now())).collect::<String>(),
+            &answer.services.iter().map(|service| show::why(service, &clock)).collect::<String>(),
         ),
     }))
 }
@@ -257,12 +259,13 @@ fn show_planned(answer: &PlannedChanges, json: bool) -> io::Result<()> {
     output::print(&answer.changes.iter().map(line).collect::<String>())
 }
 
-fn events(client: &mut Client, wanted: proto::Events, json: bool) -> Result<Exit, CallError> {
+fn events(client: &mut Client, wanted: proto::Events, times: Times, json: bool) -> Result<Exit, CallError> {
+    let clock = clock(times);
     let mut shown = Ok(());
     client.call_more(&Method::Events(wanted), |Events { events }| {
         shown = events.iter().try_for_each(|event| match json {
             true => output::json_line(event),
-            false => output::print(&show::event_line(event)),
+            false => output::print(&show::event_line(event, &clock)),
         });
         go_on(&shown)
     })?;
@@ -340,6 +343,10 @@ pub(super) fn exit_of(error: &CallError) -> Exit {
         | CallError::Nonsense(_)
         | CallError::Sys(_) => Exit::Failed,
     }
+}
+
+fn clock(times: Times) -> show::Clock {
+    show::Clock { now: now(), zone: times.zone() }
 }
 
 /// Seconds since 1970.
