@@ -7,6 +7,7 @@ mod absent;
 mod files;
 mod help;
 mod ingress;
+mod libraries;
 mod logs;
 mod man;
 mod output;
@@ -213,7 +214,15 @@ pub enum Verb {
     Version,
     /// List the services
     #[command(visible_alias = "ps")]
-    List,
+    List {
+        /// Names alone, one on a line
+        #[arg(short, long, conflicts_with = "json")]
+        quiet: bool,
+        /// Those alone that run something else than would be started now, and why: a program or, as far as the caller may
+        /// look (root), a library was replaced on the disk, or another version of Palisade made the sandbox
+        #[arg(long)]
+        restart_needed: bool,
+    },
     /// Show what services are doing; exit code 3 if one is not running
     Status {
         /// Names or patterns; none: all

@@ -86,6 +86,14 @@ pub(super) fn table(services: &[ServiceStatus], now: i64) -> String {
     text
 }
 
+/// Why each of them needs a restart: what `list --restart-needed` shows.
+pub(super) fn reasons(services: &[ServiceStatus]) -> String {
+    let line = |service: &ServiceStatus| {
+        format!("{}: {}\n", escape(&service.name), escape(&service.restart_needed.join("; ")))
+    };
+    services.iter().map(line).collect()
+}
+
 /// The state, and that it is not well.
 fn with_health(service: &ServiceStatus) -> String {
     match service.health.as_ref().map(|health| health.state) {
@@ -140,6 +148,9 @@ pub(super) fn status(service: &ServiceStatus, detail: Detail, clock: &Clock) -> 
             service.run, service.restarts, service.failures
         ),
     );
+    for reason in &service.restart_needed {
+        line("Restart", &Colour::Yellow.paint(&escape(&format!("needed: {reason}"))));
+    }
     // What most are is not worth a line.
     if let Some(kind) = service.kind.as_deref().filter(|kind| *kind != "exec") {
         line("Type", &escape(kind));

@@ -41,6 +41,7 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         firewall: vec![],
         denials: vec![],
         refusals: vec![],
+        restart_needed: vec![],
         health: None,
         since: None,
         until: None,
@@ -168,7 +169,7 @@ fn what_holds_for_everything_may_stand_anywhere() {
         let cli = Cli::try_parse_from(arguments).unwrap();
         assert!(cli.global.json);
         assert_eq!(cli.global.run, PathBuf::from("/r"));
-        assert!(matches!(cli.verb, Verb::List));
+        assert!(matches!(cli.verb, Verb::List { quiet: false, restart_needed: false }));
     }
 }
 
@@ -253,6 +254,22 @@ fn the_status_of_a_running_service_fits_on_a_screen() {
   Attested: namespaces mnt pid; user
 ";
     assert_eq!(plain(&show::status(&web(), show::Detail::All, &utc())), expected);
+}
+
+#[test]
+fn why_a_restart_is_needed_is_told_in_yellow_and_safely() {
+    let reasons = ["program /usr/sbin/web\u{1b}[2J was replaced", "its sandbox was made by Palisade 0.0.1"];
+    let web = ServiceStatus { restart_needed: reasons.map(str::to_owned).to_vec(), ..web() };
+    let shown = show::status(&web, show::Detail::Some, &utc());
+    assert!(shown.contains("\u{1b}[33mneeded: program"), "{shown:?}");
+    let lines = "   Restart: needed: program /usr/sbin/web\\x1b[2J was replaced
+   Restart: needed: its sandbox was made by Palisade 0.0.1
+";
+    assert!(plain(&shown).contains(lines), "{shown:?}");
+    assert_eq!(
+        show::reasons(&[web]),
+        "web: program /usr/sbin/web\\x1b[2J was replaced; its sandbox was made by Palisade 0.0.1\n"
+    );
 }
 
 #[test]

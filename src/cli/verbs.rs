@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Exit, Global, Times, Verb, ingress, logs, output, session, show};
+use super::{Exit, Global, Times, Verb, ingress, libraries, logs, output, session, show};
 use crate::control::{
     client::{CallError, Client},
     proto::{self, Apply, Error, Kill, Method, Names, Upgrade},
@@ -79,7 +79,8 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
     let json = global.json;
     let names = |names: super::Names| Names { names: names.names };
     match verb {
-        Verb::List => list(&mut client, json),
+        Verb::List { quiet, restart_needed: false } => list(&mut client, quiet, json),
+        Verb::List { quiet, restart_needed: true } => restart_needed(&mut client, quiet, json),
         Verb::Status { names, times } => status(&mut client, names, times, json),
         Verb::Why { names: these, times } => why(&mut client, names(these), times, json),
         Verb::Start(these) => change(&mut client, &Method::Start(names(these)), json),
@@ -136,17 +137,37 @@ fn metrics(client: &mut Client, json: bool) -> Result<Exit, CallError> {
     }))
 }
 
-fn list(client: &mut Client, json: bool) -> Result<Exit, CallError> {
+fn list(client: &mut Client, quiet: bool, json: bool) -> Result<Exit, CallError> {
     let answer: Services = client.call(&Method::List)?;
     Ok(done(match json {
         true => output::json(&answer),
+        false if quiet => output::print(&names_of(&answer.services)),
         false => output::print(&show::table(&answer.services, now())),
+    }))
+}
+
+/// The names alone, for other programs: nothing is in a name that a terminal would obey.
+fn names_of(services: &[ServiceStatus]) -> String {
+    services.iter().map(|service| format!("{}\n", service.name)).collect()
+}
+
+fn restart_needed(client: &mut Client, quiet: bool, json: bool) -> Result<Exit, CallError> {
+    let mut answer: Services = client.call(&Method::Status(Names::default()))?;
+    libraries::look(&mut answer.services);
+    answer.services.retain(|service| !service.restart_needed.is_empty());
+    Ok(done(match json {
+        true => output::json(&answer),
+        false if quiet => output::print(&names_of(&answer.services)),
+        false => output::print(&show::reasons(&answer.services)),
     }))
 }
 
 fn status(client: &mut Client, names: Vec<String>, times: Times, json: bool) -> Result<Exit, CallError> {
     let is_asked_by_name = !names.is_empty();
-    let answer: Services = client.call(&Method::Status(Names { names }))?;
+    let mut answer: Services = client.call(&Method::Status(Names { names }))?;
+    if is_asked_by_name {
+        libraries::look(&mut answer.services);
+    }
     let detail = if is_asked_by_name { show::Detail::All } else { show::Detail::Some };
     let clock = clock(times);
     let blocks: Vec<String> =

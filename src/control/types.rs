@@ -400,6 +400,10 @@ pub struct ServiceStatus {
     /// What else it was refused lately; told by `Status` alone.
     #[serde(default)]
     pub refusals: Vec<Refusal>,
+    /// Why what runs of it is not what would be started now, for people; told by `Status` alone. Of libraries nothing is
+    /// known here: who may read what processes have mapped looks himself.
+    #[serde(default)]
+    pub restart_needed: Vec<String>,
     /// How it is, where it is checked and up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,

@@ -150,7 +150,7 @@ impl Supervisor {
 }
 
 /// Processes of one service that are told.
-const PROCESSES: usize = 128;
+pub(super) const PROCESSES: usize = 128;
 
 /// Where the kernel counts what a limit bounds.
 fn counter(file: &str) -> Option<&'static str> {

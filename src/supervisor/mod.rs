@@ -17,6 +17,7 @@
 //! | `forward` | where it goes on to |
 //! | `metrics` | what there is to measure, for whoever asks |
 //! | `limits` | what a run takes, and what it may |
+//! | `outdated` | whether it is what would be started now |
 //! | `adopt` | taking over from a supervisor that died |
 //! | `changes` | reloads when what a service has read has changed |
 //! | `conditions` | whether the host suits a start |
@@ -57,6 +58,7 @@ mod keeper;
 mod limits;
 mod metrics;
 mod names;
+mod outdated;
 mod output;
 mod points;
 mod probes;
@@ -753,6 +755,7 @@ impl Supervisor {
                 attested: plan::attested(&unit, plan.child()),
                 hook: None,
                 told: voice::Told::default(),
+                version: Some(outdated::VERSION.into()),
             });
             self.write_down(name, record.as_ref(), launch.net());
             if name.is_connection() && !was_kept {

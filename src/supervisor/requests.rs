@@ -248,6 +248,7 @@ impl Supervisor {
                             self.fleet.entries().keys().filter(|other| !is_seen(other)).cloned().collect();
                         status.denials = self.denied(name, &unseen);
                         status.refusals = self.refused(name);
+                        status.restart_needed = self.outdated(name);
                         status = self.with_limits(name, status);
                     }
                     services.push(status);
@@ -321,6 +322,7 @@ impl Supervisor {
             firewall: Vec::new(),
             denials: Vec::new(),
             refusals: Vec::new(),
+            restart_needed: Vec::new(),
             health: entry.and_then(health),
             since: entry.map(|entry| moment(entry.since)),
             until,

@@ -71,6 +71,7 @@ impl LiveRun {
             attested: self.attested.clone(),
             hook: self.hooks.record,
             told: self.voice.told.clone(),
+            version: self.version.clone(),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! A live run, from its launch or adoption to the moment when nothing of it is left.
 
 use std::{
+    borrow::Cow,
     fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -15,6 +16,7 @@ use rustix::{
 use super::{
     Supervisor,
     hooks::Standing,
+    outdated::VERSION,
     state::{self, RunRecord},
     voice::Voice,
 };
@@ -85,6 +87,8 @@ pub(super) struct LiveRun {
     notes: Option<File>,
     /// What earlier runs took in the same sandbox.
     pub(super) before: Usage,
+    /// Which version of Palisade made its sandbox, where that is known.
+    pub(super) version: Option<Cow<'static, str>>,
     /// `cgroup.events`, while processes are left after the end of the init.
     events: Option<OwnedFd>,
 }
@@ -115,6 +119,7 @@ impl LiveRun {
             places: Default::default(),
             notes: None,
             before: Usage::default(),
+            version: Some(VERSION.into()),
             events: None,
         };
         if has_hooks {
@@ -150,6 +155,7 @@ impl LiveRun {
             places: Default::default(),
             notes: None,
             before: Usage::default(),
+            version: record.and_then(|record| record.version.clone()),
             events: None,
         }
     }

@@ -12,6 +12,7 @@
 //! a file is written over in the room that it has, of which there is some to spare.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -90,6 +91,9 @@ pub(super) struct RunRecord {
     /// What it has said about itself.
     #[serde(default)]
     pub(super) told: Told,
+    /// Which version of Palisade made its sandbox; none: one that did not write it down.
+    #[serde(default)]
+    pub(super) version: Option<Cow<'static, str>>,
 }
 
 /// A service's network without its descriptors, which the keeper has.

@@ -25,6 +25,7 @@ mod many;
 mod metrics;
 mod modes;
 mod names;
+mod outdated;
 mod owners;
 mod probes;
 mod programs;
@@ -218,6 +219,9 @@ fn everywhere() -> Vec<support::Test> {
         modes::a_service_on_a_terminal_is_logged_and_taken_over: Root CgroupV2 UserNs;
         modes::in_the_hosts_pid_namespace_everything_ends_all_the_same: Root CgroupV2 UserNs;
         modes::restarts_are_limited_and_reset_by_hand: Root CgroupV2 UserNs;
+        outdated::a_program_that_was_replaced_is_told_until_the_restart: Root CgroupV2 UserNs;
+        outdated::a_library_that_was_replaced_is_told_until_the_restart: Root CgroupV2 UserNs;
+        outdated::a_sandbox_of_another_palisade_is_told_until_the_restart: Root CgroupV2 UserNs;
         timers::a_calendar_starts_a_job_and_goes_on_after_a_takeover: Root CgroupV2 UserNs;
         timers::a_missed_moment_is_made_up_for_once: Root CgroupV2 UserNs;
         tutorials::what_tutorials_have_people_type_works: Root CgroupV2 UserNs Nft Program("nginx") Program("curl") Program("python3");

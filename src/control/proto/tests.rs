@@ -197,6 +197,7 @@ fn the_interface_has_exactly_the_fields_that_are_sent() {
         firewall: vec![obstacle.clone()],
         denials: vec![denial.clone()],
         refusals: vec![refusal],
+        restart_needed: vec!["r".to_owned()],
         health: Some(health.clone()),
         since: Some(moment),
         until: Some(moment),
