@@ -4,6 +4,7 @@
 //! one function of another module.
 
 mod absent;
+mod apply;
 mod files;
 mod help;
 mod ingress;
@@ -11,6 +12,7 @@ mod libraries;
 mod logs;
 mod man;
 mod output;
+mod progress;
 mod put;
 mod schema;
 mod score;
@@ -315,6 +317,10 @@ pub enum Verb {
         /// changed fails
         #[arg(long, value_name = "TIME", value_parser = verbs::span)]
         confirm: Option<u64>,
+        /// Wait until all that starts, restarts or stops because of it has done so, for so long at most; exit code 1 if one
+        /// fails, is to be started again, or is not that far by then
+        #[arg(long, value_name = "TIME", num_args = 0..=1, value_parser = verbs::span)]
+        wait: Option<Option<u64>>,
     },
     /// Say that what was applied is right
     Confirm,

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Exit, Global, output, put::put, verbs, wiring};
+use super::{Exit, Global, output, progress::Progress, put::put, verbs, wiring};
 use crate::{
     config::{
         self, Diagnostic, Location, Sources,
@@ -204,8 +204,8 @@ fn switched(
     }
     let names = Names { names: switch.which.names.clone() };
     let applied = Client::connect(&global.run).and_then(|mut client| {
-        let applied: Changes = client.call(&Method::DaemonReload)?;
-        let done = method.map(|method| client.call::<Changes>(&method(names)));
+        let applied: Changes = Progress::new(global).call(&mut client, &Method::DaemonReload)?;
+        let done = method.map(|method| Progress::new(global).call::<Changes>(&mut client, &method(names)));
         Ok(applied
             .changes
             .into_iter()

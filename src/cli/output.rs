@@ -72,6 +72,13 @@ pub(super) fn no_such_service<'a>(name: &str, known: impl IntoIterator<Item = &'
     error(&format!("no such service: {name}; {hint}"));
 }
 
+/// Writes the line that the cursor is on anew, of the terminal that standard error is; the text is safe to show.
+pub(super) fn line_anew(text: &str) {
+    let mut stderr = io::stderr().lock();
+    // There is nowhere left to complain. ECMA-48: EL, from the cursor to the end of the line.
+    let _ = write!(stderr, "\r{text}\u{1b}[K").and_then(|()| stderr.flush());
+}
+
 /// Says what is wrong with files; the text was made safe where it was rendered.
 pub(super) fn diagnostics(text: &str) {
     // There is nowhere left to complain.

@@ -12,7 +12,9 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Exit, Global, Times, Verb, ingress, libraries, logs, output, session, show};
+use super::{
+    Exit, Global, Times, Verb, apply, ingress, libraries, logs, output, progress::Progress, session, show,
+};
 use crate::control::{
     client::{CallError, Client},
     proto::{self, Apply, Error, Kill, Method, Names, Upgrade},
@@ -26,7 +28,6 @@ use crate::{
         schema::Scalar,
         value::{nearest, parse_duration},
     },
-    machine::fleet::How,
     supervisor::STATE_VERSION,
 };
 
@@ -83,15 +84,15 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         Verb::List { quiet, restart_needed: true } => restart_needed(&mut client, quiet, json),
         Verb::Status { names, times } => status(&mut client, names, times, json),
         Verb::Why { names: these, times } => why(&mut client, names(these), times, json),
-        Verb::Start(these) => change(&mut client, &Method::Start(names(these)), json),
-        Verb::Stop(these) => change(&mut client, &Method::Stop(names(these)), json),
-        Verb::Restart(these) => change(&mut client, &Method::Restart(names(these)), json),
-        Verb::Reload(these) => change(&mut client, &Method::Reload(names(these)), json),
+        Verb::Start(these) => change(&mut client, &Method::Start(names(these)), global),
+        Verb::Stop(these) => change(&mut client, &Method::Stop(names(these)), global),
+        Verb::Restart(these) => change(&mut client, &Method::Restart(names(these)), global),
+        Verb::Reload(these) => change(&mut client, &Method::Reload(names(these)), global),
         Verb::Kill { signal, names } => {
-            change(&mut client, &Method::Kill(Kill { names: names.names, signal }), json)
+            change(&mut client, &Method::Kill(Kill { names: names.names, signal }), global)
         }
-        Verb::ResetFailed { names } => change(&mut client, &Method::ResetFailed(Names { names }), json),
-        Verb::DaemonReload => change(&mut client, &Method::DaemonReload, json),
+        Verb::ResetFailed { names } => change(&mut client, &Method::ResetFailed(Names { names }), global),
+        Verb::DaemonReload => change(&mut client, &Method::DaemonReload, global),
         Verb::Logs(options) => logs::logs(&mut client, options, json),
         Verb::Events { follow, lines, names, times } => {
             let past = Some(lines.most().unwrap_or(u32::MAX));
@@ -102,7 +103,11 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
         Verb::Ingress { format, tls, out } => {
             ingress::ingress(&mut client, &ingress::Wanted { format, tls, out })
         }
-        Verb::Apply { confirm } => apply(&mut client, confirm, json),
+        Verb::Apply { confirm, wait: None } => apply(&mut client, confirm, global),
+        Verb::Apply { confirm, wait: Some(limit) } => {
+            let limit = limit.map(Duration::from_millis);
+            apply::and_wait(&mut client, confirm, limit, global)
+        }
         Verb::Upgrade { binary } => upgrade(client, binary, json),
         Verb::Confirm => {
             let Confirmed {} = client.call(&Method::Confirm)?;
@@ -199,8 +204,8 @@ fn why(client: &mut Client, names: Names, times: Times, json: bool) -> Result<Ex
     }))
 }
 
-fn change(client: &mut Client, method: &Method, json: bool) -> Result<Exit, CallError> {
-    Ok(changed(&client.call(method)?, json))
+fn change(client: &mut Client, method: &Method, global: &Global) -> Result<Exit, CallError> {
+    Ok(changed(&Progress::new(global).call(client, method)?, global.json))
 }
 
 /// Shows what was done to services.
@@ -234,18 +239,10 @@ fn plan(client: &mut Client, json: bool) -> Result<Exit, CallError> {
     }
 }
 
-fn apply(client: &mut Client, confirm: Option<u64>, json: bool) -> Result<Exit, CallError> {
-    let answer: PlannedChanges = client.call(&Method::Apply(Apply { confirm }))?;
-    let mut shown = show_planned(&answer, json);
-    if let Some(limit) = confirm.filter(|_| !json && !answer.changes.is_empty()) {
-        let limit = humantime::format_duration(Duration::from_millis(limit));
-        let hint = format!("`palisade confirm` within {limit}, or everything goes back\n");
-        shown = shown.and_then(|()| output::print(&hint));
-    }
-    match answer.changes.iter().any(|change| change.how == How::Broken) {
-        true => Ok(Exit::Failed),
-        false => Ok(done(shown)),
-    }
+fn apply(client: &mut Client, confirm: Option<u64>, global: &Global) -> Result<Exit, CallError> {
+    let answer: PlannedChanges = Progress::new(global).call(client, &Method::Apply(Apply { confirm }))?;
+    let shown = show_planned(&answer, global.json);
+    Ok(apply::exit(&answer, shown.and_then(|()| apply::hint(&answer, confirm, global.json))))
 }
 
 /// Asks the program itself what it is before the supervisor is to become it: a file that does not even say its version
@@ -271,7 +268,7 @@ fn upgrade(mut client: Client, binary: Option<PathBuf>, json: bool) -> Result<Ex
     }))
 }
 
-fn show_planned(answer: &PlannedChanges, json: bool) -> io::Result<()> {
+pub(super) fn show_planned(answer: &PlannedChanges, json: bool) -> io::Result<()> {
     if json {
         return output::json(answer);
     }

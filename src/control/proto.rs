@@ -197,6 +197,8 @@ pub enum Method {
     Metrics,
     /// As `DaemonReload`, and back again by itself unless somebody confirms.
     Apply(Apply),
+    /// When nothing is outstanding of these any more: what each has come to.
+    Settle(Names),
     /// What was applied is right.
     Confirm,
     /// What was applied is wrong.
@@ -226,6 +228,7 @@ impl Method {
             Method::Sites => "Sites",
             Method::Metrics => "Metrics",
             Method::Apply(_) => "Apply",
+            Method::Settle(_) => "Settle",
             Method::Confirm => "Confirm",
             Method::Revert => "Revert",
             Method::Upgrade(_) => "Upgrade",
@@ -264,6 +267,7 @@ impl Method {
             Method::Plan | Method::Sites | Method::Metrics => access.looks,
             Method::DaemonReload
             | Method::Apply(_)
+            | Method::Settle(_)
             | Method::Confirm
             | Method::Revert
             | Method::Upgrade(_) => false,
@@ -288,6 +292,7 @@ impl Method {
             | Method::Stop(names)
             | Method::Restart(names)
             | Method::Reload(names)
+            | Method::Settle(names)
             | Method::ResetFailed(names) => serde_json::to_value(names),
             Method::Kill(kill) => serde_json::to_value(kill),
             Method::Logs(logs) => serde_json::to_value(logs),
@@ -318,6 +323,7 @@ impl Method {
             "Metrics" => nothing(Method::Metrics)?,
             "Confirm" => nothing(Method::Confirm)?,
             "Revert" => nothing(Method::Revert)?,
+            "Settle" => Method::Settle(from_parameters(parameters)?),
             "Apply" => Method::Apply(from_parameters(parameters)?),
             "Upgrade" => Method::Upgrade(from_parameters(parameters)?),
             "Status" => Method::Status(from_parameters(parameters)?),
@@ -363,6 +369,7 @@ impl Method {
             | Method::Stop(Names { names })
             | Method::Restart(Names { names })
             | Method::Reload(Names { names })
+            | Method::Settle(Names { names })
             | Method::ResetFailed(Names { names }) => names_are_sane(names, 1),
             Method::Logs(Logs { names, since, until, .. }) => {
                 for (parameter, time) in [("since", since), ("until", until)] {

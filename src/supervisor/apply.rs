@@ -19,7 +19,7 @@ use crate::{
     control::{
         proto::{self, Error},
         server::ClientId,
-        types::{self, Change, Changes, Confirmed, PlannedChanges},
+        types::{self, Change, Changes, Confirmed, PlannedChanges, ServiceState},
     },
     machine::{
         Mono,
@@ -79,6 +79,34 @@ impl Supervisor {
         match self.read_again(apply.confirm.map(Duration::from_millis)) {
             Ok(changes) => self.server.reply(client, &PlannedChanges { changes }, false),
             Err(reason) => self.server.error(client, &Error::Refused { reason }),
+        }
+    }
+
+    /// Takes in who wants to know when these have come to rest; a name that nothing has is at rest.
+    pub(super) fn settle(&mut self, client: ClientId, names: &[String]) {
+        let names = names.iter().filter_map(|name| UnitName::new(name).ok()).collect();
+        self.clients.settling.push((client, names));
+    }
+
+    /// Where a service is of which nothing is outstanding.
+    pub(super) fn came_to(&self, name: &UnitName) -> Change {
+        let change = |what: String, ok: bool| Change { name: name.to_string(), what, ok };
+        let reverted = self.trial.as_ref().filter(|trial| trial.stage == Stage::Reverted);
+        if reverted.is_some_and(|trial| trial.changed.contains(name)) {
+            return change("what was applied for a trial was taken back".to_owned(), false);
+        }
+        let Some(entry) = self.fleet.entry(name) else { return change("is gone".to_owned(), true) };
+        if let Some(why) = &entry.rolled_back {
+            return change(format!("goes on as before: {why}"), false);
+        }
+        let (state, run) = (self.service_state(name), entry.life.last);
+        match state {
+            ServiceState::Failed | ServiceState::Backoff => {
+                let fault = self.faults.get(name).map(|fault| format!(": {fault}")).unwrap_or_default();
+                let reason = entry.life.state.reason();
+                change(format!("{state} (run {run}) {reason}{fault}").trim_end().to_owned(), false)
+            }
+            _ => change(format!("{state} (run {run})"), true),
         }
     }
 

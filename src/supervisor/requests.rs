@@ -41,6 +41,8 @@ pub(super) struct Clients {
     /// Followers for whom something was written.
     behind: BTreeSet<ClientId>,
     pending: Vec<Pending>,
+    /// Those who want to know when services have come to rest.
+    pub(super) settling: Vec<(ClientId, Vec<UnitName>)>,
 }
 
 /// Who asks, and how far that one may go.
@@ -100,7 +102,7 @@ struct Before {
 impl Clients {
     /// Whether somebody waits for a verb to be done.
     pub(super) fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || !self.settling.is_empty()
     }
 
     /// Something was written to the log of this service.
@@ -142,6 +144,7 @@ impl Supervisor {
             Method::Sites => self.tell_sites(client),
             Method::Metrics => self.metrics.asked(client),
             Method::Apply(apply) => self.apply(client, apply),
+            Method::Settle(names) => self.settle(client, &names.names),
             Method::Confirm => self.confirm(client),
             Method::Revert => self.revert(client),
             Method::Upgrade(upgrade) => self.upgrade(client, &upgrade),
@@ -183,6 +186,7 @@ impl Supervisor {
         self.clients.followers.remove(&client);
         self.clients.behind.remove(&client);
         self.clients.pending.retain(|pending| pending.client != client);
+        self.clients.settling.retain(|(other, _)| *other != client);
         self.reloads.forget(client);
         self.metrics.forget(client);
         self.end_sessions_of(client);
@@ -421,6 +425,14 @@ impl Supervisor {
         self.clients.pending = pending;
         for Pending { client, verb, targets } in done {
             let changes = targets.iter().map(|(name, before)| self.outcome(verb, name, before)).collect();
+            self.server.reply(client, &Changes { changes }, false);
+        }
+        let (done, settling): (Vec<_>, Vec<_>) = std::mem::take(&mut self.clients.settling)
+            .into_iter()
+            .partition(|(_, names)| names.iter().all(is_settled));
+        self.clients.settling = settling;
+        for (client, names) in done {
+            let changes = names.iter().map(|name| self.came_to(name)).collect();
             self.server.reply(client, &Changes { changes }, false);
         }
     }

@@ -29,6 +29,7 @@ mod outdated;
 mod owners;
 mod probes;
 mod programs;
+mod progress;
 mod reach;
 mod readiness;
 mod refuse;
@@ -222,6 +223,9 @@ fn everywhere() -> Vec<support::Test> {
         outdated::a_program_that_was_replaced_is_told_until_the_restart: Root CgroupV2 UserNs;
         outdated::a_library_that_was_replaced_is_told_until_the_restart: Root CgroupV2 UserNs;
         outdated::a_sandbox_of_another_palisade_is_told_until_the_restart: Root CgroupV2 UserNs;
+        progress::a_terminal_shows_who_is_waited_for_and_a_pipe_nothing: Root CgroupV2 UserNs;
+        progress::who_applies_may_wait_for_what_comes_of_it: Root CgroupV2 UserNs;
+        progress::what_fails_after_an_apply_is_named_to_who_waits: Root CgroupV2 UserNs;
         timers::a_calendar_starts_a_job_and_goes_on_after_a_takeover: Root CgroupV2 UserNs;
         timers::a_missed_moment_is_made_up_for_once: Root CgroupV2 UserNs;
         tutorials::what_tutorials_have_people_type_works: Root CgroupV2 UserNs Nft Program("nginx") Program("curl") Program("python3");

@@ -47,6 +47,7 @@ fn all_methods() -> Vec<Method> {
         Method::Sites,
         Method::Metrics,
         Method::Apply(Apply { confirm: Some(60_000) }),
+        Method::Settle(names()),
         Method::Confirm,
         Method::Revert,
         Method::Upgrade(Upgrade { binary: "/usr/bin/palisade".into(), state: 1 }),
@@ -338,7 +339,7 @@ fn those_who_may_look_may_not_touch() {
         ["Ping", "List", "Status", "Logs", "Events", "Plan", "Sites", "Metrics"]
     );
     assert!(!allowed(Access { looks: true, owns: true, ..none }).contains(&"DaemonReload"));
-    assert_eq!(allowed(Access { owns: true, ..none }).len(), all_methods().len() - 8);
+    assert_eq!(allowed(Access { owns: true, ..none }).len(), all_methods().len() - 9);
     assert_eq!(allowed(Access { all: true, ..none }).len(), all_methods().len());
 }
 
