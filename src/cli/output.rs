@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     fmt::Write as _,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
 };
 
@@ -42,6 +42,26 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     let mut stdout = anstream::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
+}
+
+/// Prints lines that are safe to show. On a terminal those that are wider are folded between words, and go on `indent` columns
+/// from its left; what reads a pipe finds each thing on one line.
+pub(super) fn print_folded(text: &str, indent: usize) -> io::Result<()> {
+    let stdout = io::stdout();
+    let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(&stdout).ok()).flatten();
+    match size.map(|size| usize::from(size.ws_col)).filter(|width| *width >= 2 * indent) {
+        Some(width) if width > 0 => print(&fold(text, indent, width)),
+        _ => print(text),
+    }
+}
+
+fn fold(text: &str, indent: usize, width: usize) -> String {
+    let indent = " ".repeat(indent);
+    let options = textwrap::Options::new(width)
+        .subsequent_indent(&indent)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    text.split_inclusive('\n').map(|line| textwrap::fill(line, &options)).collect()
 }
 
 /// Prints what a service has written as it is: somebody has asked for that by name.
@@ -167,6 +187,19 @@ mod tests {
         assert_eq!(escape("plain\ttext, grüße 日本"), "plain\ttext, grüße 日本");
         assert_eq!(escape("\u{1b}]0;title\u{7}\r\n"), "\\x1b]0;title\\x07\\x0d\\x0a");
         assert_eq!(escape("a\u{9b}31m\u{202e}b\u{7f}"), "a\\u{9b}31m\\u{202e}b\\x7f");
+    }
+
+    #[test]
+    fn long_lines_go_on_below_their_beginning() {
+        let green = Colour::Green.paint("active");
+        let text = format!(
+            "  State: {green} since noon\n   File: /etc/one.toml\n   Cgroup: /a/path/with/no/blank\n"
+        );
+        assert_eq!(fold(&text, 9, 60), text);
+        let folded = format!(
+            "  State: {green} since\n         noon\n   File: /etc/one.toml\n   Cgroup:\n         /a/path/with/n\n         o/blank\n"
+        );
+        assert_eq!(fold(&text, 9, 23), folded);
     }
 
     #[test]

@@ -20,6 +20,10 @@ use crate::{
 const DENIALS_SHOWN: usize = 5;
 /// How many of the runs that have ended are shown among others.
 const EXITS_SHOWN: usize = 5;
+/// The column in which values of `status` begin.
+pub(super) const VALUE: usize = 12;
+/// The column in which a long line of `why` goes on.
+pub(super) const REST: usize = 6;
 /// How much of a service is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
@@ -52,7 +56,7 @@ impl Clock {
 
 /// The table of `list`.
 pub(super) fn table(services: &[ServiceStatus], now: i64) -> String {
-    let titles = ["NAME", "STATE", "RUN", "PID", "ADDRESS", "PORTS", "WHEN"].map(str::to_owned);
+    let titles = ["NAME", "STATE", "RUN", "PID", "WHEN", "ADDRESS", "PORTS"].map(str::to_owned);
     let rows: Vec<[String; 7]> = std::iter::once(titles)
         .chain(services.iter().map(|service| {
             [
@@ -60,9 +64,10 @@ pub(super) fn table(services: &[ServiceStatus], now: i64) -> String {
                 with_health(service),
                 service.run.to_string(),
                 or_dash(service.pid.map(|pid| pid.to_string()).as_slice()),
-                or_dash(&service.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()),
-                or_dash(&service.ports.iter().map(port).collect::<Vec<_>>()),
                 when(service, now),
+                // The first; `status` has all of them, and a line is to fit a terminal.
+                or_dash(service.addresses.first().map(ToString::to_string).as_slice()),
+                or_dash(&service.ports.iter().map(port).collect::<Vec<_>>()),
             ]
         }))
         .collect();
@@ -107,14 +112,15 @@ pub(super) fn status(service: &ServiceStatus, detail: Detail, clock: &Clock) -> 
     let now = clock.now;
     let paint = |text: &str| colour(service.state).map_or(text.to_owned(), |colour| colour.paint(text));
     let mut text = format!("{} {}", paint("●"), escape(&service.name));
-    if !service.description.is_empty() {
+    // Where a file has none, its name stands for it.
+    if !service.description.is_empty() && service.description != service.name {
         text += &format!(" - {}", escape(&service.description));
     }
     text.push('\n');
     let mut line = |title: &str, value: &str| {
         let colon = if title.is_empty() { ' ' } else { ':' };
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{title:>10}{colon} {value}");
+        let _ = writeln!(text, "{title:>width$}{colon} {value}", width = VALUE - 2);
     };
     let mut state = paint(service.state.as_str());
     if !service.reason.is_empty() {
@@ -124,6 +130,13 @@ pub(super) fn status(service: &ServiceStatus, detail: Detail, clock: &Clock) -> 
         state += &format!(" since {}; {} ago", clock.tell(since), span(now - since.unix));
     }
     line("State", &state);
+    if let Some(fault) = &service.fault {
+        let object = if fault.object.is_empty() { String::new() } else { format!(" {}", fault.object) };
+        line("Fault", &Colour::Red.paint(&escape(&format!("{}{object}: {}", fault.step, fault.error))));
+        if let Some(hint) = &fault.hint {
+            line("Hint", &escape(hint));
+        }
+    }
     if let Some(health) = &service.health {
         let mut told = health.state.as_str().to_owned();
         if health.failures > 0 {
@@ -214,13 +227,6 @@ pub(super) fn status(service: &ServiceStatus, detail: Detail, clock: &Clock) -> 
     }
     for attested in folded(&service.attested) {
         line("Attested", &escape(&attested));
-    }
-    if let Some(fault) = &service.fault {
-        let object = if fault.object.is_empty() { String::new() } else { format!(" {}", fault.object) };
-        line("Fault", &Colour::Red.paint(&escape(&format!("{}{object}: {}", fault.step, fault.error))));
-        if let Some(hint) = &fault.hint {
-            line("Hint", &escape(hint));
-        }
     }
     if detail == Detail::All {
         for (title, process) in tree(&service.processes) {
@@ -340,14 +346,18 @@ pub(super) fn log_line(entry: &LogEntry, with_name: bool, level: u8, zone: &Time
     };
     let time = Colour::Dim.paint(&time);
     let text = escape(&entry.text);
-    let colour = match level {
+    let text = colour_of_level(level).map_or_else(|| text.to_string(), |colour| colour.paint(&text));
+    format!("{time} {name}{text}\n")
+}
+
+/// What a line of a level of syslog(3) is shown in.
+pub(super) fn colour_of_level(level: u8) -> Option<Colour> {
+    match level {
         0..=3 => Some(Colour::Red),
         4 => Some(Colour::Yellow),
         7 => Some(Colour::Dim),
         _ => None,
-    };
-    let text = colour.map_or_else(|| text.to_string(), |colour| colour.paint(&text));
-    format!("{time} {name}{text}\n")
+    }
 }
 
 /// RFC 3339 with so many digits of a second, `Z` where the zone is at no distance from UTC.
@@ -494,7 +504,7 @@ fn or_dash(parts: &[String]) -> String {
     }
 }
 
-fn colour(state: ServiceState) -> Option<Colour> {
+pub(super) fn colour(state: ServiceState) -> Option<Colour> {
     match state {
         ServiceState::Active => Some(Colour::Green),
         ServiceState::Starting | ServiceState::Waiting | ServiceState::Stopping | ServiceState::Backoff => {

@@ -225,10 +225,10 @@ fn lengths_of_time_have_two_units() {
 fn the_table_is_aligned_and_carries_no_escapes_of_a_service() {
     let services = [crashing(), service("masked", ServiceState::Masked), web()];
     let expected = "\
-NAME        STATE    RUN  PID   ADDRESS    PORTS                                           WHEN
-crash-loop  backoff  12   -     -          -                                               in 5s
-masked      masked   0    -     -          -                                               -
-web         active   7    4242  10.99.0.2  127.0.0.1:8080->80/tcp,127.0.0.1:8081->80/udp  up 3h 2min
+NAME        STATE    RUN  PID   WHEN       ADDRESS    PORTS
+crash-loop  backoff  12   -     in 5s      -          -
+masked      masked   0    -     -          -          -
+web         active   7    4242  up 3h 2min 10.99.0.2  127.0.0.1:8080->80/tcp,127.0.0.1:8081->80/udp
 ";
     let table = plain(&show::table(&services, NOW));
     let squeezed = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -276,10 +276,10 @@ fn why_a_restart_is_needed_is_told_in_yellow_and_safely() {
 fn the_status_of_a_failed_launch_says_step_object_error_and_hint() {
     let expected = r#"● crash-loop
      State: backoff (exited with 1) since 2026-11-23T21:12:49Z; 1s ago
-Next start: in 5s, at 2026-11-23T21:12:55Z
-       Run: 12, 0 restarts, 2 failures in a row; enabled
      Fault: child step 9 pivot_root ".": EINVAL (invalid argument)
       Hint: the new root must be a mount point
+Next start: in 5s, at 2026-11-23T21:12:55Z
+       Run: 12, 0 restarts, 2 failures in a row; enabled
      Ended: run 12 exited with 1, 1s ago (2026-11-23T21:12:49Z)
      Ended: run 11 was killed by SIGSEGV and dumped core, 1min 30s ago (2026-11-23T21:11:20Z)
 "#;

@@ -179,7 +179,7 @@ fn status(client: &mut Client, names: Vec<String>, times: Times, json: bool) -> 
         answer.services.iter().map(|service| show::status(service, detail, &clock)).collect();
     let exit = done(match json {
         true => output::json(&answer),
-        false => output::print(&blocks.join("\n")),
+        false => output::print_folded(&blocks.join("\n"), show::VALUE),
     });
     let is_running = |state| state == ServiceState::Active;
     match is_asked_by_name && !answer.services.iter().all(|service| is_running(service.state)) {
@@ -198,9 +198,10 @@ fn why(client: &mut Client, names: Names, times: Times, json: bool) -> Result<Ex
     };
     Ok(done(match json {
         true => output::json(&json!({ "services": answer.services.iter().map(of).collect::<Vec<_>>() })),
-        false => output::print(
-            &answer.services.iter().map(|service| show::why(service, &clock)).collect::<String>(),
-        ),
+        false => {
+            let blocks = answer.services.iter().map(|service| show::why(service, &clock));
+            output::print_folded(&blocks.collect::<String>(), show::REST)
+        }
     }))
 }
 
