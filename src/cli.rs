@@ -18,6 +18,8 @@ mod schema;
 mod score;
 mod session;
 mod show;
+#[cfg(feature = "top")]
+mod top;
 mod trace;
 mod verbs;
 mod wiring;
@@ -214,6 +216,19 @@ pub enum Verb {
     Metrics,
     /// Show the version
     Version,
+    /// Watch what services take; keys restart, stop and start them, and show their logs
+    #[cfg(feature = "top")]
+    Top {
+        /// How often it is measured
+        #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = verbs::span)]
+        delay: u64,
+        /// See there.
+        #[command(flatten)]
+        times: Times,
+        /// Names or patterns; none: all
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
     /// List the services
     #[command(visible_alias = "ps")]
     List {

@@ -28,7 +28,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
             "unmask",
         ],
     ),
-    ("See what they do", &["list", "status", "logs", "why", "events", "metrics"]),
+    ("See what they do", &["list", "status", "top", "logs", "why", "events", "metrics"]),
     ("Go inside", &["exec", "shell"]),
     ("Without files in place, and the supervisor itself", &["run", "supervise", "daemon-reload", "upgrade"]),
     ("For other programs", &["ingress", "schema", "completions", "man", "version"]),

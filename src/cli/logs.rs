@@ -169,10 +169,10 @@ pub(super) fn pattern(text: &str) -> Result<Regex, String> {
 
 /// A line of output, with the level that it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Line {
+pub(super) struct Line {
     /// Without the level.
-    entry: LogEntry,
-    level: u8,
+    pub(super) entry: LogEntry,
+    pub(super) level: u8,
     /// It was written before the text.
     has_prefix: bool,
 }
@@ -209,11 +209,11 @@ impl Line {
 
 /// The levels of lines that are so long that they come in parts.
 #[derive(Debug, Default)]
-struct Levels(BTreeMap<(String, Stream), u8>);
+pub(super) struct Levels(BTreeMap<(String, Stream), u8>);
 
 impl Levels {
     /// Takes the level off a line: `<3>` at its beginning, as sd-daemon(3) has it.
-    fn read(&mut self, mut entry: LogEntry) -> Line {
+    pub(super) fn read(&mut self, mut entry: LogEntry) -> Line {
         let key = (entry.name.clone(), entry.stream);
         let begun = self.0.remove(&key);
         let own = match entry.text.as_bytes() {

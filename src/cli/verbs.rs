@@ -12,6 +12,8 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+#[cfg(feature = "top")]
+use super::top;
 use super::{
     Exit, Global, Times, Verb, apply, ingress, libraries, logs, output, progress::Progress, session, show,
 };
@@ -99,6 +101,10 @@ fn carry_out(global: &Global, mut client: Client, verb: Verb) -> Result<Exit, Ca
             events(&mut client, proto::Events { names, past, follow: Some(follow) }, times, json)
         }
         Verb::Metrics => metrics(&mut client, json),
+        #[cfg(feature = "top")]
+        Verb::Top { delay, times, names } => {
+            top::top(client, global, names, Duration::from_millis(delay), times)
+        }
         Verb::Plan { .. } => plan(&mut client, json),
         Verb::Ingress { format, tls, out } => {
             ingress::ingress(&mut client, &ingress::Wanted { format, tls, out })

@@ -195,6 +195,8 @@ pub enum Method {
     Sites,
     /// What is measured.
     Metrics,
+    /// What of it goes on while somebody looks.
+    Samples(Names),
     /// As `DaemonReload`, and back again by itself unless somebody confirms.
     Apply(Apply),
     /// When nothing is outstanding of these any more: what each has come to.
@@ -227,6 +229,7 @@ impl Method {
             Method::Plan => "Plan",
             Method::Sites => "Sites",
             Method::Metrics => "Metrics",
+            Method::Samples(_) => "Samples",
             Method::Apply(_) => "Apply",
             Method::Settle(_) => "Settle",
             Method::Confirm => "Confirm",
@@ -254,9 +257,12 @@ impl Method {
     pub fn is_allowed(&self, access: Access) -> bool {
         match self {
             _ if access.all => true,
-            Method::Ping | Method::List | Method::Status(_) | Method::Logs(_) | Method::Events(_) => {
-                access.looks || access.owns
-            }
+            Method::Ping
+            | Method::List
+            | Method::Status(_)
+            | Method::Samples(_)
+            | Method::Logs(_)
+            | Method::Events(_) => access.looks || access.owns,
             Method::Start(_)
             | Method::Stop(_)
             | Method::Restart(_)
@@ -288,6 +294,7 @@ impl Method {
             Method::Apply(apply) => serde_json::to_value(apply),
             Method::Upgrade(upgrade) => serde_json::to_value(upgrade),
             Method::Status(names)
+            | Method::Samples(names)
             | Method::Start(names)
             | Method::Stop(names)
             | Method::Restart(names)
@@ -321,6 +328,7 @@ impl Method {
             "Plan" => nothing(Method::Plan)?,
             "Sites" => nothing(Method::Sites)?,
             "Metrics" => nothing(Method::Metrics)?,
+            "Samples" => Method::Samples(from_parameters(parameters)?),
             "Confirm" => nothing(Method::Confirm)?,
             "Revert" => nothing(Method::Revert)?,
             "Settle" => Method::Settle(from_parameters(parameters)?),
@@ -362,9 +370,9 @@ impl Method {
                     false => Err(Error::parameter("binary")),
                 }
             }
-            Method::Status(Names { names }) | Method::Events(Events { names, .. }) => {
-                names_are_sane(names, 0)
-            }
+            Method::Status(Names { names })
+            | Method::Samples(Names { names })
+            | Method::Events(Events { names, .. }) => names_are_sane(names, 0),
             Method::Start(Names { names })
             | Method::Stop(Names { names })
             | Method::Restart(Names { names })

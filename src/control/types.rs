@@ -1,6 +1,6 @@
 //! What travels in replies. Field for field the types of `io.palisade.varlink`; a test compares them.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -595,6 +595,61 @@ pub struct Sites {
 pub struct Metrics {
     /// Prometheus' text format, version 0.0.4.
     pub text: String,
+}
+
+/// What a service takes. CPU time, bytes and pressure only grow, as long as the run is the same: two samples make a rate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The service.
+    pub name: String,
+    /// What it is doing.
+    pub state: ServiceState,
+    /// The number of its latest launch.
+    pub run: u64,
+    /// How many of its launches were restarts after an end that nobody had asked for.
+    pub restarts: u64,
+    /// When it entered its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Moment>,
+    /// Whether its checks pass, where it is checked and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+    /// When this was measured: milliseconds, CLOCK_MONOTONIC.
+    pub at: u64,
+    /// CPU time of all its processes, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_usec: Option<u64>,
+    /// CPUs that it may use at the same time (`cpu.max`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Bytes: `memory.current`, or where there is no such controller what is resident of its processes, added up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Bytes: `memory.max`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max: Option<u64>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u64>,
+    /// How many there may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_max: Option<u64>,
+    /// Microseconds that some of its processes waited, by what for: `cpu`, `memory`, `io`.
+    #[serde(default)]
+    pub pressure: BTreeMap<String, u64>,
+    /// Bytes that came to it over its link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_bytes: Option<u64>,
+    /// Bytes that it has sent over its link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_bytes: Option<u64>,
+}
+
+/// Reply of `Samples`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Samples {
+    /// In the order of their names.
+    pub services: Vec<Sample>,
 }
 
 /// Reply of every verb that changes something.

@@ -140,7 +140,7 @@ impl Supervisor {
 
     /// The processes of a service. Nothing is read of what they have in memory, their command lines neither: a process may
     /// have that lie where whoever reads it waits for ever (userfaultfd(2), FUSE), and here nobody may wait.
-    fn processes(&self, name: &UnitName) -> Vec<Process> {
+    pub(super) fn processes(&self, name: &UnitName) -> Vec<Process> {
         let group = self.runs.get(name).and_then(|run| run.traces.cgroup.as_ref());
         let Some((tree, group)) = self.launcher.tree().zip(group) else { return Vec::new() };
         let mut pids = tree.processes(group);

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Services that are measured in one turn of the loop.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 /// Milliseconds that a text is good for whoever asks over HTTP.
 const FRESH: u64 = 1_000;
 /// Milliseconds by which the clocks may drift apart before a start is told to have been at another time.
@@ -58,9 +58,9 @@ struct Gathering {
 
 /// What a link has carried, from the host's end: what that one receives the service has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Traffic {
-    received: (u64, u64),
-    sent: (u64, u64),
+pub(super) struct Traffic {
+    pub(super) received: (u64, u64),
+    pub(super) sent: (u64, u64),
 }
 
 fn realtime() -> i64 {
@@ -163,8 +163,7 @@ impl Supervisor {
         left.sort();
         left.dedup();
         left.reverse();
-        let links = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
-        Gathering { all: Exposition::default(), left, links: traffic(&links) }
+        Gathering { all: Exposition::default(), left, links: traffic_now() }
     }
 
     fn measure(&self, name: &UnitName, gathering: &mut Gathering) {
@@ -346,6 +345,11 @@ fn end_word(end: End) -> &'static str {
         End::Watchdog => "watchdog",
         End::Unhealthy => "unhealthy",
     }
+}
+
+/// What all links have carried until now, by their names.
+pub(super) fn traffic_now() -> BTreeMap<String, Traffic> {
+    traffic(&fs::read_to_string("/proc/self/net/dev").unwrap_or_default())
 }
 
 /// Reads /proc/net/dev (proc_pid_net(5)): of each link bytes and packets received, six other numbers, and those sent.

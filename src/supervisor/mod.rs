@@ -16,6 +16,7 @@
 //! | `squeeze` | and how it is compressed |
 //! | `forward` | where it goes on to |
 //! | `metrics` | what there is to measure, for whoever asks |
+//! | `samples` | the same of some services, for whoever watches |
 //! | `limits` | what a run takes, and what it may |
 //! | `outdated` | whether it is what would be started now |
 //! | `adopt` | taking over from a supervisor that died |
@@ -67,6 +68,7 @@ mod refusals;
 mod requests;
 mod rollout;
 mod runs;
+mod samples;
 mod sessions;
 mod sockets;
 mod squeeze;
@@ -255,6 +257,8 @@ struct Supervisor {
     server: Server,
     scrapes: Scrapes,
     metrics: metrics::Metrics,
+    /// Who waits for samples, and what is there of them.
+    samplings: Vec<samples::Sampling>,
     history: history::History,
     clients: requests::Clients,
     sessions: sessions::Sessions,
@@ -380,6 +384,7 @@ impl Supervisor {
             server,
             scrapes,
             metrics: metrics::Metrics::new(),
+            samplings: Vec::new(),
             history: history::History::new(&options.log),
             clients: requests::Clients::default(),
             sessions: sessions::Sessions::default(),
@@ -418,6 +423,7 @@ impl Supervisor {
                 return Ok(());
             }
             self.tell_metrics();
+            self.tell_samples();
             // Before the deadlines: which of the runs have one is seen here.
             self.runs.settle();
             let control = self.server.tick(now());
@@ -425,6 +431,7 @@ impl Supervisor {
                 control,
                 self.scrapes.tick(now()),
                 self.metrics_deadline(),
+                self.samples_deadline(),
                 self.fleet.deadline(),
                 self.fetch_deadline(),
                 self.hook_deadline(),

@@ -126,6 +126,7 @@ impl Supervisor {
             }
             Method::List => self.list(client, &caller, &[], false),
             Method::Status(names) => self.list(client, &caller, &names.names, true),
+            Method::Samples(names) => self.begin_sampling(client, &caller, &names.names),
             Method::Start(names) => self.verb(client, &caller, Verb::Start, &names.names),
             Method::Stop(names) => self.verb(client, &caller, Verb::Stop, &names.names),
             Method::Restart(names) => self.verb(client, &caller, Verb::Restart, &names.names),
@@ -189,6 +190,7 @@ impl Supervisor {
         self.clients.settling.retain(|(other, _)| *other != client);
         self.reloads.forget(client);
         self.metrics.forget(client);
+        self.samplings.retain(|sampling| sampling.client != client);
         self.end_sessions_of(client);
     }
 
@@ -234,13 +236,16 @@ impl Supervisor {
         }
     }
 
-    fn list(&mut self, client: ClientId, caller: &Caller, names: &[String], is_detailed: bool) {
-        let all = ["*".to_owned()];
-        let names = match names.is_empty() {
-            true => self.expand(caller, Right::Status, &all).or(Ok(Vec::new())),
+    /// Those of some names that a caller may look at; without any, all such.
+    pub(super) fn seen(&self, caller: &Caller, names: &[String]) -> Result<Vec<UnitName>, Error> {
+        match names.is_empty() {
+            true => self.expand(caller, Right::Status, &["*".to_owned()]).or(Ok(Vec::new())),
             false => self.expand(caller, Right::Status, names),
-        };
-        match names {
+        }
+    }
+
+    fn list(&mut self, client: ClientId, caller: &Caller, names: &[String], is_detailed: bool) {
+        match self.seen(caller, names) {
             Ok(names) => {
                 let mut services: Vec<ServiceStatus> = Vec::new();
                 for name in &names {

@@ -46,6 +46,7 @@ fn all_methods() -> Vec<Method> {
         Method::Plan,
         Method::Sites,
         Method::Metrics,
+        Method::Samples(names()),
         Method::Apply(Apply { confirm: Some(60_000) }),
         Method::Settle(names()),
         Method::Confirm,
@@ -336,7 +337,7 @@ fn those_who_may_look_may_not_touch() {
     assert_eq!(allowed(none), [""; 0]);
     assert_eq!(
         allowed(Access { looks: true, ..none }),
-        ["Ping", "List", "Status", "Logs", "Events", "Plan", "Sites", "Metrics"]
+        ["Ping", "List", "Status", "Logs", "Events", "Plan", "Sites", "Metrics", "Samples"]
     );
     assert!(!allowed(Access { looks: true, owns: true, ..none }).contains(&"DaemonReload"));
     assert_eq!(allowed(Access { owns: true, ..none }).len(), all_methods().len() - 9);
