@@ -42,6 +42,7 @@ mod spoof;
 mod store;
 mod takeover;
 mod talk;
+mod terminal;
 mod timers;
 mod tutorials;
 mod verbs;
@@ -228,6 +229,10 @@ fn everywhere() -> Vec<support::Test> {
         progress::what_fails_after_an_apply_is_named_to_who_waits: Root CgroupV2 UserNs;
         timers::a_calendar_starts_a_job_and_goes_on_after_a_takeover: Root CgroupV2 UserNs;
         timers::a_missed_moment_is_made_up_for_once: Root CgroupV2 UserNs;
+        terminal::top_shows_what_services_take_and_does_what_keys_say: Root CgroupV2 UserNs Nft Program("tmux") Program("redis-server") Program("busybox") Program("jq");
+        terminal::top_gives_the_terminal_back_however_it_ends: Root CgroupV2 UserNs Nft Program("tmux") Program("redis-server") Program("busybox") Program("jq");
+        terminal::status_and_logs_are_read_on_a_terminal: Root CgroupV2 UserNs Nft Program("tmux") Program("redis-server") Program("busybox") Program("jq");
+        terminal::a_shell_has_the_terminal_that_it_is_called_from: Root CgroupV2 UserNs Nft Program("tmux") Program("redis-server") Program("busybox") Program("jq");
         tutorials::what_tutorials_have_people_type_works: Root CgroupV2 UserNs Nft Program("nginx") Program("curl") Program("python3");
         timers::intervals_and_overlaps_are_kept: Root CgroupV2 UserNs;
         verbs::every_verb_has_its_exit_code: Root CgroupV2 UserNs;

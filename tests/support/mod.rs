@@ -17,10 +17,12 @@ pub mod calls;
 pub mod exported;
 pub mod frames;
 pub mod held;
+pub mod home;
 pub mod names;
 pub mod need;
 pub mod probe;
 pub mod snapshot;
+pub mod terminal;
 pub mod voice;
 pub mod world;
 
