@@ -320,10 +320,12 @@ fn rules(settings: &NetworkSettings) -> String {
 		ip daddr {{ {metadata4} }} goto refuse_to_metadata
 		ip6 daddr {{ {metadata6} }} goto refuse_to_metadata
 		ip saddr @egress accept
-		ip saddr . ip daddr . meta l4proto . th dport @reach accept
+		# The headers' own words: of intervals nft 1.0.6 turns the bytes of `meta l4proto` around, as if there were two, which
+		# Linux 7.2 takes no more. Headers between that of IPv6 and that of the protocol were refused above.
+		ip saddr . ip daddr . ip protocol . th dport @reach accept
 		ip saddr . ip daddr @reach_any accept
 		ip6 saddr @egress6 accept
-		ip6 saddr . ip6 daddr . meta l4proto . th dport @reach6 accept
+		ip6 saddr . ip6 daddr . ip6 nexthdr . th dport @reach6 accept
 		ip6 saddr . ip6 daddr @reach_any6 accept
 		ip saddr . ip daddr . meta l4proto . th dport @named accept
 		ip saddr . ip daddr @named_any accept
