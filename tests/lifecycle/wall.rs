@@ -348,16 +348,6 @@ pub fn what_other_walls_refuse_is_named_as_well(world: &mut World) {
     let lost = world.write_service("lost", &format!("{NONE}\nservice.command = [\"/no/such\"]\n"));
     world.start_by(world.supervise_in_first_network());
     world.wait_state("lost", "failed");
-    let refusal = |world: &World, name: &str, what: &str| {
-        let mut found = json!(null);
-        wait_until(what, LONG, || {
-            let all = refusals(world, name);
-            let is_it = |one: &&Value| one["what"].as_str().is_some_and(|text| text.starts_with(what));
-            found = all.iter().find(is_it).cloned().unwrap_or_default();
-            !found.is_null()
-        });
-        found
-    };
     let (swapoff, unshare) = (refusal(world, "plain", "swapoff by "), refusal(world, "plain", "unshare by "));
     let chroot = refusal(world, "plain", "chroot by ");
     let plain = plain.display();
@@ -399,6 +389,74 @@ pub fn what_other_walls_refuse_is_named_as_well(world: &mut World) {
         "  capability: chroot by ",
         "  root: /no/such: no such file, once: ",
     ] {
+        assert!(said.contains(text), "{text} in {said}");
+    }
+}
+
+/// The refusal of a service that begins so, as soon as it is told.
+fn refusal(world: &World, name: &str, what: &str) -> Value {
+    let mut found = json!(null);
+    wait_until(what, LONG, || {
+        let all = refusals(world, name);
+        let is_it = |one: &&Value| one["what"].as_str().is_some_and(|text| text.starts_with(what));
+        found = all.iter().find(is_it).cloned().unwrap_or_default();
+        !found.is_null()
+    });
+    found
+}
+
+/// The kernel tells of it since 6.15, and where auditing is on.
+pub fn what_landlock_denies_is_named_with_the_line_that_decides_it(world: &mut World) {
+    use std::os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::PermissionsExt,
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
+    };
+    // A file of the host that the service was given to read, of a mode that lets everybody write.
+    let file = world.write("shared", "host");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).expect("ours");
+    let script = "echo x > /proc/self/fd/0; exec sleep 1000";
+    let writes = world.write_service(
+        "writes",
+        &format!(
+            "{NONE}\nservice.command = [\"/bin/sh\", \"-c\", {script:?}]\nservice.stdin = \"file:{}\"\n",
+            file.display()
+        ),
+    );
+    // A socket of the host whose name is in no file system, for a service that has the host's network.
+    let name = format!("walls-{}", world.name());
+    let address = SocketAddr::from_abstract_name(&name).expect("a short name");
+    let _listener = world.in_first_network(|| {
+        let listener = UnixListener::bind_addr(&address).expect("a new name");
+        UnixStream::connect_addr(&address).expect("whoever has no wall");
+        listener
+    });
+    let script =
+        format!("python3 -c \"import socket; socket.socket(1).connect(chr(0) + '{name}')\"; exec sleep 1000");
+    let host = "network.mode = \"host\"\nsecurity.landlock = \"auto\"";
+    let connects = world
+        .write_service("connects", &format!("{host}\nservice.command = [\"/bin/sh\", \"-c\", {script:?}]\n"));
+    world.start_by(world.supervise_in_first_network());
+
+    let write = refusal(world, "writes", "fs.write_file of ");
+    let why = format!("{} has no rootfs.mounts", writes.display());
+    assert_eq!((&write["layer"], &write["key"]), (&json!("landlock"), &json!("rootfs.mounts")), "{write}");
+    assert!(write["why"].as_str().is_some_and(|text| text.starts_with(&why)), "{write}");
+    assert!(write["what"].as_str().is_some_and(|text| text.ends_with("/shared")), "{write}");
+    assert_eq!(fs::read_to_string(&file).expect("ours"), "host");
+
+    let connect = refusal(world, "connects", "scope.abstract_unix_socket");
+    let at = format!("{}:2", connects.display());
+    assert_eq!(
+        (&connect["layer"], &connect["key"]),
+        (&json!("landlock"), &json!("security.landlock")),
+        "{connect}"
+    );
+    assert_eq!(connect["at"], at, "{connect}");
+    let said = world.ok(&["why", "writes", "connects"]);
+    for text in ["  landlock: fs.write_file of ", "  landlock: scope.abstract_unix_socket"] {
         assert!(said.contains(text), "{text} in {said}");
     }
 }

@@ -239,6 +239,16 @@ impl World {
         command
     }
 
+    /// Does something in that namespace, in a thread that ends with it.
+    pub fn in_first_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let first = FIRST_NETWORK.get().expect("the world was entered");
+        let there = || {
+            nix::sched::setns(first, CloneFlags::CLONE_NEWNET).expect("root may");
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(there).join().expect("it says what is wrong"))
+    }
+
     /// Sends what `command` prints to [`World::supervisor_log`].
     pub fn join_supervisor_log(&self, command: &mut Command) {
         let log = fs::File::options().create(true).append(true).open(self.dir.join("supervisor.log"));
