@@ -442,15 +442,20 @@ impl Workshop {
             let args = format!("{name}: the user's number is only known inside");
             return Err(SysError::new("id map of a writable mount", args, libc::EINVAL));
         };
-        if stat.st_uid == 0 {
-            let args = format!("{name} belongs to root");
+        // Nor to the host's group root, which many a directory has only because nobody chose another: a set-group-ID file
+        // of the service's would hand that group to whoever runs it outside. Mapped to nobody it would keep everybody from
+        // writing there (inode_permission()), and the service would be told no more than "Permission denied".
+        let of_root = match (stat.st_uid, stat.st_gid) {
+            (0, _) => Some("belongs to root"),
+            (_, 0) => Some("belongs to the group of root"),
+            _ => None,
+        };
+        if let Some(of_root) = of_root {
+            let args = format!("{name} {of_root}");
             return Err(SysError::new("id map of a writable mount", args, libc::EPERM));
         }
         let uids = IdRange { inside: stat.st_uid, outside: uid, count: 1 };
-        // Nor to the host's group root, which many a directory has only because nobody chose another: a set-group-ID file
-        // of the service's would hand that group to whoever runs it outside. Its owner's own number instead.
-        let group = if stat.st_gid == 0 { stat.st_uid } else { stat.st_gid };
-        let gids = IdRange { inside: group, outside: gid, count: 1 };
+        let gids = IdRange { inside: stat.st_gid, outside: gid, count: 1 };
         self.id_map(uids, gids)
     }
 

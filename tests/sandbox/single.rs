@@ -234,14 +234,17 @@ pub fn a_writable_mount_of_roots_directory_is_refused(world: &mut World) {
     fs::create_dir(&data).expect("a new name");
     let mount = format!("{{ src = \"{}\", dst = \"/data\", ro = false }}", data.display());
     let toml = world.probe_toml(&["write", "/data/x"], NO_NETWORK);
-    let output = world.run(&toml.replace("exec = true }", &format!("exec = true }}, {mount}")));
-    assert!(!output.status.success(), "{}", describe(&output));
-    assert!(!data.join("x").exists());
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains(&data.display().to_string()),
-        "{}",
-        describe(&output)
-    );
+    // Of root, and of its group alone, as `install -d -o USER` leaves it: nobody inside could write there.
+    for (user, why) in [(0, "belongs to root"), (4321, "belongs to the group of root")] {
+        chown(&data, Some(user), Some(0)).expect("root may");
+        let output = world.run(&toml.replace("exec = true }", &format!("exec = true }}, {mount}")));
+        assert!(!output.status.success(), "{}", describe(&output));
+        assert!(!data.join("x").exists());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        for text in [&format!("{} {why}", data.display()), "`chown USER: SOURCE`"] {
+            assert!(said.contains(text), "{text}: {said}");
+        }
+    }
 }
 
 pub fn proc_none_and_sys_none_are_not_there(world: &mut World) {
