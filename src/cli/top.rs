@@ -30,6 +30,11 @@ use crate::control::{
     types::Samples,
 };
 
+/// How much happens between two pictures at most.
+const AT_ONCE: usize = 64;
+/// A shorter delay is no use to anybody's eyes, and a burden to the supervisor.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// Shows services until somebody has seen enough.
 ///
 /// # Errors
@@ -55,7 +60,7 @@ pub(super) fn top(
     let mut screen = Screen::new(times.zone());
     screen.take(first);
     let (tell, told) = channel();
-    let watch = Watch::start(global.run.clone(), names, delay, tell);
+    let watch = Watch::start(global.run.clone(), names, delay.max(SHORTEST), tell);
     let shown = watch.and_then(|watch| {
         let mut terminal = ratatui::try_init()?;
         let ended = show(&mut terminal, &mut screen, &watch, &told);
@@ -76,8 +81,8 @@ fn show(
         terminal.draw(|frame| draw::draw(frame, screen))?;
         // The channel has as many ends as there are threads, and those of keys and signals never end.
         let Ok(happened) = told.recv() else { return Ok(Exit::Done) };
-        // What has come meanwhile is drawn at once.
-        for happened in std::iter::once(happened).chain(told.try_iter()) {
+        // What has come meanwhile is drawn at once; of a service that writes without end, not only that.
+        for happened in std::iter::once(happened).chain(told.try_iter().take(AT_ONCE)) {
             let wish = match happened {
                 Happened::Input(Event::Key(key)) if key.kind == KeyEventKind::Press => screen.key(key),
                 // The size is asked for whenever something is drawn.
