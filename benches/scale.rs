@@ -120,6 +120,7 @@ fn beside_others(world: &mut World, all: &str) {
         "stop, ms",
         "supervisor's CPU for both, ms",
         "reload, ms",
+        "its CPU for a look of top, ms",
         "rules",
         "elements",
         "supervisor, MiB",
@@ -136,7 +137,8 @@ fn beside_others(world: &mut World, all: &str) {
         }
         there = there.max(size);
         let up = boot(world, there + 1);
-        let (mut start, mut stop, mut both, mut reload) = <(Figures, Figures, Figures, Figures)>::default();
+        let (mut start, mut stop, mut both) = <(Figures, Figures, Figures)>::default();
+        let (mut reload, mut look) = <(Figures, Figures)>::default();
         for _ in 0..rounds(15) {
             let before = cpu(world.supervisor_pid());
             start.0.push(timed(world, &["start", "more"]));
@@ -152,6 +154,9 @@ fn beside_others(world: &mut World, all: &str) {
                 ),
             );
             reload.0.push(timed(world, &["daemon-reload"]));
+            let before = cpu(world.supervisor_pid());
+            world.ok(&["top", "--json"]);
+            look.0.push(cpu(world.supervisor_pid()) - before);
         }
         let (rules, elements) = filter();
         rows.push(vec![
@@ -162,13 +167,14 @@ fn beside_others(world: &mut World, all: &str) {
             stop.text(1),
             both.text(1),
             reload.text(1),
+            look.text(1),
             rules.to_string(),
             elements.to_string(),
             resident(world.supervisor_pid()),
         ]);
         found.push(json!({
             "services": there, "up_s": up, "start_ms": start.json(), "stop_ms": stop.json(), "cpu_ms": both.json(),
-            "reload_ms": reload.json(), "rules": rules, "elements": elements,
+            "reload_ms": reload.json(), "look_ms": look.json(), "rules": rules, "elements": elements,
         }));
         world.stop().expect("it ends");
     }
