@@ -61,6 +61,18 @@ pub fn owners_operate_their_own_services_and_no_others(world: &mut World) {
             assert_eq!(code, Some(0), "{verb:?}: {said}");
         }
         assert_eq!(ask(&["reload", own]).0, Some(1), "its file says nothing of that");
+        let (code, said) = ask(&["top", "--json"]);
+        let seen: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        let names: Vec<&str> = seen["services"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|one| one["name"].as_str())
+            .collect();
+        assert_eq!((code, &names[..]), (Some(0), &[own][..]), "{said}");
+        for name in [other, "db"] {
+            assert_eq!(ask(&["top", "--json", name]).0, Some(4));
+        }
         // Somebody else's service is as good as none.
         for name in [other, "db"] {
             for verb in ["status", "start", "stop", "restart", "reload", "logs", "kill"] {
