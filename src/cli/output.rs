@@ -50,8 +50,8 @@ pub(super) fn print_folded(text: &str, indent: usize) -> io::Result<()> {
     let stdout = io::stdout();
     let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(&stdout).ok()).flatten();
     match size.map(|size| usize::from(size.ws_col)).filter(|width| *width >= 2 * indent) {
-        Some(width) if width > 0 => print(&fold(text, indent, width)),
-        _ => print(text),
+        Some(width) => print(&fold(text, indent, width)),
+        None => print(text),
     }
 }
 

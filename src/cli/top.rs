@@ -62,9 +62,10 @@ pub(super) fn top(
     let (tell, told) = channel();
     let watch = Watch::start(global.run.clone(), names, delay.max(SHORTEST), tell);
     let shown = watch.and_then(|watch| {
-        let mut terminal = ratatui::try_init()?;
-        let ended = show(&mut terminal, &mut screen, &watch, &told);
-        ratatui::try_restore()?;
+        let ended =
+            ratatui::try_init().and_then(|mut terminal| show(&mut terminal, &mut screen, &watch, &told));
+        // Also of a terminal that was taken by half. One that has gone away wants nothing back.
+        let _ = ratatui::try_restore();
         ended
     });
     Ok(shown.unwrap_or_else(|error| verbs::done(Err(error))))

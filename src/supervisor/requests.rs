@@ -782,7 +782,7 @@ pub(super) fn moment(at: Mono) -> Moment {
 }
 
 /// What is known of the health of a service that is up and is checked.
-fn health(entry: &Entry) -> Option<Health> {
+pub(super) fn health(entry: &Entry) -> Option<Health> {
     let (State::Running { .. }, Some(_)) = (&entry.life.state, &entry.unit.health) else { return None };
     let known = entry.health();
     let last = known.and_then(|health| health.last.as_ref());

@@ -7,7 +7,7 @@ use super::{
     Supervisor,
     metrics::{AT_ONCE, Traffic, traffic_now},
     now,
-    requests::{Caller, moment},
+    requests::{Caller, health, moment},
 };
 use crate::{
     control::{
@@ -81,7 +81,7 @@ impl Supervisor {
             run: entry.map_or(0, |entry| entry.life.last.0),
             restarts: self.restarts.get(name).copied().unwrap_or_default(),
             since: entry.map(|entry| moment(entry.since)),
-            healthy: entry.and_then(|entry| match entry.health()?.verdict {
+            healthy: entry.and_then(health).and_then(|health| match health.state {
                 HealthState::Healthy => Some(true),
                 HealthState::Unhealthy => Some(false),
                 HealthState::Unknown => None,
