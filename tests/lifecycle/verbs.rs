@@ -211,8 +211,9 @@ pub fn status_tells_the_processes_as_the_kernel_does(world: &mut World) {
     world.wait_state("tree", "active");
     let group = world.cgroup().join("tree.1/cgroup.procs");
     let pids = || fs::read_to_string(&group).expect("it runs").lines().count();
-    // The init, the main process, and what that has started.
-    wait_until("all of it is there", LONG, || pids() > 3);
+    // The init, the main process, and three that will stay; those that left two of them behind have gone.
+    wait_until("the whole tree is up", LONG, || world.logs("tree").matches("ready").count() == 4);
+    wait_until("who was on its way out has gone", LONG, || pids() == 5);
     let status = world.json(&["status", "tree"])["services"][0].clone();
     let told = status["processes"].as_array().expect("a list");
     assert_eq!(told.len(), pids(), "{told:?}");
