@@ -11,8 +11,8 @@ use crate::{
     reach::connect,
     spoof::{json, links, sh},
     support::{
-        World, wait_until,
-        world::{http_get, wait_http},
+        World, count, wait_until,
+        world::{http_soon, wait_http},
     },
     talk::{address, reaches, up, write},
     wall::denials,
@@ -21,11 +21,6 @@ use crate::{
 const LONG: Duration = Duration::from_secs(60);
 const APPS: &str = "network.bridge = \"apps\"\n";
 const DBS: &str = "network.bridge = \"dbs\"\n";
-
-/// An emulated CPU takes long enough with fewer.
-fn services() -> u16 {
-    if std::env::var_os("PALISADE_TEST_VM").is_some() { 12 } else { 50 }
-}
 
 /// The host's name of a bridge, by what it ends with.
 fn host_name(bridge: &str) -> Option<String> {
@@ -47,7 +42,7 @@ fn range(world: &World, bridge: &str, range: &str) {
 }
 
 pub fn fifty_on_one_bridge_are_as_far_from_each_other_as_on_none(world: &mut World) {
-    let count = services();
+    let count = count(50, 12);
     range(world, "dbs", "10.83.0.8/29");
     for n in 0..count {
         let talk = if n == 0 { "network.allow_to = [\"app1:80\", \"db:80\", \"alone:80\"]\n" } else { "" };
@@ -145,7 +140,6 @@ pub fn links_that_somebody_took_away_are_there_again_with_the_next_run(world: &m
     write(world, "alone", "network.publish = [\"8083:80\"]");
     up(world, &["app", "db", "alone"]);
     let all = [("app", 8081), ("db", 8082), ("alone", 8083)];
-    let answers = || all.map(|(_, port)| http_get(&format!("127.0.0.1:{port}"), "/").is_ok());
     all.iter().for_each(|(name, port)| assert_eq!(wait_http(&format!("127.0.0.1:{port}"), "/"), *name));
     // A bridge alone leaves its ports behind, which are nobody's then, also when another one has its name.
     sh("ip -br link show type bridge | cut -d' ' -f1 | xargs -n1 ip link del");
@@ -156,10 +150,12 @@ pub fn links_that_somebody_took_away_are_there_again_with_the_next_run(world: &m
     sh("ip -br link show type bridge | cut -d' ' -f1 | xargs -n1 ip link del");
     sh("ip -br link show type veth | cut -d'@' -f1 | xargs -n1 ip link del");
     for (n, (name, port)) in all.iter().enumerate() {
+        assert_eq!(links("type veth").len(), n, "of those that have another run");
         world.ok(&["restart", name]);
         assert_eq!(wait_http(&format!("127.0.0.1:{port}"), "/"), *name);
-        let expected: Vec<bool> = (0..all.len()).map(|other| other <= n).collect();
-        assert_eq!(answers().to_vec(), expected, "{name}");
+    }
+    for (name, port) in &all {
+        assert_eq!(wait_http(&format!("127.0.0.1:{port}"), "/"), *name);
     }
     assert_eq!(ports("apps").len(), 2);
 }
@@ -207,7 +203,7 @@ pub fn what_a_killed_run_left_of_a_bridge_goes_with_the_next(world: &mut World) 
     assert_eq!(wait_http("127.0.0.1:8081", "/"), "app");
     assert!(host_name("apps").is_some());
     drop(first);
-    wait_until("its service has ended", LONG, || http_get("127.0.0.1:8081", "/").is_err());
+    wait_until("its service has ended", LONG, || http_soon("127.0.0.1:8081", "/").is_err());
     let mut second = run();
     assert_eq!(wait_http("127.0.0.1:8081", "/"), "app");
     wait_until("one port on one bridge", LONG, || ports("apps").len() == 1);

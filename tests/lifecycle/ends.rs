@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::support::{
-    World, snapshot, wait_for, wait_until,
+    World, count, snapshot, wait_for, wait_until,
     world::{pids, raw, tcp, wait_http},
 };
 
@@ -213,7 +213,7 @@ pub fn two_hundred_cycles_leak_nothing(world: &mut World) {
     wait_http("127.0.0.1:8081", "/");
     let descriptors = |world: &World| snapshot::descriptors(world.supervisor_pid()).len();
     let before = descriptors(world);
-    for cycle in 0..200 {
+    for cycle in 0..count(200, 40) {
         world.ok(&["restart", "web"]);
         world.ok(&["reload", "web"]);
         world.ok(&["stop", "web"]);

@@ -4,14 +4,9 @@ use std::{fs, process::Command, time::Duration};
 
 use serde_json::Value;
 
-use crate::support::{World, wait_until, world::wait_http};
+use crate::support::{World, count, wait_until, world::wait_http};
 
 const LONG: Duration = Duration::from_secs(120);
-
-/// An emulated CPU takes long enough with fewer.
-fn services() -> u16 {
-    if std::env::var_os("PALISADE_TEST_VM").is_some() { 40 } else { 200 }
-}
 
 fn json(command: &str) -> Value {
     let output = Command::new("sh").args(["-ec", command]).output().expect("a shell");
@@ -33,7 +28,7 @@ fn active(world: &World) -> usize {
 }
 
 pub fn two_hundred_start_at_once_and_leave_nothing(world: &mut World) {
-    let count = services();
+    let count = count(200, 40);
     let all = usize::from(count);
     // Each has ids of its own, and a test has few by default.
     let config = world.dir().join("palisade.toml");

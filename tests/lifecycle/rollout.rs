@@ -11,7 +11,7 @@ use std::{
 use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
-    World, scaled, span, wait_until,
+    World, count, span, wait_until,
     world::{describe, http_get, pids, raw, wait_http},
 };
 
@@ -53,11 +53,10 @@ pub fn a_rollout_under_load_loses_no_request(world: &mut World) {
     world.start();
     wait_http(ADDRESS, "/");
     let mut requests = 0;
-    while requests < 50_000 {
-        let seconds = format!("{}s", scaled(Duration::from_secs(6)).as_secs());
+    while requests < u64::from(count(50_000, 5_000)) {
         let url = format!("http://{ADDRESS}/");
         let mut load = Command::new("wrk")
-            .args(["-t", "2", "-c", "16", "-d", &seconds, "--timeout", "10s", &url])
+            .args(["-t", "2", "-c", "16", "-d", "6s", "--timeout", "10s", &url])
             .stdout(Stdio::piped())
             .spawn()
             .expect("declared as a need");

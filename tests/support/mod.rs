@@ -148,6 +148,11 @@ pub fn scaled(time: Duration) -> Duration {
     time * scale
 }
 
+/// How often a test does something, or with how many: an emulated CPU takes long enough with fewer.
+pub fn count(host: u16, guest: u16) -> u16 {
+    if std::env::var_os("PALISADE_TEST_VM").is_some() { guest } else { host }
+}
+
 /// A time in a service file, scaled: of a test that looks at what happens when it is over, or before.
 pub fn span(time: Duration) -> String {
     format!("{}ms", scaled(time).as_millis())

@@ -418,16 +418,16 @@ pub fn describe(output: &Output) -> String {
 /// # Errors
 /// Whatever a client of flesh and blood would see: refused, reset, timed out, another status.
 pub fn http_get(address: &str, path: &str) -> Result<String, String> {
-    http_within(address, path, PATIENCE)
+    http_within(address, path, scaled(PATIENCE))
 }
 
 /// As [`http_get`], for one who asks until there is an answer: whoever connects to a server that is going away may hear
-/// nothing at all.
+/// nothing at all, and is as well off asking again where all takes its time.
 ///
 /// # Errors
 /// As for [`http_get`].
 pub fn http_soon(address: &str, path: &str) -> Result<String, String> {
-    http_within(address, path, Duration::from_secs(1))
+    http_within(address, path, scaled(Duration::from_secs(1)).min(Duration::from_secs(3)))
 }
 
 fn http_within(address: &str, path: &str, time: Duration) -> Result<String, String> {
@@ -445,12 +445,11 @@ fn http_within(address: &str, path: &str, time: Duration) -> Result<String, Stri
 /// # Errors
 /// As for [`http_get`].
 pub fn tcp(address: &str, request: &[u8]) -> Result<Vec<u8>, String> {
-    tcp_within(address, PATIENCE, request)
+    tcp_within(address, scaled(PATIENCE), request)
 }
 
 fn tcp_within(address: &str, time: Duration, request: &[u8]) -> Result<Vec<u8>, String> {
     let address: SocketAddr = address.parse().map_err(|e| format!("{address}: {e}"))?;
-    let time = scaled(time);
     let mut stream = TcpStream::connect_timeout(&address, time).map_err(|e| format!("connect: {e}"))?;
     stream.set_read_timeout(Some(time)).map_err(|e| e.to_string())?;
     stream.write_all(request).map_err(|e| format!("write: {e}"))?;
