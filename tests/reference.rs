@@ -409,19 +409,19 @@ A name that an architecture does not have stands for nothing there. `@known` is 
 
 fn calls_page() -> String {
     use palisade::seccomp::{FAMILIES, groups};
-    let list = |calls: std::collections::BTreeSet<&str>| calls.into_iter().collect::<Vec<_>>().join(" ");
+    let list = |calls: &std::collections::BTreeSet<&str>| calls.iter().copied().collect::<Vec<_>>().join(" ");
     let mut page = CALLS_HEAD.to_owned();
     page.push_str("| group | what for | calls |\n|---|---|---|\n");
     for group in groups::GROUPS {
         let _ = writeln!(page, "| `{}` | {} | {} |", group.name, group.about, list(group.calls()));
     }
-    let _ = writeln!(page, "\nIn no group: {}.", list(groups::expand(groups::UNGROUPED)));
+    let _ = writeln!(page, "\nIn no group: {}.", list(&groups::expand(groups::UNGROUPED)));
     page.push_str(
         "\n## Capabilities\nWith a capability that the file grants comes, in `@service`, what it is for:\n\n",
     );
     page.push_str("| capability | calls |\n|---|---|\n");
     for (capability, words) in groups::CAPABILITIES {
-        let _ = writeln!(page, "| `{capability}` | {} |", list(groups::expand(words)));
+        let _ = writeln!(page, "| `{capability}` | {} |", list(&groups::expand(words)));
     }
     page.push_str("| `CAP_NET_ADMIN` | sockets of the family `netlink`, with any protocol |\n");
     page.push_str("| `CAP_NET_RAW` | sockets of the family `packet` |\n");

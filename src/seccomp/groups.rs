@@ -3,7 +3,7 @@
 //! A group lists names of every architecture that we know; where one does not have a call the name stands for nothing.
 //! A test holds that each name that the kernel's tables know is in a group, or in [`UNGROUPED`] with a reason.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::OnceLock};
 
 /// What a service may call that asks for nothing: `@service`.
 pub const DEFAULT: &str = "@service";
@@ -239,25 +239,29 @@ pub fn group(name: &str) -> Option<&'static Group> {
 }
 
 impl Group {
-    /// The names of the calls in it.
-    pub fn calls(&self) -> BTreeSet<&'static str> {
-        let mut calls = BTreeSet::new();
-        for word in self.members.split_whitespace() {
-            match word.strip_prefix('~') {
-                Some(name) => {
-                    calls.remove(name);
+    /// The names of the calls in it: worked out once, for every service asks.
+    pub fn calls(&self) -> &'static BTreeSet<&'static str> {
+        static CALLS: [OnceLock<BTreeSet<&str>>; GROUPS.len()] = [const { OnceLock::new() }; GROUPS.len()];
+        let own = GROUPS.iter().zip(&CALLS).find(|(group, _)| group.name == self.name);
+        own.expect("there are no other groups").1.get_or_init(|| {
+            let mut calls = BTreeSet::new();
+            for word in self.members.split_whitespace() {
+                match word.strip_prefix('~') {
+                    Some(name) => {
+                        calls.remove(name);
+                    }
+                    None => calls.extend(expand(word)),
                 }
-                None => calls.extend(expand(word)),
             }
-        }
-        calls
+            calls
+        })
     }
 }
 
 /// The names of the calls that a list without `~` stands for.
 pub fn expand(words: &'static str) -> BTreeSet<&'static str> {
     let calls = |word: &'static str| match group(word) {
-        Some(group) => group.calls(),
+        Some(group) => group.calls().clone(),
         None => BTreeSet::from([word]),
     };
     words.split_whitespace().flat_map(calls).collect()

@@ -133,10 +133,8 @@ pub fn compile(policy: &Policy) -> Arc<Filter> {
 /// The calls that a list of names and groups stands for; `~` takes out what came before it. A list that begins with a
 /// removal begins with the default group.
 pub fn listed(words: &[String], granted: &BTreeSet<String>) -> BTreeSet<&'static str> {
-    let mut calls = BTreeSet::new();
-    if words.first().is_none_or(|word| word.starts_with('~')) {
-        calls.extend(of_word(groups::DEFAULT, granted));
-    }
+    let begins_with_default = words.first().is_none_or(|word| word.starts_with('~'));
+    let mut calls = if begins_with_default { of_word(groups::DEFAULT, granted) } else { BTreeSet::new() };
     for word in words {
         match word.strip_prefix('~') {
             Some(word) => of_word(word, granted).iter().for_each(|call| {
@@ -156,7 +154,7 @@ fn of_word(word: &str, granted: &BTreeSet<String>) -> BTreeSet<&'static str> {
     let Some(group) = groups::group(word) else {
         return rules::known().get(word).copied().into_iter().collect();
     };
-    let mut calls = group.calls();
+    let mut calls = group.calls().clone();
     if word == groups::DEFAULT {
         for (capability, words) in groups::CAPABILITIES {
             if granted.contains(*capability) {

@@ -106,7 +106,7 @@ fn on_abi(policy: &Policy, arch: u32, name: &str, args: &[u64]) -> u32 {
 
 #[test]
 fn every_known_call_is_in_a_group_or_listed_as_ungrouped() {
-    let grouped: BTreeSet<&str> = groups::GROUPS.iter().flat_map(groups::Group::calls).collect();
+    let grouped: BTreeSet<&str> = groups::GROUPS.iter().flat_map(groups::Group::calls).copied().collect();
     let ungrouped = groups::expand(groups::UNGROUPED);
     let missing: Vec<&&str> = rules::known()
         .iter()
@@ -118,7 +118,11 @@ fn every_known_call_is_in_a_group_or_listed_as_ungrouped() {
 
 #[test]
 fn the_groups_name_only_what_there_is() {
-    let all = groups::GROUPS.iter().flat_map(groups::Group::calls).chain(groups::expand(groups::UNGROUPED));
+    let all = groups::GROUPS
+        .iter()
+        .flat_map(groups::Group::calls)
+        .copied()
+        .chain(groups::expand(groups::UNGROUPED));
     let more = [groups::NESTED, groups::EARLY].into_iter().flat_map(groups::expand);
     let capabilities = groups::CAPABILITIES.iter().flat_map(|(_, words)| groups::expand(words));
     let indispensable = groups::INDISPENSABLE.iter().copied();
@@ -533,7 +537,7 @@ fn each_number_is_judged_by_its_own_name() {
         let filter = compile(&policy);
         let listed = listed(&policy.allow, &policy.capabilities);
         let needed: BTreeSet<&str> = match allow.len() {
-            1 => groups::group("@default").unwrap().calls(),
+            1 => groups::group("@default").unwrap().calls().clone(),
             _ => groups::INDISPENSABLE.iter().copied().collect(),
         };
         for arch in [NATIVE, I386].into_iter().take(if NATIVE == X86_64 { 2 } else { 1 }) {

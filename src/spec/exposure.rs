@@ -5,7 +5,7 @@
 //! 10, and a key costs the same whatever else a file says, so that its price can be named. A row of which much can be
 //! opened (ports, mounts) has a most that all of it costs together.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{cell::LazyCell, collections::BTreeSet, path::Path};
 
 use super::{
     Allowed, Base, Capability, Credential, Denial, Destination, Dev, Dns, Egress, Families, Firewall, Format,
@@ -740,17 +740,19 @@ fn unbounded(unit: &Unit, bound: Option<u64>, key: &str) -> Vec<Opening> {
 /// What is allowed beyond the default, word by word, and what is left of that.
 fn system_calls(unit: &Unit) -> Vec<Opening> {
     const KEY: &str = "security.seccomp";
+    const DEFAULT: &str = seccomp::groups::DEFAULT;
     let Seccomp { allow, log, action, .. } = &unit.security.seccomp;
     let calls = |words: &[String]| seccomp::listed(words, &BTreeSet::new());
-    let usual = calls(&[]);
+    // Most ask for nothing, and all of them are asked at every reload.
+    let usual = LazyCell::new(|| calls(&[]));
     // A word that takes calls out opens nothing, and stands for the default as the first of a list.
     let added = |word: &String| -> Vec<&str> {
-        match word.starts_with('~') {
+        match word.starts_with('~') || word == DEFAULT {
             true => Vec::new(),
             false => calls(std::slice::from_ref(word)).difference(&usual).copied().collect(),
         }
     };
-    let is_all = calls(allow).is_superset(&usual);
+    let is_all = *allow == [DEFAULT] || calls(allow).is_superset(&usual);
     let mut all =
         default(KEY, if is_all { "@service" } else { "less than @service" }, if is_all { 2 } else { 1 });
     for word in allow.iter().chain(log) {
