@@ -1,6 +1,8 @@
 //! What to write instead of a key that its table does not have: the same key in the table that has it, or the key for what
 //! systemd and Compose call so. Pure.
 
+use std::sync::LazyLock;
+
 use super::reference::{SERVICE, SERVICE_EXAMPLE, Table, example, walk};
 
 /// What systemd and Compose have beside the names that stand in the reference, without case and underscores.
@@ -34,6 +36,24 @@ const OTHER_NAMES: [(&str, &str); 27] = [
     ("workdir", "service.working_dir"),
 ];
 
+/// What Compose and Docker call the keys of one table, without case and underscores.
+const IN_TABLES: [(&str, &str, &str); 4] = [
+    ("rootfs.mounts", "destination", "dst"),
+    ("rootfs.mounts", "readonly", "ro"),
+    ("rootfs.mounts", "source", "src"),
+    ("rootfs.mounts", "target", "dst"),
+];
+
+/// The keys that systemd has settings for, with the names of those: worked out once, for a mistake may be in each of a
+/// thousand files.
+static OF_SYSTEMD: LazyLock<Vec<(String, Vec<String>)>> = LazyLock::new(|| {
+    let names = |path: &str| -> Option<Vec<String>> {
+        let systemd = example(SERVICE_EXAMPLE, path)?.systemd?;
+        Some(systemd.split([',', ' ']).filter_map(|word| word.strip_suffix('=')).map(folded).collect())
+    };
+    paths(&walk(SERVICE)).filter_map(|path| names(&path).map(|names| (path, names))).collect()
+});
+
 /// What systemd has a setting for and every service has here.
 const ANYWAY: [&str; 8] = [
     "keyringmode",
@@ -64,8 +84,12 @@ pub(super) fn hint(key: &str, table: &str, known: &[&str]) -> Option<String> {
     if table.is_empty() && folded == "install" {
         return Some("leave it out: what is enabled, as `unit.enabled` is by default, is started".to_owned());
     }
+    let is_own = |(of, name, _): &&(&str, &str, &str)| (*of, *name) == (table, &folded);
+    if let Some((_, _, name)) = IN_TABLES.iter().find(is_own) {
+        return Some(format!("did you mean `{name}`?"));
+    }
     let other = OTHER_NAMES.iter().find(|(name, _)| *name == folded).map(|(_, path)| (*path).to_owned());
-    let path = of_systemd(&tables, &folded).or(other).or_else(|| same_name(&tables, (key, table)));
+    let path = of_systemd(&folded).or(other).or_else(|| same_name(&tables, (key, table)));
     if let Some((of, name)) = path.as_deref().and_then(|path| path.rsplit_once('.')) {
         return match of == table {
             true => Some(format!("did you mean `{name}`?")),
@@ -97,14 +121,12 @@ fn find(tables: &Tables, path: &str) -> Option<&'static Table> {
 }
 
 /// The key that systemd has a setting of this name for; of several the one that has no other, nor lies deeper.
-fn of_systemd(tables: &Tables, folded_name: &str) -> Option<String> {
-    let rank = |path: String| {
-        let systemd = example(SERVICE_EXAMPLE, &path)?.systemd?;
-        let names = systemd.split([',', ' ']).filter_map(|word| word.strip_suffix('='));
-        let at = names.map(folded).position(|name| name == folded_name)?;
+fn of_systemd(folded_name: &str) -> Option<String> {
+    let rank = |(path, names): &'static (String, Vec<String>)| {
+        let at = names.iter().position(|name| name == folded_name)?;
         Some(((at, path.matches('.').count()), path))
     };
-    paths(tables).filter_map(rank).min_by_key(|(rank, _)| *rank).map(|(_, path)| path)
+    OF_SYSTEMD.iter().filter_map(rank).min_by_key(|(rank, _)| *rank).map(|(_, path)| path.clone())
 }
 
 /// The key of this name, where one table has it; what stands at the top level is most likely of `[service]`.
@@ -155,6 +177,8 @@ mod tests {
             ("ports", "network", "did you mean `publish`?"),
             ("ports", "", "write `publish` in `[network]`"),
             ("volumes", "service", "write `mounts` in `[rootfs]`"),
+            ("source", "rootfs.mounts", "did you mean `src`?"),
+            ("read_only", "rootfs.mounts", "did you mean `ro`?"),
             ("command", "", "write `command` in `[service]`"),
             ("publish", "service", "write `publish` in `[network]`"),
             ("limits", "service", "`[limits]` is a table of its own"),
@@ -173,6 +197,10 @@ mod tests {
         let tables = walk(SERVICE);
         for (name, path) in OTHER_NAMES {
             assert!(paths(&tables).any(|known| known == path), "{name}: {path}");
+            assert_eq!(name, folded(name));
+        }
+        for (table, name, ours) in IN_TABLES {
+            assert!(paths(&tables).any(|known| known == format!("{table}.{ours}")), "{name}: {ours}");
             assert_eq!(name, folded(name));
         }
     }
