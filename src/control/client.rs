@@ -12,8 +12,8 @@ use std::{
 };
 
 use rustix::net::{RecvFlags, SendFlags};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 
 use super::{
     SOCKET_NAME,
@@ -60,6 +60,15 @@ pub struct Reply<T> {
     pub fds: Vec<OwnedFd>,
     /// Whether more will follow.
     pub continues: bool,
+}
+
+/// An answer as it arrives.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    continues: Option<bool>,
+    error: Option<String>,
+    #[serde(borrow)]
+    parameters: Option<&'a RawValue>,
 }
 
 /// The longest answer that is taken: some 50,000 services. A supervisor is trusted, but not to be without bugs.
@@ -141,13 +150,14 @@ impl Client {
         }
         let Message { text, fds } = self.messages.pop_front().expect("has_reply() said so");
         let nonsense = |error: serde_json::Error| CallError::Nonsense(error.to_string());
-        let reply: varlink::Reply = serde_json::from_slice(&text).map_err(nonsense)?;
-        if let Some(name) = reply.error {
-            return Err(Error::from_wire(&name, reply.parameters).into());
+        let answer: Answer = serde_json::from_slice(&text).map_err(nonsense)?;
+        let parameters = answer.parameters.map_or("{}", RawValue::get);
+        if let Some(name) = answer.error {
+            let parameters = serde_json::from_str(parameters).map_err(nonsense)?;
+            return Err(Error::from_wire(&name, &parameters).into());
         }
-        let parameters = reply.parameters.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-        let value = serde_json::from_value(parameters).map_err(nonsense)?;
-        Ok(Reply { value, fds, continues: reply.continues.unwrap_or(false) })
+        let value = serde_json::from_str(parameters).map_err(nonsense)?;
+        Ok(Reply { value, fds, continues: answer.continues.unwrap_or(false) })
     }
 
     /// Whether an answer has arrived that [`Client::receive`] gives without waiting.

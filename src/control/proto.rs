@@ -608,8 +608,7 @@ impl Error {
     }
 
     /// The error that a reply names; what is not known is kept as it is.
-    pub fn from_wire(name: &str, parameters: Option<Value>) -> Self {
-        let parameters = parameters.unwrap_or_else(|| json!({}));
+    pub fn from_wire(name: &str, parameters: &Value) -> Self {
         let text = |key: &str| parameters.get(key).and_then(Value::as_str).map(str::to_owned);
         let names =
             || -> Option<Vec<String>> { serde_json::from_value(parameters.get("names")?.clone()).ok() };
@@ -635,25 +634,34 @@ impl Error {
     }
 }
 
-/// The message of a reply, NUL included.
-pub fn reply_message(parameters: Value, continues: bool) -> Vec<u8> {
-    to_message(&varlink::Reply {
-        continues: continues.then_some(true),
-        error: None,
-        parameters: Some(parameters),
-    })
+/// A reply as `varlink::Reply` has it, with parameters that become text without a tree of values in between: a list of a
+/// thousand services is more than a megabyte of them.
+#[derive(Serialize)]
+struct Reply<'a, T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    continues: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    parameters: &'a T,
+}
+
+/// The message of a reply, NUL included; that of an error, if the parameters have no JSON form.
+pub fn reply_message(parameters: &impl Serialize, continues: bool) -> Vec<u8> {
+    let reply = Reply { continues: continues.then_some(true), error: None, parameters };
+    to_message(&reply).unwrap_or_else(|error| error_message(&Error::Failed { reason: error.to_string() }))
 }
 
 /// The message of an error, NUL included.
 pub fn error_message(error: &Error) -> Vec<u8> {
     let (name, parameters) = error.to_wire();
-    to_message(&varlink::Reply { continues: None, error: Some(name), parameters: Some(parameters) })
+    let reply = Reply { continues: None, error: Some(&name), parameters: &parameters };
+    to_message(&reply).expect("a JSON value has a JSON form")
 }
 
-fn to_message(reply: &varlink::Reply) -> Vec<u8> {
-    let mut message = serde_json::to_vec(reply).expect("a JSON value has a JSON form");
+fn to_message(reply: &Reply<'_, impl Serialize>) -> serde_json::Result<Vec<u8>> {
+    let mut message = serde_json::to_vec(reply)?;
     message.push(0);
-    message
+    Ok(message)
 }
 
 #[cfg(test)]

@@ -463,11 +463,7 @@ impl Server {
         continues: bool,
         fds: Vec<OwnedFd>,
     ) {
-        let message = match serde_json::to_value(value) {
-            Ok(value) => proto::reply_message(value, continues),
-            Err(error) => proto::error_message(&Error::Failed { reason: error.to_string() }),
-        };
-        self.answer(client, message, continues, fds);
+        self.answer(client, proto::reply_message(value, continues), continues, fds);
     }
 
     /// Answers a call with an error: it is over.
@@ -716,7 +712,7 @@ impl Connection {
         };
         if !parsed.oneway {
             let message = match answer {
-                Ok(value) => proto::reply_message(value, false),
+                Ok(value) => proto::reply_message(&value, false),
                 Err(error) => proto::error_message(&error),
             };
             self.send(message, Vec::new())?;
