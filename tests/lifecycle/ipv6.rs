@@ -6,7 +6,7 @@ use crate::{
     reach::connect,
     spoof::{Place, furnish_host},
     support::{
-        World, wait_until,
+        World, scaled, wait_until,
         world::{describe, wait_http},
     },
 };
@@ -31,8 +31,10 @@ pub fn furnish() -> Place {
 /// What a client outside gets; nothing when nobody answers.
 fn ask(outside: &Place, url: &str) -> Option<String> {
     let netns = format!("--net={}", outside.path());
-    let output = Command::new("nsenter").args([&netns, "curl", "-s", "-m", "2", url]).output();
-    let output = output.expect("declared as a need");
+    // Who is not let in learns that from the kernel; who is may have to wait for the program.
+    let patience = scaled(Duration::from_secs(2)).as_secs().to_string();
+    let args = [&netns, "curl", "-s", "--connect-timeout", "2", "-m", &patience, url];
+    let output = Command::new("nsenter").args(args).output().expect("declared as a need");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
