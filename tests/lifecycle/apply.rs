@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    World, wait_until,
+    World, span, wait_until,
     world::{PALISADE, wait_http},
 };
 
@@ -123,7 +123,7 @@ pub fn what_nobody_confirms_is_taken_back(world: &mut World) {
     assert_eq!((world.pid("web"), version(world, "web").as_str()), (pid, "two"));
 
     // A supervisor that is killed while the files are on trial has a successor that takes them back in time.
-    world.ok(&["apply", "--confirm", "3s"]);
+    world.ok(&["apply", "--confirm", &span(Duration::from_secs(3))]);
     wait_until("the new version runs", LONG, || version(world, "web") == "three");
     world.kill_supervisor();
     world.start();

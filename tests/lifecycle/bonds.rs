@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::support::{World, wait_until, world::raw};
+use crate::support::{World, span, wait_until, world::raw};
 
 const LONG: Duration = Duration::from_secs(30);
 const NONE: &str = "network.mode = \"none\"";
@@ -29,9 +29,12 @@ fn lines(log: &str, name: &str, state: &str) -> Vec<usize> {
 }
 
 pub fn order_holds_at_boot_and_after_a_crash(world: &mut World) {
-    daemon(world, "c-db", "unit.before = [\"b-app\"]\nrestart.delay = \"2s\"\nrestart.jitter = \"0%\"");
-    daemon(world, "b-app", "unit.wants = [\"c-db\"]\nrestart.delay = \"700ms\"");
-    daemon(world, "a-web", "unit.after = { b-app = \"started\" }\nrestart.delay = \"700ms\"");
+    let [last, first] = [2000, 700].map(|time| span(Duration::from_millis(time)));
+    let db = format!("unit.before = [\"b-app\"]\nrestart.delay = \"{last}\"\nrestart.jitter = \"0%\"");
+    daemon(world, "c-db", &db);
+    daemon(world, "b-app", &format!("unit.wants = [\"c-db\"]\nrestart.delay = \"{first}\""));
+    let web = format!("unit.after = {{ b-app = \"started\" }}\nrestart.delay = \"{first}\"");
+    daemon(world, "a-web", &web);
     world.start();
     for name in ["c-db", "b-app", "a-web"] {
         wait_run(world, name, 1);

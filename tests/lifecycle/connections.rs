@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{World, wait_for, wait_until, world::describe};
+use crate::support::{World, scaled, wait_for, wait_until, world::describe};
 
 const LONG: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "127.0.0.1:8097";
@@ -50,7 +50,7 @@ struct Client {
 impl Client {
     fn connect() -> Self {
         let stream = TcpStream::connect(ADDRESS).expect("somebody listens");
-        stream.set_read_timeout(Some(LONG)).expect("a socket");
+        stream.set_read_timeout(Some(scaled(LONG))).expect("a socket");
         let mut stream = BufReader::new(stream);
         let told = line(&mut stream);
         let told = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error} in {told:?}"));
@@ -238,7 +238,7 @@ pub fn connections_beyond_their_number_are_turned_away(world: &mut World) {
     let (one, mut two) = (Client::connect(), Client::connect());
     let away = |stream: TcpStream| {
         let (mut stream, mut byte) = (stream, [0]);
-        stream.set_read_timeout(Some(LONG)).expect("a socket");
+        stream.set_read_timeout(Some(scaled(LONG))).expect("a socket");
         matches!(stream.read(&mut byte), Ok(0))
     };
     for _ in 0..3 {
@@ -262,7 +262,7 @@ pub fn connections_beyond_their_number_are_turned_away(world: &mut World) {
     wait_for_none(world);
     wait_until("somebody is let in", LONG, || {
         let stream = TcpStream::connect(ADDRESS).expect("somebody listens");
-        stream.set_read_timeout(Some(LONG)).expect("a socket");
+        stream.set_read_timeout(Some(scaled(LONG))).expect("a socket");
         !line(&mut BufReader::new(stream)).is_empty()
     });
     assert!(world.run_id("echo") > run);
@@ -365,7 +365,7 @@ pub fn a_supervisor_killed_while_it_hands_over_a_connection_loses_no_other(world
         let log = world.supervisor_log().len();
         // It is answered, or it ends with the supervisor that had taken it.
         let stream = TcpStream::connect(ADDRESS).expect("somebody listens, always");
-        stream.set_read_timeout(Some(LONG)).expect("a socket");
+        stream.set_read_timeout(Some(scaled(LONG))).expect("a socket");
         let mut client = BufReader::new(stream);
         let word = says[round % says.len()];
         let is_late = ["ended", "stopped"].contains(&word);

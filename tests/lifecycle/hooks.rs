@@ -159,8 +159,8 @@ pub fn post_stop_runs_however_it_ended(world: &mut World) {
     let keys = format!("service.post_stop = [{end}]\nrestart = {{ policy = \"always\", delay = \"10ms\" }}");
     world.write_service("crash", &daemon(&keys));
     let deaf = format!("trap '' TERM; echo main; while :; do {}; done", nap());
-    // The command has that time as well.
-    let time = span(Duration::from_millis(500));
+    // The command has that time as well, to begin and to end.
+    let time = span(Duration::from_secs(2));
     let keys = format!("service.post_stop = [{end}]\nservice.stop = {{ timeout = \"{time}\" }}\n{NONE}");
     world.write_service("deaf", &format!("service.command = [\"/bin/sh\", \"-c\", \"{deaf}\"]\n{keys}"));
     world.start();
@@ -199,13 +199,16 @@ pub fn a_killed_supervisor_runs_no_command_twice(world: &mut World) {
     };
     let keys = format!(
         "service.condition = [{}]\nservice.pre_start = [{}, {}]\nservice.post_start = [{}]\nservice.pre_stop = [{}]\n\
-         service.post_stop = [{}]\nservice.stop.timeout = \"60s\"\nrootfs.mounts = [{{ src = \"{}\", dst = \"/gate\" }}]",
+         service.post_stop = [{}]\nservice.timeout.start = \"{}\"\nservice.stop.timeout = \"{}\"\n\
+         rootfs.mounts = [{{ src = \"{}\", dst = \"/gate\" }}]",
         gate("condition"),
         gate("first"),
         gate("second"),
         gate("post-start"),
         gate("pre-stop"),
         gate("post-stop"),
+        span(Duration::from_secs(90)),
+        span(Duration::from_secs(60)),
         dir.display()
     );
     world.write_service("app", &daemon(&keys));
@@ -441,7 +444,7 @@ pub fn in_place_they_go_before_every_run_and_after_the_last(world: &mut World) {
 
 pub fn what_hangs_is_killed_when_the_time_to_stop_is_over(world: &mut World) {
     // Long enough for a command to begin, and waited for to its end.
-    let time = format!("service.stop.timeout = \"{}\"", span(Duration::from_millis(500)));
+    let time = format!("service.stop.timeout = \"{}\"", span(Duration::from_secs(2)));
     let keys = format!("service.post_stop = [{}]\n{time}", sh("echo end; exec sleep 300"));
     world.write_service("inside", &daemon(&keys));
     let keys = format!(

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     ipv6::furnish,
-    support::{World, wait_until, world::describe},
+    support::{World, scaled, wait_until, world::describe},
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -35,6 +35,11 @@ fn app(world: &World, name: &str, keys: &str) {
     world.write_service(name, &world.probe_toml(&["http", "80"], keys));
 }
 
+/// Seconds that a client waits.
+fn patience() -> String {
+    scaled(Duration::from_secs(5)).as_secs().to_string()
+}
+
 /// Status and body of a request for a host.
 fn ask(host: &str, path: &str) -> (String, String) {
     ask_at("http://127.0.0.1:8090", host, path)
@@ -43,7 +48,7 @@ fn ask(host: &str, path: &str) -> (String, String) {
 fn ask_at(base: &str, host: &str, path: &str) -> (String, String) {
     let header = format!("Host: {host}");
     let url = format!("{base}{path}");
-    let args = ["-sk", "-m", "5", "-o", "-", "-w", "\n%{http_code}", "-H", &header, &url];
+    let args = ["-sk", "-m", &patience(), "-o", "-", "-w", "\n%{http_code}", "-H", &header, &url];
     let output = Command::new("curl").args(args).output().expect("declared as a need");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let (body, status) = said.rsplit_once('\n').unwrap_or_default();
@@ -120,7 +125,7 @@ pub fn the_real_client_is_told_and_cannot_say_that_he_is_another(world: &mut Wor
     let netns = format!("--net={}", outside.path());
     for (host, client) in [("192.0.2.1", "192.0.2.254"), ("[2001:db8::1]", "2001:db8::fe")] {
         let output = Command::new("nsenter")
-            .args([&netns, "curl", "-s", "-m", "5", "-H", "Host: shop.example.org"])
+            .args([&netns, "curl", "-s", "-m", &patience(), "-H", "Host: shop.example.org"])
             .args(["-H", "X-Forwarded-For: 203.0.113.9", &format!("http://{host}:8090/")])
             .output()
             .expect("util-linux is installed");
@@ -260,7 +265,8 @@ pub fn the_programs_accept_what_is_made_for_them(world: &mut World) {
     let secure = |host: &str| {
         let url = format!("https://{host}:8443/");
         let resolve = format!("{host}:8443:127.0.0.1");
-        let output = Command::new("curl").args(["-sk", "-m", "5", "--resolve", &resolve, &url]).output();
+        let args = ["-sk", "-m", &patience(), "--resolve", &resolve, &url];
+        let output = Command::new("curl").args(args).output();
         String::from_utf8_lossy(&output.expect("a need").stdout).trim().to_owned()
     };
     wait_until("it is answered", LONG, || secure("one.example.org") == "one");

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    World, wait_until,
+    World, scaled, wait_until,
     world::{describe, wait_http},
 };
 use crate::{
@@ -67,7 +67,7 @@ pub fn what_a_link_carries_is_bounded_in_both_directions(world: &mut World) {
     // Far more than the buckets hold, there and back.
     let sent = vec![7; 512 << 10];
     let mut stream = TcpStream::connect(&at).expect("it listens");
-    stream.set_read_timeout(Some(LONG)).expect("a socket");
+    stream.set_read_timeout(Some(scaled(LONG))).expect("a socket");
     let mut back = vec![0; sent.len()];
     std::thread::scope(|scope| {
         let mut writer = stream.try_clone().expect("dup");

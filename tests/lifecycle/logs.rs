@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use palisade::supervisor::Way;
 
-use crate::support::{World, snapshot, wait_until};
+use crate::support::{World, scaled, snapshot, wait_until};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -208,7 +208,7 @@ fn heard(socket: &UnixDatagram) -> String {
 
 fn listen(path: &str) -> UnixDatagram {
     let socket = UnixDatagram::bind(path).expect("a new name");
-    socket.set_read_timeout(Some(LONG)).expect("a time");
+    socket.set_read_timeout(Some(scaled(LONG))).expect("a time");
     socket
 }
 

@@ -13,7 +13,7 @@ use nix::{
 };
 
 use super::{
-    World, wait_until,
+    World, scaled, wait_until,
     world::{PALISADE, describe, raw},
 };
 
@@ -73,10 +73,11 @@ impl Home {
         fs::write(format!("/etc/palisade/services.d/{name}.toml"), text).expect("it is ours");
     }
 
-    /// What a shell makes of it, in two minutes at most.
+    /// What a shell makes of it, in two minutes (scaled) at most.
     pub fn shell(&self, text: &str) -> Output {
         let mut shell = Command::new("timeout");
-        shell.args(["120", "sh", "-e", "-c", text]).env_clear().env("PATH", &self.path).current_dir("/");
+        shell.arg(scaled(Duration::from_secs(120)).as_secs().to_string());
+        shell.args(["sh", "-e", "-c", text]).env_clear().env("PATH", &self.path).current_dir("/");
         shell.output().expect("sh")
     }
 
