@@ -111,10 +111,11 @@ pub fn what_nobody_confirms_is_taken_back(world: &mut World) {
     write(world, "web", "three", "");
     write(world, "extra", "one", "");
     world.ok(&["apply", "--confirm", "2s"]);
-    wait_until("it is taken back", LONG, || version(world, "web") == "two");
     wait_until("the new service is gone", LONG, || {
         world.palisade(&["status", "extra"]).status.code() == Some(4)
     });
+    // Not before: the run that was there has that version as well, until it has ended.
+    wait_until("it is taken back", LONG, || version(world, "web") == "two");
     // The files still say otherwise, and a successor is not taken in by them.
     assert_eq!(world.palisade(&["plan"]).status.code(), Some(2));
     let pid = world.pid("web");
@@ -147,10 +148,12 @@ pub fn what_fails_on_trial_is_taken_back_at_once(world: &mut World) {
     world.write_service("web", &crash);
     let answer = world.json(&["apply", "--confirm", "5min"]);
     assert_eq!(answer["changes"][0]["how"], json!("restart"));
+    // First: until its end the run that was there has the version that comes back.
+    let why = "going back to the files before: web has failed";
+    wait_until("that is told", LONG, || world.supervisor_log().contains(why));
     wait_until("it is taken back", LONG, || version(world, "web") == "one");
     world.wait_state("web", "active");
     assert_eq!(world.pid("aside"), aside);
-    assert!(world.supervisor_log().contains("going back to the files before: web has failed"));
     world.stop().expect("it stops");
 }
 

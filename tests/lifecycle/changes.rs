@@ -88,7 +88,7 @@ pub fn a_service_reloads_when_what_it_reads_changes(world: &mut World) {
     assert_eq!(all.iter().map(|name| world.pid(name)).collect::<Vec<_>>(), pids, "nobody was restarted");
     assert!(!world.logs("none").contains("again"), "who does not ask is not told");
     assert!(!world.logs("file").contains("again three more"), "only what is named counts");
-    assert!(plan(world).is_empty(), "everything is taken in");
+    wait_until("everything is taken in", LONG, || plan(world).is_empty());
     // What it reads when it starts is no change.
     world.ok(&["stop", "restarts"]);
     fs::write(dir.join("a"), "five\n").expect("our own directory");
@@ -208,8 +208,8 @@ pub fn a_service_that_says_so_is_waited_for(world: &mut World) {
     world.write_service("one", &world.probe_toml(&steps, &keys));
     world.start();
     world.wait_state("one", "active");
-    // A file that was not there when it started.
-    fs::write(dir.join("a"), "one\n").expect("our own directory");
+    // A file that was not there when it started; whole, for it reads once.
+    replace(&dir.join("a"), "one");
     let says = |world: &World| world.status("one")["says"].as_str().unwrap_or_default().to_owned();
     wait_until("it reloads", LONG, || says(world) == "reloading");
     let how: Vec<String> = plan(world).into_iter().map(|(_, how, _)| how).collect();

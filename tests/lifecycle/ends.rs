@@ -184,7 +184,7 @@ pub fn a_reload_touches_only_what_differs(world: &mut World) {
         world.state("changed") == "active" && world.pid("changed") != changed
     });
     assert_eq!(world.pid("same"), same);
-    wait_until("removed is gone", LONG, || !snapshot::processes().join("\n").contains("removed"));
+    wait_until("removed is gone", LONG, || world.palisade(&["status", "removed"]).status.code() == Some(4));
     // What has become of whom, and why, in this order; of whom nothing differs there is nothing to say.
     let log = world.supervisor_log();
     let (_, log) = log.split_once("SIGHUP").expect("it was told");
@@ -211,6 +211,7 @@ pub fn two_hundred_cycles_leak_nothing(world: &mut World) {
     world.write_service("web", &world.probe_toml(&["http", "80"], keys));
     world.start();
     wait_http("127.0.0.1:8081", "/");
+    world.wait_state("web", "active");
     let descriptors = |world: &World| snapshot::descriptors(world.supervisor_pid()).len();
     let before = descriptors(world);
     for cycle in 0..count(200, 40) {
@@ -240,6 +241,9 @@ pub fn output_is_kept_in_bounded_files(world: &mut World) {
     world.start();
     // Not its end: what is still in the pipe then is written, and files are renamed, afterwards.
     wait_until("the flood is over", LONG, || world.logs("flood").contains("over"));
+    // The oldest has two names for a moment.
+    let is_there = |name: &str| world.dir().join("log").join(name).exists();
+    wait_until("it is compressed", LONG, || is_there("flood.log.2.gz") && !is_there("flood.log.2"));
     let files: Vec<_> = fs::read_dir(world.dir().join("log")).expect("our own directory").flatten().collect();
     let own: Vec<_> = files.iter().filter(|f| f.file_name().to_string_lossy().starts_with("flood")).collect();
     assert!((1..=3).contains(&own.len()), "{files:?}");

@@ -119,10 +119,11 @@ pub fn a_command_that_fails_fails_the_start_and_is_named(world: &mut World) {
     world.write_service("pre", &daemon(&keys));
     let keys = format!(
         "service.post_start = [{}]\nservice.post_stop = [{}]\nrestart.policy = \"never\"",
-        sh("exit 8"),
+        // Not before the main program heeds what it is told.
+        sh(&format!("while test ! -e /tmp/up; do {}; done; exit 8", nap())),
         sh("echo end $SERVICE_RESULT $EXIT_CODE")
     );
-    world.write_service("post", &daemon(&keys));
+    world.write_service("post", &daemon(&keys).replace("echo main $$$$", "echo main $$$$; echo > /tmp/up"));
     let missing = "service.pre_start = [[\"/no/such/program\"]]\nrestart.policy = \"on-failure\"";
     world.write_service("missing", &daemon(missing));
     let slow = "service.pre_start = [{ command = [\"/bin/sleep\", \"300\"], timeout = \"100ms\" }]\n\
@@ -272,6 +273,10 @@ pub fn a_supervisor_may_die_at_every_moment_of_the_commands(world: &mut World) {
         let answers = world.start_to_die(command);
         assert!(answers, "{point}: nothing is started by itself");
         world.palisade(&["start", "app"]);
+        // Up, or dead: whoever is stopped has to have a program that heeds it.
+        wait_until("it runs", LONG, || {
+            world.has_died() || said(world, "app").iter().skip(seen).any(|line| line.starts_with("main "))
+        });
         if !world.has_died() {
             world.palisade(&["stop", "app"]);
         }

@@ -82,6 +82,8 @@ pub fn what_a_link_carries_is_bounded_in_both_directions(world: &mut World) {
     // A flood of datagrams: what does not fit is dropped before it reaches the service, and counted.
     let at = format!("{}:53", address(world, "udp"));
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket");
+    wait_until("it echoes", LONG, || socket.send_to(b"?", &at).is_ok() && socket.recv(&mut [0; 8]).is_ok());
     socket.set_nonblocking(true).expect("a socket");
     let sent = (0..4000).filter(|_| socket.send_to(&[7; 1400], &at).is_ok()).count() as u64;
     let settled = || {

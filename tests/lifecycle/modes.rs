@@ -81,14 +81,16 @@ pub fn a_service_on_a_terminal_is_logged_and_taken_over(world: &mut World) {
     let toml = format!("service.command = [\"/bin/sh\", \"-c\", '{script}']\nservice.tty = true\n{NONE}\n");
     world.write_service("term", &toml);
     world.start();
-    wait_until("it speaks", LONG, || world.logs("term").contains("line 3"));
-    assert!(world.logs("term").contains("/dev/pts/"), "{}", world.logs("term"));
+    // All of it: it speaks on while others start.
+    let said = |world: &World| world.ok(&["logs", "-n", "all", "term"]);
+    wait_until("it speaks", LONG, || said(world).contains("line 3"));
+    assert!(said(world).contains("/dev/pts/"), "{}", said(world));
     let pid = world.pid("term");
     world.kill_supervisor();
     world.start();
     assert_eq!((world.pid("term"), world.state("term").as_str()), (pid, "active"));
-    let lines = world.logs("term").lines().count();
-    wait_until("it still speaks", LONG, || world.logs("term").lines().count() > lines + 3);
+    let lines = said(world).lines().count();
+    wait_until("it still speaks", LONG, || said(world).lines().count() > lines + 3);
     assert_eq!(world.pid("term"), pid);
 }
 
