@@ -279,18 +279,28 @@ pub fn others_are_asked_for_whom_egress_lets_out(world: &mut World) {
     }
     assert_eq!(upstream.asked("secret.a.example.org"), 0);
     assert_eq!(ask(world, "mute", "a.example.org", "A"), "ConnectionRefused");
-    // Silence is told in time, and nobody else waits for it.
-    let mut patient = world
-        .command(&["exec", "any", "--", PROBE, "__probe", "ask", "mute.example.org", "A", "udp"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("the program under test starts");
-    wait_until("it is asked for", LONG, || upstream.asked("mute.example.org") > 0);
-    assert_eq!(ask(world, "any", "a.example.org", "A"), "NoError [A 192.0.2.7 60]");
-    assert!(patient.try_wait().expect("our child").is_none(), "it waits");
-    let output = patient.wait_with_output().expect("our child");
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "ServerFailure []", "{}", describe(&output));
-    assert_eq!(upstream.asked("mute.example.org"), 3, "asked again and again");
+    // Silence is told in time, and nobody else waits for it. Where to ask takes longer than that time, it is asked once more.
+    let mut before = 0;
+    wait_until("somebody else is answered while it waits", LONG, || {
+        let mut patient = world
+            .command(&["exec", "any", "--", PROBE, "__probe", "ask", "mute.example.org", "A", "udp"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("the program under test starts");
+        wait_until("it is asked for", LONG, || upstream.asked("mute.example.org") > before);
+        assert_eq!(ask(world, "any", "a.example.org", "A"), "NoError [A 192.0.2.7 60]");
+        let waits = patient.try_wait().expect("our child").is_none();
+        let output = patient.wait_with_output().expect("our child");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout).trim(),
+            "ServerFailure []",
+            "{}",
+            describe(&output)
+        );
+        assert_eq!(upstream.asked("mute.example.org"), before + 3, "asked again and again");
+        before += 3;
+        waits
+    });
     // Another server, from the service's file; then from its next one, without a restart. Then the host has another one.
     assert_eq!(ask(world, "own", "a.example.org", "A"), "ServerFailure []", "nobody is there");
     let run = world.run_id("own");
@@ -398,11 +408,11 @@ pub fn where_a_name_leads_its_service_may_go(world: &mut World) {
     let (some, holder) = (address(world, "some"), address(world, "holder"));
     assert_ne!(connect(world, "some", "192.0.2.254:80"), "ok", "it has not asked yet");
     assert_eq!(ask(world, "some", "a.example.org", "A"), "NoError [A 192.0.2.254 1]");
+    assert_eq!(time_to_go(&some, "192.0.2.254").map(|(whole, _)| whole), Some(30), "time to connect");
     wait_until("it is answered", LONG, || connect(world, "some", "192.0.2.254:80") == "ok");
     assert_ne!(connect(world, "some", "192.0.2.254:81"), "ok", "another port");
     assert_ne!(connect(world, "some", "198.51.100.1:80"), "ok", "another address");
     assert_ne!(connect(world, "other", "192.0.2.254:80"), "ok", "another service");
-    assert_eq!(time_to_go(&some, "192.0.2.254").map(|(whole, _)| whole), Some(30), "time to connect");
     // By another name, which is none that its file has.
     assert!(ask(world, "some", "alias.example.org", "A").contains("A 198.51.100.1 600"));
     assert_eq!(connect(world, "some", "198.51.100.1:80"), "ok");
@@ -459,7 +469,7 @@ pub fn where_a_name_leads_its_service_may_go(world: &mut World) {
 pub fn where_a_name_leads_with_ipv6_its_service_may_go(world: &mut World) {
     // Asked over IPv6 as well.
     let (upstream, outside) = (Upstream::start(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)), furnish());
-    upstream.set("six", OUTSIDE, 60);
+    upstream.set("six", OUTSIDE, 600);
     write(world, "some", "network.egress = [\"*.example.org:80\"]\nnetwork.dns = [\"::1\"]");
     write(world, "victim", "");
     up(world, &["some", "victim"]);
@@ -467,7 +477,7 @@ pub fn where_a_name_leads_with_ipv6_its_service_may_go(world: &mut World) {
     let target = format!("[{OUTSIDE}]:80");
     assert_ne!(connect(world, "some", &target), "ok", "it has not asked yet");
     assert_eq!(ask(world, "some", "six.example.org", "A"), "NoError []");
-    assert_eq!(ask(world, "some", "six.example.org", "AAAA"), format!("NoError [AAAA {OUTSIDE} 60]"));
+    assert_eq!(ask(world, "some", "six.example.org", "AAAA"), format!("NoError [AAAA {OUTSIDE} 600]"));
     wait_until("it is answered", LONG, || connect(world, "some", &target) == "ok");
     world.kill_supervisor();
     world.start();

@@ -6,11 +6,13 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::support::{
-    World, snapshot, wait_for, wait_until,
+    World, scaled, snapshot, span, wait_for, wait_until,
     world::{PROBE, raw},
 };
 
 const LONG: Duration = Duration::from_secs(20);
+/// How long a check may take of one that is well.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The first number that a service has printed after `clock`: CLOCK_MONOTONIC, as the kernel had it.
 fn clock(world: &World, name: &str) -> u64 {
@@ -82,12 +84,13 @@ pub fn what_does_not_become_ready_in_time_is_started_again(world: &mut World) {
 
 pub fn readiness_survives_the_supervisor(world: &mut World) {
     let none = "network.mode = \"none\"";
+    let late = scaled(Duration::from_millis(1500)).as_millis().to_string();
     for (name, does, ready) in [
         ("tcp", &["http", "80"][..], "tcp:80"),
         ("log", &["stay", "print", "here we are"], "log:here"),
         ("file", &["stay", "write", "/tmp/ready"], "file:/tmp/ready"),
     ] {
-        let args: Vec<&str> = ["late", "1500"].iter().chain(does).copied().collect();
+        let args: Vec<&str> = ["late", &late].iter().chain(does).copied().collect();
         world.write_service(name, &world.probe_toml(&args, &format!("service.ready = '{ready}'\n{none}")));
     }
     world.start();
@@ -117,7 +120,8 @@ fn sick_services(world: &World, more: &str) -> Vec<&'static str> {
     ];
     for (name, args, test, mode) in &ways {
         let health = format!(
-            "health = {{ test = {test}, interval = \"50ms\", timeout = \"5s\", retries = 2, {more} }}"
+            "health = {{ test = {test}, interval = \"50ms\", timeout = \"{}\", retries = 2, {more} }}",
+            span(PATIENCE)
         );
         let keys = format!("{health}\n{mode}\nrestart.policy = \"never\"\nrestart.delay = \"10ms\"");
         world.write_service(name, &world.probe_toml(args, &keys));
@@ -153,9 +157,11 @@ pub fn an_unhealthy_service_is_dealt_with_as_its_file_says(world: &mut World) {
     let absent = probe(&["absent", "/tmp/sick"]);
     for (name, on_fail) in [("stop", "stop"), ("kill", "kill"), ("none", "none")] {
         let keys = format!(
-            "health = {{ test = {absent}, interval = \"50ms\", retries = 1, on_fail = \"{on_fail}\" }}\n\
-             service.stop.timeout = \"200s\"\nrestart.policy = \"never\"\nrestart.delay = \"10ms\"\n\
-             network.mode = \"none\""
+            "health = {{ test = {absent}, interval = \"50ms\", timeout = \"{}\", retries = 1, on_fail = \"{on_fail}\" }}\n\
+             service.stop.timeout = \"{}\"\nrestart.policy = \"never\"\nrestart.delay = \"10ms\"\n\
+             network.mode = \"none\"",
+            span(PATIENCE),
+            span(Duration::from_secs(200))
         );
         let args: &[&str] = if name == "kill" { &["ignore-term"] } else { &["wait"] };
         world.write_service(name, &world.probe_toml(args, &keys));
@@ -167,7 +173,7 @@ pub fn an_unhealthy_service_is_dealt_with_as_its_file_says(world: &mut World) {
     make_sick(world, "stop");
     world.wait_state("stop", "failed");
     assert_eq!(world.run_id("stop"), 1);
-    // It would not hear anything else, and has 200 seconds.
+    // It would not hear anything else, and has ten times as long as is waited here.
     make_sick(world, "kill");
     wait_until("another run", LONG, || world.run_id("kill") == 2);
     wait_health(world, "kill", "healthy");
@@ -203,9 +209,11 @@ pub fn a_check_that_hangs_has_failed_and_is_ended(world: &mut World) {
     world.start();
     for name in ["exec", "flood", "http"] {
         wait_health(world, name, "unhealthy");
-        let status = world.status(name);
-        let output = status["health"]["output"].as_str().unwrap_or_default();
-        assert!(output.starts_with("no answer in time"), "{status}");
+        // The next one is due before the last one is gone, and then that is told.
+        wait_until(&format!("{name} has not answered in time"), LONG, || {
+            let status = world.status(name);
+            status["health"]["output"].as_str().is_some_and(|text| text.starts_with("no answer in time"))
+        });
     }
     let failures = |world: &World| world.status("exec")["health"]["failures"].as_u64().unwrap_or_default();
     wait_until("some more rounds", LONG, || failures(world) >= 10);
@@ -223,10 +231,15 @@ pub fn a_check_that_hangs_has_failed_and_is_ended(world: &mut World) {
 }
 
 pub fn in_the_start_period_failures_do_not_count(world: &mut World) {
-    let health = "health = { test = \"http:80/\", interval = \"50ms\", retries = 1, start_period = \"60s\", \
-                  start_interval = \"20ms\" }";
+    let health = format!(
+        "health = {{ test = \"http:80/\", interval = \"50ms\", timeout = \"{}\", retries = 1, start_period = \"{}\", \
+         start_interval = \"20ms\" }}",
+        span(PATIENCE),
+        span(Duration::from_secs(60))
+    );
     let keys = format!("{health}\nnetwork.mode = \"none\"\nrestart.delay = \"10ms\"");
-    let args = ["late", "1000", "sick", "http", "80", "/tmp/sick"];
+    let late = scaled(Duration::from_secs(1)).as_millis().to_string();
+    let args = ["late", &late, "sick", "http", "80", "/tmp/sick"];
     world.write_service("slow", &world.probe_toml(&args, &keys));
     world.start();
     wait_until("it was asked in vain", LONG, || world.status("slow")["health"]["ok"] == false);
@@ -288,7 +301,10 @@ pub fn what_could_not_be_asked_is_no_answer(world: &mut World) {
         ("exec", &["wait"], absent.as_str()),
         ("unix", &["sick", "unix", "/tmp/socket", "/tmp/sick"], "\"unix:/tmp/socket\""),
     ] {
-        let keys = format!("health = {{ test = {test}, interval = \"50ms\", retries = 1 }}\n{none}");
+        let time = span(PATIENCE);
+        let keys = format!(
+            "health = {{ test = {test}, interval = \"50ms\", timeout = \"{time}\", retries = 1 }}\n{none}"
+        );
         world.write_service(name, &world.probe_toml(args, &keys));
     }
     world.start();

@@ -129,8 +129,10 @@ pub fn a_web_program_counts_in_a_database_that_only_it_may_ask(world: &mut World
     lay_out(world, "gunicorn");
     world.start();
     world.wait_state("visits", "active");
-    assert_eq!(wait_http("127.0.0.1:8088", "/").trim(), "visitor 1");
-    assert_eq!(wait_http("127.0.0.1:8088", "/").trim(), "visitor 2");
+    // Asked once each: who asks again because it takes long counts again.
+    for visitor in ["visitor 1", "visitor 2"] {
+        assert_eq!(http_get("127.0.0.1:8088", "/").as_deref().map(str::trim), Ok(visitor));
+    }
     world.ok(&["restart", "redis"]);
     wait_until("it goes on counting", LONG, || {
         http_get("127.0.0.1:8088", "/").is_ok_and(|said| said.trim() == "visitor 3")

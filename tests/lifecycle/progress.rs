@@ -207,8 +207,11 @@ pub fn who_applies_may_wait_for_what_comes_of_it(world: &mut World) {
 
     // On a terminal it is shown, and nothing is left of it.
     write_slow(world, "slow", "service.nice = 1");
+    let run = world.run_id("slow");
     let mut shown = on_terminal(world, &["apply", "--wait", "5min"], "xterm", 80);
     shown.until("applying: 0 of 1 done, waits for slow");
+    // The one before has been ready for long.
+    wait_until("its next run has begun", LONG, || world.run_id("slow") > run);
     make_ready(world, "slow");
     let (said, status) = shown.end();
     assert_eq!(status.code(), Some(0), "{said}");

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    World, frames, wait_for, wait_until,
+    World, frames, wait_until,
     world::{PROBE, describe, http_get, wait_http},
 };
 
@@ -396,7 +396,7 @@ pub fn a_network_of_its_own_is_new_in_every_run(world: &mut World) {
     nix::sys::signal::kill(crate::support::world::raw(pid), nix::sys::signal::Signal::SIGKILL)
         .expect("it lives");
     world.start();
-    assert_eq!(wait_for("it answers", LONG, || http_get("127.0.0.1:8081", "/").ok()), "web");
+    assert_eq!(wait_http("127.0.0.1:8081", "/"), "web");
     assert_eq!(world.address("web"), address);
 }
 

@@ -87,7 +87,7 @@ pub fn top_shows_what_services_take_and_does_what_keys_say(world: &mut World) {
         // The one that is busy comes first.
         terminal.wait("busy worker", |lines| lines.get(3).is_some_and(|line| line.starts_with("worker ")));
         let bars = |line: &str| line.chars().rev().take_while(|c| ('▁'..='█').contains(c)).count();
-        let lines = terminal.wait("graph", |lines| bars(&lines[3]) >= 8);
+        let lines = terminal.wait("graph", |lines| lines[3].starts_with("worker ") && bars(&lines[3]) >= 8);
         assert_fits(&lines, size.0);
         assert!(lines[0].contains("4 services: 3 active, 1 failed"), "{lines:#?}");
         assert!(lines[2].contains("PRESSURE") && lines[2].contains("RESTARTS"), "{lines:#?}");

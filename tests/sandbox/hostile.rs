@@ -6,9 +6,10 @@ use std::{
     os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
-use crate::support::{World, world::describe};
+use crate::support::{World, scaled, world::describe};
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -292,9 +293,7 @@ pub fn a_session_is_not_held_up_by_a_trap(world: &mut World) {
     world.wait_state("one", "active");
     let session = |world: &World| {
         let inner = world.command(&["exec", "one", "--", "/probe/probe", "__probe", "print", "started"]);
-        let mut command = Command::new("timeout");
-        command.args(["-s", "KILL", "30"]).arg(inner.get_program()).args(inner.get_args());
-        command.output().expect("coreutils are installed")
+        bounded(&inner).output().expect("coreutils are installed")
     };
     for path in ["etc/passwd", "etc/group"] {
         for trap in TRAPS {
@@ -323,8 +322,14 @@ fn run_toml(world: &World, toml: &str) -> Output {
         format!("{toml}network.mode = \"none\"\n")
     };
     let file = world.write("single/once.toml", &toml);
-    let inner = world.command(&["run"]);
-    let mut command = Command::new("timeout");
-    command.args(["-s", "KILL", "30"]).arg(inner.get_program()).args(inner.get_args());
+    let mut command = bounded(&world.command(&["run"]));
     command.args(world.places()).arg(file).output().expect("coreutils are installed")
+}
+
+/// The same, killed when it hangs.
+fn bounded(inner: &Command) -> Command {
+    let time = scaled(Duration::from_secs(30)).as_secs().to_string();
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", &time]).arg(inner.get_program()).args(inner.get_args());
+    command
 }

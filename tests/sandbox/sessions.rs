@@ -188,9 +188,10 @@ pub fn root_inside_has_no_power_over_the_init(world: &mut World) {
 }
 
 pub fn nobody_inside_can_signal_the_init(world: &mut World) {
-    // The init acts on its signals only once it waits, and root could signal it until then.
-    let script =
-        "sleep 0.2; for s in TERM KILL STOP SEGV CHLD; do kill -$s 1 && echo sent $s; done; echo alive";
+    // The init acts on its signals only once it waits, and root could signal it until then: until it has become the last of
+    // the ids.
+    let script = "until grep -q '^Uid:.65535' /proc/1/status; do sleep 0.02; done; \
+                  for s in TERM KILL STOP SEGV CHLD; do kill -$s 1 && echo sent $s; done; echo alive";
     for user in ["0", "1234"] {
         let command = ["/bin/sh", "-c", script];
         let toml = format!("service.command = {command:?}\nservice.user = {user}\nnetwork.mode = \"none\"\n");

@@ -204,8 +204,10 @@ pub fn without_a_pid_namespace_the_whole_tree_is_killed(world: &mut World) {
     // Whose parents have gone are the init's children, not the host's.
     let init = std::fs::read_to_string(format!("/proc/{}/stat", world.pid("tree"))).expect("it lives");
     let init = init.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)).expect("proc_pid_stat(5)");
-    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).expect("it lives");
-    assert_eq!(children.split_whitespace().count(), 3, "the service and two that it left: {children}");
+    let children = format!("/proc/{init}/task/{init}/children");
+    wait_until("the init has the service and two that it left", LONG, || {
+        std::fs::read_to_string(&children).expect("it lives").split_whitespace().count() == 3
+    });
     // A crash of the main process takes the others along too.
     nix::sys::signal::kill(crate::support::world::raw(world.pid("tree")), nix::sys::signal::Signal::SIGKILL)
         .expect("it lives");

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     support::{
-        World, probe, wait_for, wait_until,
+        World, probe, scaled, wait_for, wait_until,
         world::{PALISADE, PROBE, describe, http_get, raw, wait_http},
     },
     walls,
@@ -380,8 +380,9 @@ fn leads_where_it_should(world: &World, user: &User<'_>) {
     let keys = "network.publish = [\"127.0.0.1:18080:80\", \"0.0.0.0:18081:80\"]";
     let mut run = user.start(&world.probe_toml(&["http", "80"], keys));
     wait_http("127.0.0.1:18080", "/");
+    let time = scaled(Duration::from_secs(10)).as_secs().to_string();
     let client = Command::new("nsenter")
-        .args(["-t", &pid, "-n", "curl", "-sfv", "-m", "10", "http://192.0.2.1:18081/"])
+        .args(["-t", &pid, "-n", "curl", "-sfv", "-m", &time, "http://192.0.2.1:18081/"])
         .output();
     let client = client.expect("curl is installed");
     assert!(client.status.success(), "{}", describe(&client));

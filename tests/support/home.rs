@@ -76,8 +76,8 @@ impl Home {
     /// What a shell makes of it, in two minutes (scaled) at most.
     pub fn shell(&self, text: &str) -> Output {
         let mut shell = Command::new("timeout");
-        shell.arg(scaled(Duration::from_secs(120)).as_secs().to_string());
-        shell.args(["sh", "-e", "-c", text]).env_clear().env("PATH", &self.path).current_dir("/");
+        let time = scaled(Duration::from_secs(120)).as_secs().to_string();
+        shell.args([&time, "sh", "-e", "-c", text]).env_clear().env("PATH", &self.path).current_dir("/");
         shell.output().expect("sh")
     }
 

@@ -22,8 +22,7 @@ use super::calls;
 ///
 /// `report` · `http PORT` · `held` · `held-once` · `echo PORT` · `udp PORT` · `ignore-term` · `tree` · `flood BYTES` · `exit CODE` ·
 /// `eat BYTES` · `eat-apart BYTES` · `fork COUNT` · `spin MILLISECONDS` · `store PATH BYTES` ·
-/// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT [MILLISECONDS]` ·
-/// `write PATH` ·
+/// `signal NUMBER` · `print TEXT` · `wait` · `stop-others` · `pid1` · `connect ADDRESS:PORT` · `knock ADDRESS:PORT` · `write PATH` ·
 /// `late MILLISECONDS …` · `clocked …` · `stay …` · `absent PATH` · `remove PATH` · `sick WAY AT PATH` · `mute PORT` ·
 /// `ask NAME TYPE udp|tcp` · `ask-on` · `calls` · `writable-code` · `personality` · `i386 NUMBER` · `x32` · `nanoseconds COUNT` ·
 /// `attack INTERFACE …` · `sniff INTERFACE` · `listen` · `say STEP …`
@@ -68,7 +67,7 @@ pub fn main(args: &[&str]) -> ExitCode {
         ["stop-others"] => stop_others(),
         ["pid1"] => println!("{}", pid1()),
         ["connect", address] => println!("{}", outcome(TcpStream::connect(address).map(drop))),
-        ["connect", address, time] => return connect_within(address, Duration::from_millis(number(time))),
+        ["knock", address] => println!("{}", knock(address)),
         ["ask", name, kind, way] => println!("{}", super::names::ask(name, kind, way)),
         ["ask-on"] => super::names::flood(),
         ["attack", interface, rest @ ..] => super::frames::attack(interface, rest),
@@ -242,6 +241,19 @@ fn udp(port: u16) {
     while let Ok((length, from)) = socket.recv_from(&mut bytes) {
         // A client that went away is its own business.
         let _ = socket.send_to(&bytes[..length], from);
+    }
+}
+
+/// What becomes of a connection within a second: nothing, when there is no handshake. It is the kernels' alone, on whatever
+/// machine, and the second begins when it does.
+fn knock(address: &str) -> String {
+    let address = address.parse().expect("an address and a port");
+    match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+        // The kernel's own ETIMEDOUT has a number.
+        Err(error) if error.kind() == std::io::ErrorKind::TimedOut && error.raw_os_error().is_none() => {
+            String::new()
+        }
+        result => outcome(result.map(drop)),
     }
 }
 
@@ -449,19 +461,6 @@ fn mute(port: u16) {
     for stream in listener.incoming().flatten() {
         held.push(stream);
     }
-}
-
-/// As `connect`, and 124 when that time has brought no handshake, as with timeout(1); but of the handshake alone, for an
-/// emulated CPU takes long to get a program that far.
-fn connect_within(address: &str, time: Duration) -> ExitCode {
-    match TcpStream::connect_timeout(&address.parse().expect("ADDRESS:PORT"), time) {
-        // Of the clock, which has no number.
-        Err(error) if error.kind() == std::io::ErrorKind::TimedOut && error.raw_os_error().is_none() => {
-            return ExitCode::from(124);
-        }
-        made => println!("{}", outcome(made.map(drop))),
-    }
-    ExitCode::SUCCESS
 }
 
 /// Waits for a signal.
