@@ -27,6 +27,7 @@ pub mod voice;
 pub mod world;
 
 use std::{
+    num::NonZero,
     panic::AssertUnwindSafe,
     process::{Command, ExitCode},
     sync::mpsc,
@@ -74,7 +75,11 @@ pub fn main(tests: &[Test]) -> ExitCode {
         }
         _ => {
             let trials = tests.iter().map(trial).collect();
-            libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+            let mut arguments = Arguments::from_args();
+            // Half of a test is waiting for somebody: as many again find room beside it.
+            let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+            arguments.test_threads.get_or_insert(2 * cpus);
+            libtest_mimic::run(&arguments, trials).exit_code()
         }
     }
 }
