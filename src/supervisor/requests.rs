@@ -294,8 +294,11 @@ impl Supervisor {
                 let names: Vec<&str> = names.iter().map(UnitName::as_str).collect();
                 format!("for {}", names.join(" "))
             }
-            (Some(_), None) if entry.is_some_and(|entry| entry.demand == Demand::Tripped) => {
-                "started by connections too often in too short a time".to_owned()
+            // With what came of the last time, which is what to mend: a condition that does not hold, for example.
+            (Some(State::Stopped(why)), None)
+                if entry.is_some_and(|entry| entry.demand == Demand::Tripped) =>
+            {
+                format!("started by connections too often in too short a time; {why}")
             }
             (Some(State::Starting { phase: Phase::Executed, .. }), None) => {
                 let ready = unit.and_then(|unit| unit.service.ready.as_ref());

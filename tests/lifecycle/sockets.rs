@@ -220,7 +220,11 @@ pub fn what_takes_no_connection_is_not_started_without_end(world: &mut World) {
     });
     drop(waits);
     match gives_up {
-        true => assert!(world.run_id("web") >= 20, "not before"),
+        true => {
+            assert!(world.run_id("web") >= 20, "not before");
+            let reason = world.status("web")["reason"].to_string();
+            assert!(reason.contains("too often") && reason.contains("; ended: "), "{reason}");
+        }
         false => drop(world.ok(&["stop", "web"])),
     }
     assert!(TcpStream::connect(ADDRESS).is_err(), "nobody listens any more");
