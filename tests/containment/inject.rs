@@ -219,8 +219,9 @@ fn fail_each(world: &mut World, network: &str, which: fn(&Call) -> bool, errnos:
     world.write("single/once.toml", &toml);
     let outside = probe::report();
     // Once so that what only the first run makes is there.
-    let _ = traced(world, "none", Errno::EPERM);
-    let before = Snapshot::take(world);
+    let (output, _) = traced(world, "none", Errno::EPERM);
+    assert!(output.status.success(), "{}", describe(&output));
+    let before = Snapshot::take_after(world);
     let (output, trace) = traced(world, "none", Errno::EPERM);
     assert!(output.status.success(), "{}", describe(&output));
     let whole = confinement(&serde_json::from_slice(&output.stdout).expect("JSON"), &outside);

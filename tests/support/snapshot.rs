@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{need, scaled, world::World};
+use super::{need, scaled, wait_until, world::World};
 
 /// How long a world may take to become what it was: the kernel needs some 20 ms to take the links of a closed network
 /// namespace down, an emulated one more. The self-tests, which leak on purpose, wait less.
@@ -36,6 +36,13 @@ impl Snapshot {
         put("network namespace", files(Path::new("/run/netns")));
         put("descriptor of the test", descriptors(std::process::id()));
         Self(all)
+    }
+
+    /// As [`Self::take`], of a world in which services with a network have been: once the kernel has taken their links.
+    pub fn take_after(world: &World) -> Self {
+        let is_of_service = |link: &String| link.starts_with("ps") && link.contains('-');
+        wait_until("the links of closed networks are gone", settle(), || !links().iter().any(is_of_service));
+        Self::take(world)
     }
 
     /// What `later` has that this one has not, and the other way round.
