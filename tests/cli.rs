@@ -302,7 +302,8 @@ fn verbs_say_what_happened() {
     };
     let local = "2026-11-23T22:12:50.123456+01:00 one\n2026-11-23T22:12:50.123456+01:00 \\x1b[31mtwo\n";
     assert_eq!(logs(&[]).1, local, "in the time of who asks");
-    assert_eq!(logs(&["--grep", "TWO"]).1, "");
+    assert_eq!(logs(&["--grep", "TWO"]), (0, String::new(), "-- no lines --\n".to_owned()));
+    assert_eq!(logs(&["--grep", "TWO", "-o", "cat"]), (0, String::new(), String::new()));
     assert_eq!(logs(&["--grep", "tw?o$", "-o", "cat"]).1, "\\x1b[31mtwo\n");
     assert_eq!(logs(&["-o", "json"]).1, logs(&["--json"]).1);
     let (_, output, _) = logs(&["-o", "json", "-n", "1", "-p", "info"]);

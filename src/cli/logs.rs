@@ -6,6 +6,7 @@
 //! Levels, patterns and times are read as journalctl(1) reads them.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, VecDeque},
     io,
     ops::RangeInclusive,
@@ -130,11 +131,15 @@ pub(super) fn logs(client: &mut Client, options: LogOptions, json: bool) -> Resu
     };
     let zone = options.times.zone();
     let output = if json { Output::Json } else { options.output };
-    let show = |line: &Line| match output {
-        Output::Json => output::json_line(&line.object()),
-        _ if options.raw => output::raw(&line.as_written(), !line.entry.partial),
-        Output::Short => output::print(&show::log_line(&line.entry, with_name, line.level, &zone)),
-        Output::Cat => output::print(&format!("{}\n", output::escape(&line.entry.text))),
+    let is_empty = Cell::new(true);
+    let show = |line: &Line| {
+        is_empty.set(false);
+        match output {
+            Output::Json => output::json_line(&line.object()),
+            _ if options.raw => output::raw(&line.as_written(), !line.entry.partial),
+            Output::Short => output::print(&show::log_line(&line.entry, with_name, line.level, &zone)),
+            Output::Cat => output::print(&format!("{}\n", output::escape(&line.entry.text))),
+        }
     };
     let mut levels = Levels::default();
     let mut held = lines.filter(|_| is_choice).map(Last::new);
@@ -156,6 +161,10 @@ pub(super) fn logs(client: &mut Client, options: LogOptions, json: bool) -> Resu
         }
         verbs::go_on(&shown)
     })?;
+    // Whoever reads them himself would wonder.
+    if is_empty.get() && !options.follow && !options.raw && output == Output::Short {
+        output::aside("-- no lines --");
+    }
     Ok(verbs::done(shown))
 }
 

@@ -81,6 +81,12 @@ pub(super) fn error(text: &str) {
     let _ = writeln!(anstream::stderr(), "{} {text}", Colour::Red.paint("palisade:"));
 }
 
+/// Says something that is not what was asked for, where it does not mix with that.
+pub(super) fn aside(text: &str) {
+    // There is nowhere left to complain.
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
 /// Says that no file has a service of this name: one that is called nearly so, or where the files are.
 pub(super) fn no_such_service<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, dirs: &[PathBuf]) {
     let dirs: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
