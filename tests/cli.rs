@@ -363,11 +363,11 @@ fn a_shell_has_a_terminal_that_follows_ours_and_ours_is_put_in_order() {
     let supervisor = StandIn::new();
     let size = |ws_col, ws_row| Winsize { ws_col, ws_row, ws_xpixel: 0, ws_ypixel: 0 };
     let (master, slave) = pty(size(101, 33));
+    let before = tcgetattr(&slave).unwrap();
+    assert!(before.local_modes.contains(LocalModes::ECHO));
     let stdio = || Stdio::from(slave.try_clone().unwrap());
     let mut child =
         supervisor.command(&["shell", "web"]).stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
-    let before = tcgetattr(&slave).unwrap();
-    assert!(before.local_modes.contains(LocalModes::ECHO));
     let mut terminal = File::from(master.as_fd().try_clone_to_owned().unwrap());
     until(&mut terminal, "ready> ");
     assert!(!tcgetattr(&slave).unwrap().local_modes.intersects(LocalModes::ECHO | LocalModes::ICANON));

@@ -72,8 +72,9 @@ impl Desk {
     /// `edit` with a program that does this to the file.
     fn edit(&self, arguments: &[&str], program: &str) -> (i32, String, String) {
         let editor = self.0.path().join("editor");
-        fs::write(&editor, format!("#!/bin/sh\n{program}\n")).unwrap();
-        fs::set_permissions(&editor, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&editor, format!("{program}\n")).unwrap();
+        // Read and not executed: a child of another thread may have it open to write for a moment, which is ETXTBSY.
+        let editor = PathBuf::from(format!("sh {}", editor.display()));
         let done = self.run_with("edit", arguments, &[("EDITOR", &editor)]);
         let left = fs::read_dir(self.0.path()).unwrap().flatten().map(|entry| entry.file_name());
         let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("palisade-edit")).collect();

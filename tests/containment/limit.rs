@@ -108,7 +108,7 @@ pub const PROBES: &[Probe] = probes! {
         let _ = std::env::set_current_dir("/dev/shm").or_else(|_| std::env::set_current_dir("/tmp"));
         let hard = limit_of(4).1;
         let _ = call(libc::SYS_prlimit64, &[0, 4, at(&[hard, hard]), 0]);
-        let end = raw::in_child(std::time::Duration::from_secs(8), || {
+        let end = raw::in_child(crate::support::scaled(std::time::Duration::from_secs(8)), || {
             let _ = call(libc::SYS_rt_sigaction, &[number(libc::SIGABRT), at(&[0u64; 4]), 0, 8]);
             let _ = call(libc::SYS_kill, &[std::process::id() as usize, number(libc::SIGABRT)]);
             String::new()

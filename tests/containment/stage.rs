@@ -122,6 +122,8 @@ impl Stage {
             ("port", PORT.to_string()),
             ("other", world.address("other")),
             ("published", "8081".to_owned()),
+            // Milliseconds.
+            ("patience", "150".to_owned()),
             ("outside", "198.51.100.1".to_owned()),
             ("control", world.run_dir().join("control.sock").display().to_string()),
             ("socket", path("daemon.sock")),
@@ -146,7 +148,8 @@ impl Stage {
         fs::create_dir_all(&group).expect("declared as a need");
         let me = std::env::current_exe().expect("own path");
         let mut command = careless(world, me.as_os_str());
-        command.arg("__weak").arg(&group).args(facts);
+        // Somebody answers here, however slow the machine: all of them are waited for.
+        command.arg("__weak").arg(&group).args(facts).arg("patience=1000");
         let output = command.output().expect("it is this program");
         assert!(output.status.success(), "{}", crate::support::world::describe(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()

@@ -166,6 +166,7 @@ impl Tracer {
             let name = format!("{} {}", tracee.name, tracee.calls);
             let _ = writeln!(self.seen, "{name} call {nr}");
             if name == self.target {
+                let _ = writeln!(self.seen, "{name} fails {nr}");
                 tracee.fails = true;
                 set(pid, libc::c_ulonglong::MAX, None);
             }

@@ -1,20 +1,16 @@
 //! The judges: what the batteries have said, and what the host saw.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     battery::{self, Row},
     stage::{self, Stage},
     support::{
-        World, snapshot, wait_until,
+        LONG, World, snapshot, wait_until,
         world::{PROBE, describe},
     },
 };
 
-const LONG: Duration = Duration::from_secs(60);
 /// The probes whose verdict only the host knows.
 const STAYS: &str = "a-process-that-stays-behind";
 const SPEAKS: &str = "a-terminal-is-spoken-to";

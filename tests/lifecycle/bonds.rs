@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::support::{World, span, wait_until, world::raw};
+use crate::support::{LONG, World, span, wait_until, world::raw};
 
-const LONG: Duration = Duration::from_secs(30);
 const NONE: &str = "network.mode = \"none\"";
 
 fn daemon(world: &World, name: &str, keys: &str) {

@@ -4,21 +4,16 @@ use std::{
     collections::BTreeSet,
     fs,
     process::{Child, Stdio},
-    time::Duration,
 };
 
 use crate::{
     reach::connect,
     spoof::{json, links, sh},
-    support::{
-        World, count, wait_until,
-        world::{http_soon, wait_http},
-    },
+    support::{LONG, World, count, snapshot, wait_until, world::wait_http},
     talk::{address, reaches, up, write},
     wall::denials,
 };
 
-const LONG: Duration = Duration::from_secs(60);
 const APPS: &str = "network.bridge = \"apps\"\n";
 const DBS: &str = "network.bridge = \"dbs\"\n";
 
@@ -147,6 +142,8 @@ pub fn links_that_somebody_took_away_are_there_again_with_the_next_run(world: &m
         world.ok(&["restart", name]);
         assert_eq!(wait_http(&format!("127.0.0.1:{port}"), "/"), *name);
     }
+    // The kernel takes those of the runs before away when it comes to that.
+    wait_until("the old ports are gone", LONG, || links("type veth").len() == all.len());
     sh("ip -br link show type bridge | cut -d' ' -f1 | xargs -n1 ip link del");
     sh("ip -br link show type veth | cut -d'@' -f1 | xargs -n1 ip link del");
     for (n, (name, port)) in all.iter().enumerate() {
@@ -203,7 +200,8 @@ pub fn what_a_killed_run_left_of_a_bridge_goes_with_the_next(world: &mut World) 
     assert_eq!(wait_http("127.0.0.1:8081", "/"), "app");
     assert!(host_name("apps").is_some());
     drop(first);
-    wait_until("its service has ended", LONG, || http_soon("127.0.0.1:8081", "/").is_err());
+    let is_up = || snapshot::processes().iter().any(|process| process.contains("__probe http"));
+    wait_until("its service has ended", LONG, || !is_up());
     let mut second = run();
     assert_eq!(wait_http("127.0.0.1:8081", "/"), "app");
     wait_until("one port on one bridge", LONG, || ports("apps").len() == 1);

@@ -18,14 +18,13 @@ use std::{
 use palisade::supervisor::{Way, points};
 
 use crate::support::{
-    World, scaled,
+    LONG, World, scaled,
     snapshot::{self, Snapshot},
     wait_until,
     world::{PALISADE, PROBE, http_get, wait_http},
 };
 
 const LIVE: u16 = 20;
-const LONG: Duration = Duration::from_secs(30);
 const ROLLING: &str = "8097";
 const CALLED: &str = "8098";
 /// What there is one of at most, whoever has died.
@@ -260,7 +259,7 @@ impl Campaign {
             self.come_to(world, *operation);
         }
         // What was asked for is answered, and what an init says comes, a moment before the end.
-        let deadline = Instant::now() + scaled(Duration::from_secs(1));
+        let deadline = Instant::now() + scaled(LONG);
         while !world.has_died() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -322,7 +321,7 @@ impl Campaign {
             }
             Way::Demand => {
                 verbs(&["stop", "start"]);
-                let deadline = Instant::now() + scaled(Duration::from_secs(5));
+                let deadline = Instant::now() + scaled(LONG);
                 while !world.has_died() && Instant::now() < deadline {
                     // One ends its run, the next starts another.
                     drop(TcpStream::connect(format!("127.0.0.1:{CALLED}")));
@@ -334,7 +333,7 @@ impl Campaign {
                             timer = { calendar = \"*:*:*\", persistent = true }\n";
                 world.write_service(name, &world.probe_toml(&["print", "x"], keys));
                 world.palisade(&["daemon-reload"]);
-                let deadline = Instant::now() + scaled(Duration::from_secs(5));
+                let deadline = Instant::now() + scaled(LONG);
                 while !world.has_died() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(5));
                 }

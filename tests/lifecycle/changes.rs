@@ -5,14 +5,12 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use serde_json::Value;
 
-use crate::support::{World, wait_until, world::describe};
+use crate::support::{LONG, World, wait_until, world::describe};
 
-const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"";
 
 /// A directory of the host that is at /conf inside.
@@ -68,7 +66,7 @@ pub fn a_service_reloads_when_what_it_reads_changes(world: &mut World) {
         world.wait_state(name, "active");
     }
     let pids: Vec<u32> = all.iter().map(|name| world.pid(name)).collect();
-    fs::write(dir.join("a"), "two\n").expect("our own directory");
+    replace(&dir.join("a"), "two");
     for name in ["file", "dir"] {
         wait_said(world, name, "again two");
     }

@@ -1,12 +1,9 @@
 //! The clock of the host is set, really: only where nobody minds, in a guest that is thrown away.
 
-use std::time::Duration;
-
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
-use crate::support::{World, wait_until};
+use crate::support::{LONG, World, wait_until};
 
-const LONG: Duration = Duration::from_secs(30);
 const YEAR: i64 = 365 * 86_400;
 
 fn real() -> i64 {

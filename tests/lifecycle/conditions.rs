@@ -1,12 +1,11 @@
 //! `[unit]` condition and assert: what the host is like, asked before every start.
 
-use std::{fs, os::unix::net::UnixStream, path::Path, process::Command, time::Duration};
+use std::{fs, os::unix::net::UnixStream, path::Path, process::Command};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::support::{World, wait_until, world::raw};
+use crate::support::{LONG, World, wait_until, world::raw};
 
-const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"";
 
 fn write(world: &World, name: &str, keys: &str) {

@@ -1,17 +1,16 @@
 //! `socket.accept`: a run for each connection.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::unix::net::UnixStream,
-    time::Duration,
 };
 
 use serde_json::Value;
 
-use crate::support::{World, scaled, wait_for, wait_until, world::describe};
+use crate::support::{LONG, World, scaled, wait_for, wait_until, world::describe};
 
-const LONG: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "127.0.0.1:8097";
 
 /// Tells what it was given, and then echoes lines until its client goes. `bye` has it hang up without ending.
@@ -87,6 +86,17 @@ fn connections(world: &World) -> Vec<String> {
     let list = world.json(&["list"]);
     let names = list["services"].as_array().expect("a list").iter();
     names.filter_map(|s| s["name"].as_str()).filter(|name| name.contains('@')).map(str::to_owned).collect()
+}
+
+/// How many have connected and are not accepted: tcp_get_info of a socket that listens, proc(5).
+fn waiting() -> usize {
+    let all = fs::read_to_string("/proc/net/tcp").expect("the kernel has TCP");
+    let listens =
+        |line: &&str| line.split_whitespace().skip(1).take(3).eq(["0100007F:1FA1", "00000000:0000", "0A"]);
+    let line = all.lines().find(listens).unwrap_or_else(|| panic!("nobody listens: {all}"));
+    let queued =
+        line.split_whitespace().nth(4).and_then(|queues| queues.split(':').nth(1)).expect("its queues");
+    usize::from_str_radix(queued, 16).expect("proc(5)")
 }
 
 fn wait_for_none(world: &World) {
@@ -259,6 +269,8 @@ pub fn connections_beyond_their_number_are_turned_away(world: &mut World) {
     wait_until("it is over", LONG, || connections(world).len() <= 1);
     two.says("still here");
     drop(two);
+    // Whoever has gone again is let in or turned away in turn.
+    wait_until("nobody is left who stood before", 2 * LONG, || waiting() == 0);
     wait_for_none(world);
     wait_until("somebody is let in", LONG, || {
         let stream = TcpStream::connect(ADDRESS).expect("somebody listens");

@@ -5,18 +5,15 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     process::Command,
-    time::Duration,
 };
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::support::{
-    World, count, snapshot, wait_for, wait_until,
+    LONG, World, count, snapshot, wait_for, wait_until,
     world::{pids, raw, tcp, wait_http},
 };
-
-const LONG: Duration = Duration::from_secs(20);
 
 pub fn a_killed_service_comes_back_with_the_same_address(world: &mut World) {
     let keys = "network.publish = [\"8081:80\"]\nrestart.policy = \"always\"\nrestart.delay = \"10ms\"";

@@ -4,19 +4,16 @@ use std::{
     collections::BTreeMap,
     fs,
     process::{Child, Command},
-    time::Duration,
 };
 
 use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
-    World,
+    LONG, World,
     snapshot::{self, Snapshot},
     wait_for, wait_until,
     world::{PALISADE, PROBE, http_soon, wait_http},
 };
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// A service with one of everything that takes a host step of its own.
 fn rich(world: &World) -> String {

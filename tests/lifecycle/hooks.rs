@@ -5,9 +5,8 @@ use std::{fs, time::Duration};
 use nix::sys::signal::{Signal, kill};
 use palisade::supervisor::Way;
 
-use crate::support::{World, scaled, span, wait_until, world::raw};
+use crate::support::{LONG, World, scaled, span, wait_until, world::raw};
 
-const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"\nrootfs.base = \"host\"\n";
 
 /// What a loop of the shell does between two looks: each is a process, which an emulated CPU makes slowly.
@@ -161,7 +160,7 @@ pub fn post_stop_runs_however_it_ended(world: &mut World) {
     world.write_service("crash", &daemon(&keys));
     let deaf = format!("trap '' TERM; echo main; while :; do {}; done", nap());
     // The command has that time as well, to begin and to end.
-    let time = span(Duration::from_secs(2));
+    let time = span(Duration::from_secs(3));
     let keys = format!("service.post_stop = [{end}]\nservice.stop = {{ timeout = \"{time}\" }}\n{NONE}");
     world.write_service("deaf", &format!("service.command = [\"/bin/sh\", \"-c\", \"{deaf}\"]\n{keys}"));
     world.start();
@@ -425,7 +424,10 @@ pub fn in_place_they_go_before_every_run_and_after_the_last(world: &mut World) {
     world.wait_state("app", "active");
     let init = |world: &World| world.status("app")["init_pid"].as_u64();
     let sandbox = init(world);
+    // It is executed before it has begun.
+    let mains = |world: &World| said(world, "app").iter().filter(|line| line.starts_with("main ")).count();
     for round in 0..4 {
+        wait_until("it runs", LONG, || mains(world) == round + 1);
         let (pid, run) = (world.pid("app"), world.run_id("app"));
         if round % 2 == 1 {
             world.kill_supervisor();
@@ -438,9 +440,7 @@ pub fn in_place_they_go_before_every_run_and_after_the_last(world: &mut World) {
         wait_until("another run", LONG, || world.run_id("app") > run && world.state("app") == "active");
         assert_eq!(init(world), sandbox, "round {round}");
     }
-    wait_until("it runs", LONG, || {
-        said(world, "app").iter().filter(|line| line.starts_with("main ")).count() == 5
-    });
+    wait_until("it runs", LONG, || mains(world) == 5);
     world.ok(&["stop", "app"]);
     let lines = said(world, "app");
     let count = |word: &str| lines.iter().filter(|line| line.trim() == word).count();
@@ -449,7 +449,7 @@ pub fn in_place_they_go_before_every_run_and_after_the_last(world: &mut World) {
 
 pub fn what_hangs_is_killed_when_the_time_to_stop_is_over(world: &mut World) {
     // Long enough for a command to begin, and waited for to its end.
-    let time = format!("service.stop.timeout = \"{}\"", span(Duration::from_secs(2)));
+    let time = format!("service.stop.timeout = \"{}\"", span(Duration::from_secs(3)));
     let keys = format!("service.post_stop = [{}]\n{time}", sh("echo end; exec sleep 300"));
     world.write_service("inside", &daemon(&keys));
     let keys = format!(
@@ -460,10 +460,13 @@ pub fn what_hangs_is_killed_when_the_time_to_stop_is_over(world: &mut World) {
     let keys = format!("service.pre_stop = [{}]\n{time}", sh("exec sleep 300"));
     world.write_service("before", &daemon(&keys));
     world.start();
-    for name in ["inside", "outside", "before"] {
+    let all = ["inside", "outside", "before"];
+    for name in all {
         world.wait_state(name, "active");
         wait_until("it runs", LONG, || has_said(world, name, "main"));
-        world.ok(&["stop", name]);
+    }
+    world.ok(&[["stop"].as_slice(), &all].concat());
+    for name in all {
         assert_eq!(world.state(name), "stopped");
         assert_eq!(has_said(world, name, "end"), name != "before");
     }

@@ -1,13 +1,11 @@
 //! Ranges of ids: whose they are stays so, and what a host without them is told.
 
-use std::{fs, os::unix::fs::MetadataExt, process::Command, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt, process::Command};
 
 use crate::support::{
-    World, wait_until,
+    LONG, World, wait_until,
     world::{PALISADE, describe},
 };
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// The first id of the service's range, by the kernel's own map.
 fn range(world: &World, name: &str) -> u32 {

@@ -15,10 +15,8 @@ use nix::sys::signal::Signal;
 
 use crate::{
     ipv6::furnish,
-    support::{World, scaled, wait_until, world::describe},
+    support::{LONG, World, scaled, wait_until, world::describe},
 };
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// A file of `examples/ingress` with its paths below the world's directory.
 fn example(world: &World, name: &str) -> String {
@@ -37,7 +35,7 @@ fn app(world: &World, name: &str, keys: &str) {
 
 /// Seconds that a client waits.
 fn patience() -> String {
-    scaled(Duration::from_secs(5)).as_secs().to_string()
+    scaled(Duration::from_secs(30)).as_secs().to_string()
 }
 
 /// Status and body of a request for a host.

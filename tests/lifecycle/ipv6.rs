@@ -1,17 +1,16 @@
 //! The same network with the other addresses: who is reached, who may go out, and what is put back.
 
-use std::{fs, net::TcpListener, process::Command, time::Duration};
+use std::{fs, net::TcpListener, process::Command};
 
 use crate::{
     reach::connect,
     spoof::{Place, furnish_host},
     support::{
-        World, scaled, wait_until,
+        LONG, World, scaled, wait_until,
         world::{describe, wait_http},
     },
 };
 
-const LONG: Duration = Duration::from_secs(20);
 pub const OUTSIDE: &str = "2001:db8::fe";
 const HOST: &str = "2001:db8::1";
 
@@ -32,7 +31,7 @@ pub fn furnish() -> Place {
 fn ask(outside: &Place, url: &str) -> Option<String> {
     let netns = format!("--net={}", outside.path());
     // Who is not let in learns that from the kernel; who is may have to wait for the program.
-    let patience = scaled(Duration::from_secs(2)).as_secs().to_string();
+    let patience = scaled(LONG).as_secs().to_string();
     let args = [&netns, "curl", "-s", "--connect-timeout", "2", "-m", &patience, url];
     let output = Command::new("nsenter").args(args).output().expect("declared as a need");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -93,7 +92,7 @@ pub fn a_service_has_it_where_its_file_says_and_nowhere_else(world: &mut World) 
     }
     let published = format!("[{HOST}]:8081");
     assert_ne!(connect(world, "shut", &published), "ok", "a published port is no way around it");
-    assert_eq!(connect(world, "open", &published), "ok", "but one to itself");
+    wait_until("one to itself is", LONG, || connect(world, "open", &published) == "ok");
     listener.set_nonblocking(true).expect("a socket");
     assert!(listener.accept().is_err(), "somebody got through");
     // Whoever knows the way to a service comes no further.
@@ -105,7 +104,7 @@ pub fn a_service_has_it_where_its_file_says_and_nowhere_else(world: &mut World) 
     assert_eq!(ask(&outside, &url).as_deref(), Some(OUTSIDE), "nobody supervises");
     world.start();
     assert_eq!(ask(&outside, &url).as_deref(), Some(OUTSIDE));
-    assert_eq!(connect(world, "some", &target), "ok");
+    wait_until("so it is from inside", LONG, || connect(world, "some", &target) == "ok");
     world.ok(&["restart", "open"]);
     wait_until("it is up again", LONG, || ask(&outside, &url).as_deref() == Some(OUTSIDE));
     assert_eq!(world.status("open")["addresses"], addresses);

@@ -10,15 +10,13 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    World, scaled, wait_until,
+    LONG, World, scaled, wait_until,
     world::{describe, wait_http},
 };
 use crate::{
     reach::connect,
     spoof::{furnish_host, json, links, sh},
 };
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// As root of the host in the network namespace of a service, whose programs are not asked.
 fn inside(world: &World, name: &str, command: &str) -> Value {
@@ -255,7 +253,7 @@ pub fn a_network_is_joined_and_outlives_the_runs_in_it(world: &mut World) {
     assert_eq!(namespace(world, "side"), shared);
     // Each reaches the other over loopback, though nothing allows it; and all else of the two is apart.
     for (from, port) in [("main", 81), ("side", 80)] {
-        assert_eq!(connect(world, from, &format!("127.0.0.1:{port}")), "ok");
+        wait_until("it is answered", LONG, || connect(world, from, &format!("127.0.0.1:{port}")) == "ok");
     }
     let (main, side) = (world.run_id("main"), world.run_id("side"));
     let pid = crate::support::world::raw(world.pid("main"));

@@ -10,9 +10,7 @@ use std::{
 use jiff::Timestamp;
 use palisade::supervisor::Way;
 
-use crate::support::{World, scaled, snapshot, wait_until};
-
-const LONG: Duration = Duration::from_secs(20);
+use crate::support::{LONG, World, scaled, snapshot, wait_until};
 
 /// A service that writes `first` at once and `then` when there is a file `go` in its directory, which is given.
 fn speaker(world: &World, name: &str, rate: &str, [first, then]: [&str; 2]) -> std::path::PathBuf {

@@ -1,12 +1,10 @@
 //! As many services as a host has on its first day with a PaaS.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, process::Command};
 
 use serde_json::Value;
 
-use crate::support::{World, count, wait_until, world::wait_http};
-
-const LONG: Duration = Duration::from_secs(120);
+use crate::support::{LONG, World, count, wait_until, world::wait_http};
 
 fn json(command: &str) -> Value {
     let output = Command::new("sh").args(["-ec", command]).output().expect("a shell");

@@ -10,7 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use serde_json::Value;
@@ -18,14 +18,13 @@ use serde_json::Value;
 use crate::{
     reach::connect,
     support::{
-        World,
+        LONG, World,
         exported::{Exported, ask},
         wait_until,
         world::{http_get, wait_http},
     },
 };
 
-const LONG: Duration = Duration::from_secs(20);
 const GET: &str = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const TCP: &str = "127.0.0.1:9620";
 
@@ -185,8 +184,8 @@ pub fn what_is_told_of_the_supervisor_and_of_denials_is_so(world: &mut World) {
     let told = all.value("palisade_supervisor_resident_memory_bytes", &[]);
     is_between("resident", resident / 2.0, told, resident * 2.0);
     // Without the connection of whoever asked, which is closed some time later.
-    let told = all.value("palisade_supervisor_open_fds", &[]);
-    wait_until(&format!("one less than {told} are open"), LONG, || {
+    wait_until("as many are open as are told", LONG, || {
+        let told = exported(world).value("palisade_supervisor_open_fds", &[]);
         let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").count();
         told == f64::from(u32::try_from(open).expect("some")) + 1.0
     });

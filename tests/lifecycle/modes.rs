@@ -1,12 +1,9 @@
 //! The less common ways to run: in place, on a terminal, with commands of its own, in the host's pid namespace.
 
-use std::time::Duration;
-
 use nix::sys::signal::{Signal, kill};
 
-use crate::support::{World, snapshot, wait_until, world::raw};
+use crate::support::{LONG, World, snapshot, wait_until, world::raw};
 
-const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"";
 
 fn init(world: &World, name: &str) -> u64 {

@@ -1,12 +1,11 @@
 //! Whether what runs is what would be started now: `restart_needed`.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::support::{World, wait_until};
+use crate::support::{LONG, World, wait_until};
 
-const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"\n";
 
 /// Why a service needs a restart.

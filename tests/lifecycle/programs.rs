@@ -1,13 +1,11 @@
 //! The service files of `examples/` with Debian's own programs, and each program's own client.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command};
 
 use crate::support::{
-    World, wait_for, wait_until,
+    LONG, World, wait_for, wait_until,
     world::{describe, http_get, wait_http},
 };
-
-const LONG: Duration = Duration::from_secs(30);
 
 /// Starts the example `name` as it is, but for where its files are: below the world's directory.
 fn example(world: &mut World, name: &str) {

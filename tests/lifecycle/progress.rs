@@ -6,17 +6,15 @@ use std::{
     os::fd::OwnedFd,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 
 use crate::support::{
-    World, wait_until,
+    LONG, World, wait_until,
     world::{PROBE, describe},
 };
 
-const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"\n";
 
 /// A service that is ready when it is told to be.
@@ -219,10 +217,10 @@ pub fn who_applies_may_wait_for_what_comes_of_it(world: &mut World) {
 
     // One that is not ready in time.
     write_slow(world, "slow", "service.nice = 2");
-    let late = world.palisade(&["apply", "--wait", "700ms"]);
+    let late = world.palisade(&["apply", "--wait", "3s"]);
     let text = String::from_utf8_lossy(&late.stderr).into_owned();
     assert_eq!(late.status.code(), Some(1), "{}", describe(&late));
-    assert!(text.starts_with("palisade: slow: still starting after 700ms"), "{text}");
+    assert!(text.starts_with("palisade: slow: still starting after 3s"), "{text}");
     assert_eq!(world.palisade(&["apply", "--wait=0s"]).status.code(), Some(2));
     make_ready(world, "slow");
     world.wait_state("slow", "active");

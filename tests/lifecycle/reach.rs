@@ -12,12 +12,10 @@ use serde_json::Value;
 use crate::{
     spoof::furnish_host,
     support::{
-        World, scaled, wait_for, wait_until,
+        LONG, World, scaled, wait_for, wait_until,
         world::{PROBE, describe, wait_http},
     },
 };
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// A probe that serves HTTP on port 80 and is published on `port` of the loopback address.
 fn web(world: &World, name: &str, port: u16) {
@@ -165,7 +163,7 @@ pub fn what_is_published_is_reached_from_outside_and_who_may_go_out_does(world: 
         .args(["__probe", "http", "80"])
         .spawn()
         .expect("util-linux is installed");
-    wait_for("who may go out is answered", Duration::from_secs(20), || {
+    wait_for("who may go out is answered", LONG, || {
         (connect(world, "open", "192.0.2.254:80") == "ok").then_some(())
     });
     assert_ne!(connect(world, "shut", "192.0.2.254:80"), "ok", "nobody lets it out");
@@ -182,7 +180,7 @@ pub fn what_is_published_is_reached_from_outside_and_who_may_go_out_does(world: 
     // Allowed in between, and not any more.
     world.write_service("open", &world.probe_toml(&["http", "80"], &keys.replace("\"any\"", "[]")));
     world.ok(&["daemon-reload"]);
-    wait_for("it is another run", Duration::from_secs(20), || {
+    wait_for("it is another run", LONG, || {
         (world.run_id("open") == 2 && world.state("open") == "active").then_some(())
     });
     assert_ne!(connect(world, "open", "192.0.2.254:80"), "ok", "its file has taken it back");

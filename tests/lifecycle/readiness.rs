@@ -4,9 +4,7 @@ use std::{fs, time::Duration};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::support::{World, scaled, span, wait_until, world::raw};
-
-const LONG: Duration = Duration::from_secs(20);
+use crate::support::{LONG, World, scaled, span, wait_until, world::raw};
 
 /// A probe that takes `steps`, without a network.
 fn say(world: &World, name: &str, steps: &[&str], keys: &str) {
@@ -172,7 +170,7 @@ pub fn a_watchdog_that_hears_nothing_bites(world: &mut World) {
         assert!(world.status(name)["reason"].as_str().is_some_and(|why| why.contains("watchdog")));
     }
     // A successor gives it a whole interval, and then does the same.
-    let keys = format!("service.type = \"notify\"\nservice.watchdog = \"{}\"", span(Duration::from_secs(2)));
+    let keys = format!("service.type = \"notify\"\nservice.watchdog = \"{}\"", span(Duration::from_secs(4)));
     say(world, "kept", &["send:READY=1"], &keys);
     world.ok(&["daemon-reload"]);
     world.wait_state("kept", "active");
@@ -318,7 +316,7 @@ pub fn the_main_process_is_whom_the_service_names(world: &mut World) {
 pub fn patience_is_granted_when_it_is_asked_for(world: &mut World) {
     let keys = format!(
         "service.type = \"notify\"\nservice.timeout = {{ start = \"{}\" }}\nrestart.policy = \"never\"",
-        span(Duration::from_secs(1))
+        span(Duration::from_secs(4))
     );
     let extend = format!("send:EXTEND_TIMEOUT_USEC={}", scaled(Duration::from_secs(60)).as_micros());
     say(world, "patient", &[&extend, "usr1", "send:READY=1"], &keys);

@@ -1,9 +1,9 @@
 //! What is wrong is said: which file, which line, which step, which object.
 
-use std::{net::TcpListener, process::Command, time::Duration};
+use std::{net::TcpListener, process::Command};
 
 use crate::support::{
-    World, wait_until,
+    LONG, World, wait_until,
     world::{describe, wait_http},
 };
 
@@ -11,7 +11,7 @@ const NONE: &str = "network.mode = \"none\"";
 
 /// Waits for the launch of `name` to have failed, and returns what `status` says.
 fn fault(world: &World, name: &str) -> String {
-    wait_until("the launch has failed", Duration::from_secs(20), || !world.status(name)["fault"].is_null());
+    wait_until("the launch has failed", LONG, || !world.status(name)["fault"].is_null());
     let output = world.palisade(&["status", name]);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -2,20 +2,18 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
-    World, count, span, wait_until,
+    LONG, World, count, span, wait_until,
     world::{describe, http_get, pids, raw, wait_http},
 };
 
-const LONG: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "127.0.0.1:8095";
 
 fn blue_green(world: &World, program: &[&str], keys: &str) -> String {
@@ -83,14 +81,22 @@ pub fn the_old_run_drains(world: &mut World) {
     world.start();
     let old = wait_http(ADDRESS, "/");
     let mut slow = TcpStream::connect(ADDRESS).expect("somebody listens");
+    // An answer on this very connection: it is the old run that has accepted it.
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("it is connected");
+    let mut answer = String::new();
+    let mut lines = BufReader::new(slow.try_clone().expect("a socket"));
+    while !answer.ends_with("\r\n\r\n") {
+        assert_ne!(lines.read_line(&mut answer).expect("it is answered"), 0, "{answer}");
+    }
+    lines.read_exact(&mut vec![0; old.len()]).expect("the body is the same");
     slow.write_all(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").expect("it is connected");
     // A run that is asked something finishes it, however long ago it was told to go.
     let restart = std::thread::spawn({
         let mut restart = world.command(&["restart", "web"]);
         move || restart.output().expect("the program under test starts")
     });
-    let mut answer = String::new();
-    slow.read_to_string(&mut answer).expect("it is answered");
+    answer.clear();
+    lines.read_to_string(&mut answer).expect("it is answered");
     assert!(answer.ends_with("slow"), "{answer}");
     let restarted = restart.join().expect("no panic");
     assert!(restarted.status.success(), "{}", describe(&restarted));

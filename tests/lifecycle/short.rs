@@ -12,11 +12,10 @@ use nix::sys::signal::{Signal, kill};
 use rustix::process::{Resource, Rlimit};
 
 use crate::support::{
-    World, scaled, snapshot, wait_for, wait_until,
+    LONG, World, scaled, snapshot, wait_for, wait_until,
     world::{describe, http_get, pids, raw, wait_http},
 };
 
-const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"\n";
 
 /// Gives the supervisor another limit of descriptors.

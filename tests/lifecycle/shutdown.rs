@@ -1,15 +1,14 @@
 //! Ends of supervisors, and the ways in which many things happen at once.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs};
 
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    World, snapshot, wait_until,
+    LONG, World, snapshot, wait_until,
     world::{http_get, wait_http},
 };
 
-const LONG: Duration = Duration::from_secs(30);
 const NONE: &str = "network.mode = \"none\"";
 
 pub fn sigterm_stops_everybody_in_reverse_order(world: &mut World) {

@@ -13,18 +13,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::support::{
-    World, count, wait_for, wait_until,
+    LONG, World, count, wait_for, wait_until,
     world::{describe, http_get, raw, wait_http},
 };
 
-const LONG: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "127.0.0.1:8091";
 
 /// A service on a held socket, in an empty network of its own.

@@ -5,17 +5,15 @@ use std::{
     collections::BTreeSet,
     fs::File,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use serde_json::Value;
 
 use crate::support::{
-    World, frames, wait_until,
+    LONG, World, frames, wait_until,
     world::{PROBE, describe, http_get, wait_http},
 };
 
-const LONG: Duration = Duration::from_secs(20);
 const POWERS: &str =
     "service.user = \"root\"\nsecurity.capabilities = [\"CAP_NET_RAW\", \"CAP_NET_ADMIN\"]\n";
 const BRIDGE: &str = "network.bridge = \"apps\"\n";
@@ -431,6 +429,8 @@ pub fn a_naive_bridge_lets_every_forgery_through(world: &mut World) {
     // The bridge needs some time to be one.
     let mut rounds = 100_u32;
     wait_until("every one of them is heard", LONG, || {
+        // Where the victim is the bridge learns from what it sends: an attack before this one was in its name.
+        victim.sh(&format!("{me} __probe knock 10.90.0.1:9"));
         liar.sh(&format!("{me} __probe attack eth0 {}", args.join(" ")));
         let heard: BTreeSet<String> = ear.heard().union(&host.heard()).cloned().collect();
         let missing: Vec<String> = frames::names().into_iter().filter(|name| !heard.contains(name)).collect();

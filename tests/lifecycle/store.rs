@@ -1,16 +1,14 @@
 //! The descriptor store, by a program that knows nothing of Palisade: sd_notify(3) as its page has it, in Python.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::support::{
-    World, wait_for, wait_until,
+    LONG, World, wait_for, wait_until,
     world::{pids, raw},
 };
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// Tells what it was given, and stores: at first three descriptors and one more than it may; on SIGUSR1 it takes one back, on
 /// SIGUSR2 it stores another one.

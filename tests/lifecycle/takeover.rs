@@ -9,19 +9,18 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use nix::sys::signal::{Signal, kill};
 use palisade::supervisor::Way;
+use serde_json::Value;
 
 use crate::support::{
-    World, snapshot, wait_until,
+    LONG, World, snapshot, wait_until,
     world::{http_get, raw, wait_http},
 };
 
 const SERVICES: u16 = 20;
-const LONG: Duration = Duration::from_secs(20);
 
 pub fn a_killed_supervisor_loses_no_service_and_no_request(world: &mut World) {
     for n in 0..SERVICES {
@@ -33,10 +32,19 @@ pub fn a_killed_supervisor_loses_no_service_and_no_request(world: &mut World) {
         assert_eq!(wait_http(&format!("127.0.0.1:{}", 8100 + n), "/"), format!("web{n}"));
     }
     let lives = |world: &World| -> BTreeMap<String, (u32, String)> {
-        let one = |n| (format!("web{n}"), (world.pid(&format!("web{n}")), world.address(&format!("web{n}"))));
-        (0..SERVICES).map(one).collect()
+        let list = world.json(&["list"]);
+        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{list}")).to_owned();
+        let one = |service: &Value| {
+            let pid = service["pid"].as_u64().and_then(|pid| pid.try_into().ok());
+            (
+                text(&service["name"]),
+                (pid.unwrap_or_else(|| panic!("{list}")), text(&service["addresses"][0])),
+            )
+        };
+        list["services"].as_array().expect("a list").iter().map(one).collect()
     };
     let before = lives(world);
+    assert_eq!(before.len(), usize::from(SERVICES));
     let (over, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let client = std::thread::spawn({
         let (over, asked) = (Arc::clone(&over), Arc::clone(&asked));

@@ -1,14 +1,12 @@
 //! Who may talk to whom: what the files allow and nothing else, whoever starts first, restarts, or is taken over.
 
-use std::{net::Ipv4Addr, process::Command, time::Duration};
+use std::{net::Ipv4Addr, process::Command};
 
 use crate::{
     reach::connect,
     spoof::furnish_host,
-    support::{World, wait_until},
+    support::{LONG, World, wait_until},
 };
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// A probe with HTTP on port 80.
 pub(crate) fn write(world: &World, name: &str, keys: &str) {
@@ -166,7 +164,7 @@ pub fn egress_to_some_places_is_to_those_alone(world: &mut World) {
     assert_ne!(connect(world, "none", "192.0.2.254:80"), "ok", "another service");
     world.kill_supervisor();
     world.start();
-    assert_eq!(connect(world, "some", "192.0.2.254:80"), "ok", "taken over");
+    wait_until("taken over", LONG, || connect(world, "some", "192.0.2.254:80") == "ok");
     assert_ne!(connect(world, "some", "192.0.2.254:81"), "ok", "taken over");
     for server in &mut servers {
         server.kill().and_then(|()| server.wait()).expect("our child");

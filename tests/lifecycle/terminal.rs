@@ -1,9 +1,7 @@
 //! What people see who sit at a terminal, of the usual size and of a large one: the screen is read, and keys are pressed.
 
-use std::time::Duration;
-
 use crate::support::{
-    World,
+    LONG, World,
     home::Home,
     terminal::{PROMPT, Terminal},
     wait_until,
@@ -70,7 +68,7 @@ fn lives(pid: u32) -> bool {
 }
 
 fn soon(what: &str, is_so: impl FnMut() -> bool) {
-    wait_until(what, Duration::from_secs(20), is_so);
+    wait_until(what, LONG, is_so);
 }
 
 /// Nothing sticks out of the screen, and no line of it is another's rest.
@@ -101,11 +99,13 @@ pub fn top_shows_what_services_take_and_does_what_keys_say(world: &mut World) {
         terminal.press(&["Home", "Down", "Down"]);
         terminal.wait("graph of the shop", |lines| lines.iter().any(|line| line.contains(" shop: cpu ")));
         // Somebody is served: the host's end of the link counts it.
-        home.ok("i=0; while [ $i -lt 40 ]; do i=$((i + 1)); curl -sf 127.0.0.1:8080/GPL-3 > /dev/null || exit 1; done");
-        terminal.wait("bytes", |lines| {
-            let end = lines[2].find("OUT/s").expect("its title") + "OUT/s".len();
-            let shop = lines.iter().find(|line| line.starts_with("shop ")).expect("its row");
-            shop.get(..end).is_some_and(|row| row.ends_with(['K', 'M']))
+        soon("bytes", || {
+            home.ok("i=0; while [ $i -lt 40 ]; do i=$((i + 1)); curl -sf 127.0.0.1:8080/GPL-3 > /dev/null || exit 1; done");
+            let lines = terminal.lines();
+            let end = lines.get(2).and_then(|line| line.find("OUT/s")).map(|begin| begin + "OUT/s".len());
+            let shop = lines.iter().find(|line| line.starts_with("shop "));
+            let row = shop.zip(end).and_then(|(shop, end)| shop.get(..end));
+            row.is_some_and(|row| row.ends_with(['K', 'M']))
         });
         terminal.picture(&format!("top-{}x{}", size.0, size.1));
 
@@ -215,7 +215,9 @@ pub fn status_and_logs_are_read_on_a_terminal(world: &mut World) {
                 |line: &String| line.trim_start().starts_with(&format!("{title}: ")) && line.contains(value);
             assert!(lines.iter().any(is_it), "{title} {value}: {lines:#?}");
         }
-        terminal.type_line("clear; palisade status shop | head -n 18");
+        // The line at the end is of this screen, where the others are of the one before as well.
+        terminal.type_line("clear; palisade status shop | head -n 18; echo \"piped: $?\"");
+        terminal.wait_line(&["piped: 0"]);
         terminal.wait_line(&["File: /etc/palisade/services.d/shop.toml"]);
         assert!(
             !terminal.coloured().contains("\u{1b}[3"),
@@ -261,7 +263,7 @@ pub fn a_shell_has_the_terminal_that_it_is_called_from(world: &mut World) {
         let before = modes();
         terminal.type_line("clear; palisade shell shop; echo \"ended: $?\"");
         terminal.wait("prompt inside", |lines| {
-            lines.first().is_some_and(|line| line.starts_with(['#', '$', '/']))
+            lines.first().is_some_and(|line| line.starts_with(['#', '$', '/']) && !line.contains("palisade"))
         });
         terminal.type_line("stty size; ps -A -o pid,comm");
         terminal.wait("its size", |lines| lines.iter().any(|line| *line == rows(size)));

@@ -6,7 +6,6 @@ use std::{
     os::fd::OwnedFd,
     process::{Command, Stdio},
     sync::mpsc,
-    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -15,12 +14,11 @@ use serde_json::{Value, json};
 use crate::{
     reach::connect,
     support::{
-        World, snapshot, wait_for, wait_until,
+        LONG, World, snapshot, wait_for, wait_until,
         world::{PALISADE, describe, wait_http},
     },
 };
 
-const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"";
 
 pub fn every_verb_has_its_exit_code(world: &mut World) {

@@ -1,12 +1,11 @@
 //! Limits of a service as a whole: the files of its control group.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{World, wait_for, wait_until};
+use crate::support::{LONG, World, wait_for, wait_until};
 
-pub const LONG: Duration = Duration::from_secs(60);
 /// What every service here needs least of.
 pub const QUIET: &str = "network.mode = \"none\"\nrestart.policy = \"never\"\n";
 

@@ -3,8 +3,8 @@
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use crate::{
-    control::{LONG, QUIET, detail, file, group, says},
-    support::{World, need, wait_until},
+    control::{QUIET, detail, file, group, says},
+    support::{LONG, World, need, wait_until},
 };
 
 pub fn new_limits_bound_a_run_that_lives(world: &mut World) {
@@ -56,14 +56,14 @@ pub fn a_limit_that_somebody_has_changed_is_set_again_at_a_takeover(world: &mut 
 }
 
 pub fn what_a_run_took_is_known_after_a_takeover(world: &mut World) {
-    world.write_service("web", &world.probe_toml(&["eat", "16777216"], QUIET));
+    world.write_service("web", &world.probe_toml(&["eat", "134217728"], QUIET));
     world.start();
     says(world, "web", "ate");
     world.kill_supervisor();
     world.start();
     world.ok(&["stop", "web"]);
     let exit = detail(world, "web")["exits"][0].clone();
-    assert!(exit["usage"]["memory_peak"].as_u64() > Some(16 << 20), "{exit}");
+    assert!(exit["usage"]["memory_peak"].as_u64() > Some(128 << 20), "{exit}");
     assert!(exit["usage"]["cpu_user_usec"].as_u64() > Some(0), "{exit}");
     assert!(exit["cause"].is_null(), "{exit}");
 }

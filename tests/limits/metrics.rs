@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::control::{LONG, QUIET, detail, file, number, says};
-use crate::support::{World, exported::Exported, wait_until};
+use super::control::{QUIET, detail, file, number, says};
+use crate::support::{LONG, World, exported::Exported, wait_until};
 
 const KEYS: &str = "limits.memory.max = \"64M\"\nlimits.memory.high = \"infinity\"\nlimits.pids.max = 33\nlimits.cpu.max = \"50%\"\n";
 

@@ -6,9 +6,9 @@ use std::{
 };
 
 use crate::{
-    control::{LONG, QUIET, detail, says},
+    control::{QUIET, detail, says},
     support::{
-        World, wait_until,
+        LONG, World, wait_until,
         world::{PROBE, describe},
     },
 };

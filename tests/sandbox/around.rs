@@ -5,11 +5,10 @@ use std::{fs, process::Stdio, time::Duration};
 use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
-    World, scaled, span, wait_until,
+    LONG, World, scaled, span, wait_until,
     world::{describe, raw},
 };
 
-const LONG: Duration = Duration::from_secs(20);
 const NONE: &str = "network.mode = \"none\"";
 
 fn sh(line: &str) -> String {
@@ -98,7 +97,7 @@ pub fn a_signal_ends_it_in_order(world: &mut World) {
     let main = format!("trap \"echo main stops; exit 0\" TERM; echo main; {nap}");
     let deaf = format!("trap \"\" TERM; echo main; {nap}");
     // The commands have that time as well.
-    let time = format!("service.stop.timeout = \"{}\"", span(Duration::from_millis(500)));
+    let time = format!("service.stop.timeout = \"{}\"", span(Duration::from_secs(3)));
     let cases = [
         (&main, "", "main stops\nend success exited 0\n", Some(0)),
         (&deaf, time.as_str(), "end signal killed KILL\n", Some(137)),

@@ -1,11 +1,11 @@
 //! The system call filter: calls made for real, from the service and from a session, beside what the same calls answer
 //! outside.
 
-use std::{collections::BTreeMap, io::Read, os::unix::fs::OpenOptionsExt, process::Output, time::Duration};
+use std::{collections::BTreeMap, io::Read, os::unix::fs::OpenOptionsExt, process::Output};
 
 use crate::{
     support::{
-        World, calls, probe, wait_for,
+        LONG, World, calls, probe, wait_for,
         world::{PROBE, describe},
     },
     walls,
@@ -14,7 +14,6 @@ use crate::{
 const NO_NETWORK: &str = "network.mode = \"none\"";
 /// 128 and SIGSYS.
 const KILLED: i32 = 128 + 31;
-const LONG: Duration = Duration::from_secs(20);
 
 type Said = BTreeMap<String, String>;
 

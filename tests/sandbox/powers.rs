@@ -1,12 +1,10 @@
 //! Capabilities and devices: exactly what the file says, in all five sets, for the service and its sessions alike.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::{
     support::{
-        World, wait_until,
+        LONG, World, wait_until,
         world::{PROBE, describe},
     },
     walls,
@@ -79,7 +77,7 @@ pub fn a_session_has_the_sets_of_its_service(world: &mut World) {
     world.start();
     for (n, (keys, expected)) in cases().into_iter().enumerate() {
         let name = format!("s{n}");
-        wait_until(&format!("{name} is up"), Duration::from_secs(20), || world.state(&name) == "active");
+        wait_until(&format!("{name} is up"), LONG, || world.state(&name) == "active");
         let inside = report(world.ok(&["exec", &name, "--", PROBE, "__probe", "report"]).as_bytes());
         assert_eq!(sets(&inside), expected, "{SETS:?} with {keys}");
         // The service itself, as the host's kernel tells of it.

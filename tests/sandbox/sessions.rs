@@ -4,20 +4,17 @@ use std::{
     fs,
     io::Write,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use serde_json::Value;
 
 use crate::{
     support::{
-        World, probe, wait_until,
+        LONG, World, probe, wait_until,
         world::{PALISADE, PROBE, describe},
     },
     walls,
 };
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// Starts the probe with `args` as the service `one`, and waits for it.
 fn start(world: &mut World, args: &[&str], keys: &str) {

@@ -1,16 +1,13 @@
 //! What two services share because a file says so, what one has of the host, and clocks of its own.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::{
-    support::{World, probe, snapshot, wait_until, world::describe},
+    support::{LONG, World, probe, snapshot, wait_until, world::describe},
     walls,
 };
 
 const NO_NETWORK: &str = "network.mode = \"none\"";
-const LONG: Duration = Duration::from_secs(20);
 
 /// Starts `db`, which waits, and `side`, which waits with these keys.
 fn pair(world: &mut World, keys: &str) {

@@ -4,14 +4,13 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, chown},
     process::{Output, Stdio},
-    time::Duration,
 };
 
 use serde_json::Value;
 
 use crate::{
     support::{
-        World, probe, wait_until,
+        LONG, World, probe, wait_until,
         world::{describe, wait_http},
     },
     walls,
@@ -60,11 +59,11 @@ pub fn a_reader_who_does_not_read_keeps_nobody_from_ending_it(world: &mut World)
         let there = |output: &_| rustix::io::ioctl_fionread(output).expect("a pipe");
         there(&output) >= 60 << 10
     };
-    wait_until("the pipe is full", Duration::from_secs(20), waiting);
+    wait_until("the pipe is full", LONG, waiting);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(run.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it lives");
     let mut ended = None;
-    wait_until("it has ended", Duration::from_secs(20), || {
+    wait_until("it has ended", LONG, || {
         ended = run.try_wait().expect("our child");
         ended.is_some()
     });
@@ -272,7 +271,9 @@ pub fn a_daemon_is_followed_and_what_a_service_says_goes_nowhere(world: &mut Wor
     let daemon = (daemon.status.code(), String::from_utf8_lossy(&daemon.stdout).into_owned());
     // Where the daemon was quicker than its starter it is its starter's end that counts.
     assert!(matches!(daemon.0, Some(0 | 3)), "{daemon:?}");
-    let waits = run("service.type = \"forking\"", "(sleep 1; echo daemon; exit 3) & exit 0");
+    let after = "while kill -0 $$$$ 2>/dev/null; do sleep 0.02; done";
+    let waits =
+        run("service.type = \"forking\"", &format!("({after}; sleep 1; echo daemon; exit 3) & exit 0"));
     assert_eq!(waits.status.code(), Some(3), "{}", describe(&waits));
     let silent = "service.type = \"notify\"\nservice.watchdog = \"10ms\"";
     let silent = run(silent, "sleep 0.1; env | grep NOTIFY; exit 4");

@@ -3,18 +3,16 @@
 use std::{
     io::Write,
     process::{Command, Output, Stdio},
-    time::Duration,
 };
 
 use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
-    World, wait_until,
+    LONG, World, wait_until,
     world::{describe, raw},
 };
 
 const NO_NETWORK: &str = "network.mode = \"none\"";
-const LONG: Duration = Duration::from_secs(20);
 
 /// A service file that runs a shell script.
 fn script(script: &str, keys: &str) -> String {
@@ -28,9 +26,12 @@ fn fed(world: &World, toml: &str, input: &[u8]) -> Output {
     let mut command = world.command(&["run", "--state", &state.display().to_string()]);
     command.arg(file).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program under test starts");
-    // Dropped at once: that is the end of the input.
-    child.stdin.take().expect("piped").write_all(input).expect("it is read");
-    child.wait_with_output().expect("it is our child")
+    let mut stdin = child.stdin.take().expect("piped");
+    std::thread::scope(|scope| {
+        // Dropped at once: that is the end of the input.
+        scope.spawn(move || stdin.write_all(input).expect("it is read"));
+        child.wait_with_output().expect("it is our child")
+    })
 }
 
 fn text(output: &Output) -> String {

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     support::{
-        World, probe, scaled, wait_for, wait_until,
+        LONG, World, probe, scaled, wait_for, wait_until,
         world::{PALISADE, PROBE, describe, http_get, raw, wait_http},
     },
     walls,
@@ -29,7 +29,6 @@ use crate::{
 const UID: u32 = 4242;
 /// First of his subordinate ids.
 const SUBORDINATE: u32 = 1_000_000;
-const LONG: Duration = Duration::from_secs(20);
 
 /// An ordinary user with a home, a run-time directory and a program of his own to run.
 struct User<'a> {

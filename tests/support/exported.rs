@@ -74,7 +74,7 @@ impl Exported {
 /// What a request on the Unix socket is answered with: the head and the body.
 pub fn ask(socket: &Path, request: &str) -> (String, String) {
     let mut stream = UnixStream::connect(socket).expect("it is listened there");
-    stream.set_read_timeout(Some(super::scaled(std::time::Duration::from_secs(20)))).expect("a socket");
+    stream.set_read_timeout(Some(super::scaled(super::LONG))).expect("a socket");
     stream.write_all(request.as_bytes()).expect("it reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("it answers");

@@ -13,7 +13,7 @@ use nix::{
 };
 
 use super::{
-    World, scaled, wait_until,
+    LONG, World, scaled, wait_until,
     world::{PALISADE, describe, raw},
 };
 
@@ -58,9 +58,7 @@ impl Home {
     }
 
     fn wait(&self) {
-        wait_until("the supervisor answers", Duration::from_secs(20), || {
-            self.shell("palisade list").status.success()
-        });
+        wait_until("the supervisor answers", LONG, || self.shell("palisade list").status.success());
     }
 
     /// The search path that has the program under test.

@@ -39,7 +39,9 @@ pub use need::Need;
 pub use world::World;
 
 /// How long one test may take before it is ended and counts as failed.
-const TEST_TIME: Duration = Duration::from_secs(240);
+const TEST_TIME: Duration = Duration::from_secs(300);
+/// How long something may take that comes for certain. Nobody waits as long but for what has failed, however slow the machine.
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// One test of a suite.
 pub struct Test {

@@ -143,7 +143,9 @@ impl Upstream {
                 if is_over(&of_tcp) {
                     return;
                 }
-                let Ok(question) = receive(&mut stream) else { continue };
+                // Who neither asks nor goes keeps nobody from being waited for.
+                let patience = stream.set_read_timeout(Some(super::scaled(Duration::from_secs(1))));
+                let Ok(question) = patience.and_then(|()| receive(&mut stream)) else { continue };
                 for answer in answers(&question, &of_tcp, false) {
                     let length = u16::try_from(answer.len()).expect("fits").to_be_bytes();
                     let _ = stream.write_all(&length).and_then(|()| stream.write_all(&answer));

@@ -52,6 +52,12 @@ pub fn main(args: &[&str]) -> ExitCode {
             std::thread::sleep(Duration::from_millis(number(time)));
             return main(rest);
         }
+        ["when", path, rest @ ..] => {
+            while !std::path::Path::new(path).exists() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            return main(rest);
+        }
         ["clocked", rest @ ..] => {
             println!("clock {}", clock());
             return main(rest);

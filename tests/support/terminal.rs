@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{World, scaled, wait_until, world::describe};
+use super::{LONG, World, scaled, wait_until, world::describe};
 
 /// What the shell asks with.
 pub const PROMPT: &str = "# ";
@@ -118,7 +118,7 @@ impl Terminal {
             if is_so(&lines) {
                 return lines;
             }
-            assert!(begun.elapsed() < scaled(Duration::from_secs(30)), "no {what}:\n{}", lines.join("\n"));
+            assert!(begun.elapsed() < scaled(LONG), "no {what}:\n{}", lines.join("\n"));
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -145,9 +145,7 @@ impl Terminal {
     /// Ends everything in it.
     pub fn close(self) {
         self.ask(&["kill-server"]);
-        wait_until("tmux is gone", Duration::from_secs(10), || {
-            !self.tmux(&["ls"]).output().expect("tmux").status.success()
-        });
+        wait_until("tmux is gone", LONG, || !self.tmux(&["ls"]).output().expect("tmux").status.success());
         let _ = fs::remove_file(&self.socket);
     }
 }

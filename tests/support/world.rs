@@ -25,16 +25,15 @@ use nix::{
 };
 use serde_json::Value;
 
-use super::{need, scaled, wait_for, wait_until};
+use super::{LONG, need, scaled, wait_for, wait_until};
 
 /// The program under test.
 pub const PALISADE: &str = env!("CARGO_BIN_EXE_palisade");
 /// Where services that mount [`World::probe_mount`] find the probe.
 pub const PROBE: &str = "/probe/probe";
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the supervisor has to come up, and to end.
-const SUPERVISOR_TIME: Duration = Duration::from_secs(30);
+
+/// How long an answer may take to a question that is asked once.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The network namespace that tests are started in, where alone the kernel tells of some things.
 static FIRST_NETWORK: OnceLock<fs::File> = OnceLock::new();
@@ -265,7 +264,7 @@ impl World {
     pub fn start_by(&mut self, mut command: Command) {
         assert!(self.supervisor.is_none(), "one supervisor at a time");
         self.supervisor = Some(command.spawn().expect("the program under test starts"));
-        wait_until("the supervisor answers", SUPERVISOR_TIME, || {
+        wait_until("the supervisor answers", LONG, || {
             if let Some(status) = self.supervisor_ended() {
                 panic!("the supervisor ended at once: {status}\n{}", self.supervisor_log());
             }
@@ -280,7 +279,7 @@ impl World {
     pub fn start_to_die(&mut self, mut command: Command) -> bool {
         assert!(self.supervisor.is_none(), "one supervisor at a time");
         self.supervisor = Some(command.spawn().expect("the program under test starts"));
-        wait_for("the supervisor answers or dies", SUPERVISOR_TIME, || match self.has_died() {
+        wait_for("the supervisor answers or dies", LONG, || match self.has_died() {
             true => Some(false),
             false => self.palisade(&["list"]).status.success().then_some(true),
         })
@@ -330,12 +329,12 @@ impl World {
             match supervisor.try_wait().map_err(|e| e.to_string())? {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => return Err(format!("ended with {status} after SIGTERM")),
-                None if start.elapsed() > scaled(SUPERVISOR_TIME) => break,
+                None if start.elapsed() > scaled(LONG) => break,
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
         }
         supervisor.kill().and_then(|()| supervisor.wait()).map_err(|e| e.to_string())?;
-        Err(format!("still there {:?} after SIGTERM", scaled(SUPERVISOR_TIME)))
+        Err(format!("still there {:?} after SIGTERM", scaled(LONG)))
     }
 
     /// How the supervisor ended, if it did.
@@ -393,7 +392,7 @@ impl World {
     /// Waits until the service is in `state`.
     pub fn wait_state(&self, name: &str, state: &str) {
         let what = format!("{name} is {state}");
-        wait_until(&what, Duration::from_secs(20), || self.state(name) == state);
+        wait_until(&what, LONG, || self.state(name) == state);
     }
 
     /// The lines that the service has written.
@@ -461,7 +460,5 @@ fn tcp_within(address: &str, time: Duration, request: &[u8]) -> Result<Vec<u8>, 
 
 /// Waits until `address` answers a GET of `path`, and returns the body.
 pub fn wait_http(address: &str, path: &str) -> String {
-    wait_for(&format!("http://{address}{path} answers"), Duration::from_secs(20), || {
-        http_soon(address, path).ok()
-    })
+    wait_for(&format!("http://{address}{path} answers"), LONG, || http_soon(address, path).ok())
 }
