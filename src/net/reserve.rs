@@ -112,9 +112,10 @@ fn owner(line: &str, address: IpAddr, port: u16) -> Option<u64> {
 /// Pid and name of a process that holds the socket.
 fn holder(inode: u64) -> Option<(u32, String)> {
     let wanted = format!("socket:[{inode}]");
-    let pids =
-        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    for pid in pids {
+    let all = fs::read_dir("/proc").ok()?.flatten();
+    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Ourselves first: a process that we are just making has copies of what is ours until it executes.
+    for pid in std::iter::once(std::process::id()).chain(all) {
         let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         let is_holder = fds
             .flatten()
