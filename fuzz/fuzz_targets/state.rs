@@ -89,7 +89,8 @@ fn fleet(entries: Vec<Entry>, events: &[u8]) {
     let mut now = Mono(1_000_000);
     fleet.apply(Input::Reload(units.clone()), now);
     fleet.apply(Input::Boot, now);
-    for event in events {
+    // Each may have all files read again: what is looked for is a story and not its length.
+    for event in events.iter().take(1000) {
         let Some(name) = names.get(usize::from(event >> 5) % names.len().max(1)) else { return };
         let run = fleet.entry(name).map(|entry| entry.life.last).unwrap_or_default();
         let report = |report| Input::Report(name.clone(), report);

@@ -517,6 +517,7 @@ mod tests {
         assert!(hear(read.as_fd(), &mut said), "nothing now, but there may be more");
         assert_eq!(said.len(), KEPT);
         drop(fds);
+        crate::sys::tests::hung_up(&read);
         assert!(!hear(read.as_fd(), &mut said));
     }
 }

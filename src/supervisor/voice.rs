@@ -532,8 +532,9 @@ mod tests {
         assert!(matches!(first_line(&read), Ok(Line::Whole)));
         assert!(matches!(first_line(&read), Ok(Line::Whole)), "it is still there");
         drop(write);
-        let (read, write) = rustix::pipe::pipe().expect("pipe2");
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe2");
         drop(write);
+        crate::sys::tests::hung_up(&read);
         assert!(matches!(first_line(&read), Ok(Line::Closed)));
     }
 

@@ -84,3 +84,17 @@ impl From<std::io::Error> for Errno {
         Self(error.raw_os_error().unwrap_or(libc::EIO))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::fd::OwnedFd;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    /// Waits until nobody can write into a pipe any more, but not for ever: a process that another test starts has a copy of
+    /// every descriptor until it executes.
+    pub(crate) fn hung_up(reader: &OwnedFd) {
+        let minute = Timespec { tv_sec: 60, tv_nsec: 0 };
+        poll(&mut [PollFd::new(reader, PollFlags::empty())], Some(&minute)).expect("poll(2)");
+    }
+}

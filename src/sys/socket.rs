@@ -173,6 +173,7 @@ mod tests {
     use std::os::fd::AsFd as _;
 
     use super::{channel, receive, send};
+    use crate::sys::tests::hung_up;
 
     /// A sender that is not ours, with more descriptors than there is room for: the end of the pipe says that none of its
     /// copies is left in this process.
@@ -180,13 +181,14 @@ mod tests {
     fn a_message_with_too_many_descriptors_leaves_none_behind() {
         for (count, kept) in [(1, 1), (32, 32), (33, 0), (200, 0), (253, 0)] {
             let (ours, theirs) = channel().expect("socketpair");
-            let (reader, writer) = rustix::pipe::pipe().expect("pipe");
+            let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe2");
             send(theirs.as_fd(), b"mine", &vec![writer.as_fd(); count]).expect("send");
             drop(writer);
             let received = receive(ours.as_fd(), 64).expect("receive");
             assert_eq!(received.bytes, b"mine", "{count}");
             assert_eq!(received.fds.len(), kept, "{count}");
             drop(received);
+            hung_up(&reader);
             rustix::io::ioctl_fionbio(&reader, true).expect("non-blocking");
             assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0), "{count}: a writer is left");
         }

@@ -88,7 +88,7 @@ fn connections(world: &World) -> Vec<String> {
     names.filter_map(|s| s["name"].as_str()).filter(|name| name.contains('@')).map(str::to_owned).collect()
 }
 
-/// How many have connected and are not accepted: tcp_get_info of a socket that listens, proc(5).
+/// How many have connected and are not accepted yet: what /proc/net/tcp has as the receive queue of a socket that listens.
 fn waiting() -> usize {
     let all = fs::read_to_string("/proc/net/tcp").expect("the kernel has TCP");
     let listens =

@@ -37,7 +37,7 @@ pub fn two_hundred_start_at_once_and_leave_nothing(world: &mut World) {
         world.write_service(&format!("web{n}"), &world.probe_toml(&["http", "80"], &keys));
     }
     world.start();
-    wait_until("everybody is up", LONG, || active(world) == all);
+    wait_until("everybody is up", 2 * LONG, || active(world) == all);
     for n in 0..count {
         assert_eq!(wait_http(&format!("127.0.0.1:{}", 20_000 + n), "/"), format!("web{n}"));
     }

@@ -237,10 +237,13 @@ fn a_link_that_fails_at_any_message_leaves_nothing_and_says_which() {
         assert!(text.starts_with("RTM_NEWROUTE(default, via 10.83.0.1, \"eth0\"): EEXIST"), "{text}");
 
         assert_eq!((link_names(), routes()), before);
-        link::create(&mut world.socket, &fresh(), &plan).unwrap();
+        // It stands for as long as its namespace does.
+        let first = fresh();
+        link::create(&mut world.socket, &first, &plan).unwrap();
         let text = said(world, &fresh(), &plan);
         assert!(text.contains("EEXIST"), "{text}");
         assert!(run("ip -o link").contains(&plan.host_if), "somebody else's link of that name stays");
+        drop(first);
     });
 }
 
@@ -573,7 +576,8 @@ fn a_reserved_port_is_nobody_elses_until_it_is_let_go() {
         let error = reserve(&publish("203.0.113.1:80:80/tcp")).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EADDRNOTAVAIL));
         assert!(error.to_string().starts_with("bind(\"203.0.113.1:80/tcp\"): EADDRNOTAVAIL"), "{error}");
-        drop(tcp(&world.host, SocketAddr::new(LOCALHOST, 8080)));
+        let bound = || world.host.within(|| TcpListener::bind((LOCALHOST, 8080))).unwrap();
+        until("the port is anybody's", || bound().is_ok());
     });
 }
 
