@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener, process::Command};
 
 use crate::{
     reach::connect,
-    spoof::{Place, furnish_host},
+    spoof::{Place, furnish_host, sh},
     support::{
         LONG, World, scaled, wait_until,
         world::{describe, wait_http},
@@ -100,9 +100,12 @@ pub fn a_service_has_it_where_its_file_says_and_nowhere_else(world: &mut World) 
     assert_eq!(ask(&outside, &format!("http://[{shut}]/")), None);
     // The next supervisor finds it all, and puts back what its predecessor changed.
     let addresses = world.status("open")["addresses"].clone();
+    let places = || sh("nft list set inet ptest reach6");
+    let before_death = places();
     world.kill_supervisor();
     assert_eq!(ask(&outside, &url).as_deref(), Some(OUTSIDE), "nobody supervises");
     world.start();
+    assert_eq!(places(), before_death);
     assert_eq!(ask(&outside, &url).as_deref(), Some(OUTSIDE));
     wait_until("so it is from inside", LONG, || connect(world, "some", &target) == "ok");
     world.ok(&["restart", "open"]);

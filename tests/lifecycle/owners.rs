@@ -8,13 +8,12 @@ use std::{
         unix::{net::UnixStream, process::CommandExt},
     },
     process::Command,
-    time::{Duration, Instant},
 };
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::support::{
-    LONG, World, scaled, wait_until,
+    LONG, World, wait_until,
     world::{PALISADE, describe},
 };
 
@@ -223,9 +222,6 @@ fn connect(world: &World) -> UnixStream {
     UnixStream::connect(world.run_dir().join("control.sock")).expect("root may connect")
 }
 
-/// Who says half of a call is hung up on after 10 s: whoever had to wait for that would wait longer than this.
-const HALF_TIME: Duration = Duration::from_secs(8);
-
 pub fn half_open_clients_and_passed_descriptors_hold_nobody_up(world: &mut World) {
     world.write_service("web", &world.probe_toml(&["wait"], NONE));
     world.start();
@@ -239,10 +235,10 @@ pub fn half_open_clients_and_passed_descriptors_hold_nobody_up(world: &mut World
             stream
         })
         .collect();
-    let begin = Instant::now();
     world.ok(&["status", "web"]);
-    assert!(begin.elapsed() < scaled(HALF_TIME), "status took {:?}", begin.elapsed());
-    assert!(descriptors(world) <= base + 256, "a bounded number of them at a time");
+    // Nobody has waited for them to be hung up on, which they are some time after the half of their call.
+    let open = descriptors(world);
+    assert!(open > base + 100 && open <= base + 256, "a bounded number of them at a time: {open} and {base}");
     drop(half);
     wait_until("the descriptors are given back", LONG, || descriptors(world) <= base);
 
@@ -258,9 +254,8 @@ pub fn half_open_clients_and_passed_descriptors_hold_nobody_up(world: &mut World
             stream
         })
         .collect();
-    let begin = Instant::now();
     world.ok(&["status", "web"]);
-    assert!(begin.elapsed() < scaled(HALF_TIME), "status took {:?}", begin.elapsed());
+    assert!(descriptors(world) >= base + 48, "nobody has waited for them to be hung up on");
     // Those of a message that is being taken in are open until it is; what stays is what counts.
     wait_until("of 12000 that were sent no call has more than its three", LONG, || {
         descriptors(world) <= base + 48 * (1 + 3)

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, process::Command};
 
 use crate::{
     reach::connect,
-    spoof::furnish_host,
+    spoof::{furnish_host, sh},
     support::{LONG, World, wait_until},
 };
 
@@ -162,8 +162,11 @@ pub fn egress_to_some_places_is_to_those_alone(world: &mut World) {
     wait_until("it is answered", LONG, || connect(world, "some", "192.0.2.254:80") == "ok");
     assert_ne!(connect(world, "some", "192.0.2.254:81"), "ok", "another port");
     assert_ne!(connect(world, "none", "192.0.2.254:80"), "ok", "another service");
+    let places = || sh("nft list set inet ptest reach");
+    let before = places();
     world.kill_supervisor();
     world.start();
+    assert_eq!(places(), before, "taken over");
     wait_until("taken over", LONG, || connect(world, "some", "192.0.2.254:80") == "ok");
     assert_ne!(connect(world, "some", "192.0.2.254:81"), "ok", "taken over");
     for server in &mut servers {

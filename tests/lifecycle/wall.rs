@@ -263,7 +263,8 @@ pub fn a_chain_that_drops_is_named_and_opened_for_who_asks(world: &mut World) {
     nft("delete table ip filter");
     close_forward();
     world.start();
-    wait_until("a successor looks by itself", LONG, is_open);
+    assert_eq!(ours(), 2, "a successor looks by itself");
+    wait_until("it is open for a successor", LONG, is_open);
     assert_eq!(ours(), 2);
     // Nobody asks any more while nobody supervises, and then the last one who does goes.
     world.kill_supervisor();
